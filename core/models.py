@@ -1,0 +1,228 @@
+"""The values that the parts hand to one another, and their JSON.
+
+Field names are camelCase in JSON. Times are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import msgspec
+
+from core.names import function_path, join_function
+
+
+class State(StrEnum):
+    """Where a release is on its way; moves are compare-and-set."""
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    TESTING = "testing"
+    STAGING = "staging"
+    LIVE = "live"
+    REPLACED = "replaced"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    CANCELLED = "cancelled"
+    ROLLED_BACK = "rolled-back"
+
+    @property
+    def final(self) -> bool:
+        """Whether the push that made the release has its answer."""
+        return self not in _MOVING
+
+    @property
+    def with_builder(self) -> bool:
+        return self in (State.QUEUED, State.BUILDING, State.TESTING)
+
+
+_MOVING = (State.QUEUED, State.BUILDING, State.TESTING, State.STAGING)
+
+
+class Build(StrEnum):
+    """What became of one function in one release."""
+
+    PENDING = "pending"
+    BUILDING = "building"
+    BUILT = "built"
+    REUSED = "reused"
+    FAILED = "failed"
+    REMOVED = "removed"
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of all values: immutable, camelCase in JSON."""
+
+
+class Resources(Struct, frozen=True, omit_defaults=True):
+    """Limits or requests as written: ``memory`` like 128Mi, ``cpu`` like 0.5 or 100m."""
+
+    memory: str | None = None
+    cpu: str | None = None
+
+
+class FunctionSpec(Struct, frozen=True, omit_defaults=True):
+    """What shall run: one function at one artifact with one configuration.
+
+    Values stand as the user wrote them; what was absent is None.
+    """
+
+    name: str
+    namespace: str
+    artifact: str
+    """``bundle:sha256:…``, or an image by digest."""
+    key: str = ""
+    """The build's content address; empty where nothing was built here."""
+    repository: str | None = None
+    commit: str | None = None
+    env_process: str | None = None
+    env_vars: dict[str, str] | None = None
+    secrets: list[str] | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    constraints: list[str] | None = None
+    limits: Resources | None = None
+    requests: Resources | None = None
+    read_only_root_filesystem: bool | None = None
+
+    @property
+    def function(self) -> str:
+        """``name.namespace``."""
+        return join_function(self.name, self.namespace)
+
+    @property
+    def path(self) -> str:
+        return function_path(self.name, self.namespace)
+
+    @property
+    def revision(self) -> str:
+        """Content address of artifact and configuration: 12 hex digits of SHA-256.
+
+        The commit is not part of it: the same function at another commit is the same revision.
+        """
+        same = msgspec.structs.replace(self, commit=None, repository=None, key="")
+        text = msgspec.json.encode(same, order="deterministic")
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    def annotation(self, name: str, default: str = "") -> str:
+        return (self.annotations or {}).get(name, default)
+
+
+class FunctionRecord(Struct, frozen=True):
+    """Desired state of one function."""
+
+    spec: FunctionSpec
+    release: str
+    """Id of the release that brought it."""
+    replicas: int
+    created_at: str
+
+    @property
+    def repository(self) -> str | None:
+        """The claim: repository name within the namespace."""
+        return self.spec.repository
+
+
+class Observed(Struct, frozen=True):
+    """What the controller last saw of one function."""
+
+    available: int
+    """Replicas that are healthy."""
+    endpoints: list[str] = msgspec.field(default_factory=list)
+    """Where they listen: ``unix@/path`` or ``host:port``."""
+    trouble: str = ""
+    """Why fewer are available than desired, for people."""
+
+
+class FunctionRow(Struct, frozen=True):
+    """One function in one release, as the API shows it."""
+
+    name: str
+    key: str = ""
+    build: Build = Build.PENDING
+    artifact: str = ""
+    seconds: float = 0.0
+    url: str = ""
+
+
+class Receipt(Struct, frozen=True):
+    """What the switch cost, as the edge saw it from the first route change to the last drain."""
+
+    requests: int
+    failed: int
+    """No answer, or a 5xx that the platform made."""
+    longest_gap_ms: float
+
+
+class Release(Struct, frozen=True):
+    """One commit's way to being live."""
+
+    id: str
+    namespace: str
+    repository: str
+    branch: str
+    commit: str
+    state: State
+    created_at: str
+    reason: str = ""
+    finished_at: str | None = None
+    functions: list[FunctionRow] = msgspec.field(default_factory=list)
+    receipt: Receipt | None = None
+
+    @property
+    def number(self) -> int:
+        """Order of creation: a higher number is a newer release."""
+        return int(self.id[1:].split("-", 1)[0])
+
+
+class Repository(Struct, frozen=True):
+    """A repository that Slipway knows."""
+
+    namespace: str
+    name: str
+    source: str
+    """``git`` for our own remote, else the forge: ``github``."""
+    full_name: str = ""
+    """``owner/name`` at the forge; the clone URL is the forge's base + this, never a payload's."""
+    forge_id: str = ""
+    """The forge's own id of the repository: a renamed one keeps it."""
+    deploy_branch: str = ""
+    """Empty until the first of main/master is pushed to our own remote."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class LogLine(Struct, frozen=True):
+    """One line of a release's log."""
+
+    time: str
+    function: str
+    step: str
+    stream: str
+    """``step`` (a stage begins or ends), ``stdout`` or ``stderr`` of what ran."""
+    text: str
+
+
+class Artifact(Struct, frozen=True):
+    """One function as the builder hands it over."""
+
+    name: str
+    key: str
+    artifact: str
+    spec: FunctionSpec
+
+
+class Artifacts(Struct, frozen=True):
+    """Body of ``PUT /system/releases/<id>/artifacts``: a commit, all its functions."""
+
+    commit: str
+    functions: list[Artifact]
+
+
+def now() -> str:
+    """The time as every record writes it: RFC 3339, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,99 @@
+"""Names and the rules they obey: the one place that decides what a name may be.
+
+A label is an RFC 1123 label (RFC 1123 §2.1 as Kubernetes reads it): lower-case letters, digits
+and ``-``, at most 63 characters, a letter or digit at both ends.
+"""
+
+from __future__ import annotations
+
+import re
+
+from core.errors import InvalidRequest
+
+DEFAULT_NAMESPACE = "openfaas-fn"
+RESERVED = frozenset({"openfaas-fn", "openfaas", "system", "slipway"})
+
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]{0,99}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_RELEASE = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
+
+_RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
+
+
+def function_name(value: str) -> str:
+    """Returns the name of a function as given, or raises InvalidRequest."""
+    if not _LABEL.fullmatch(value):
+        raise InvalidRequest(f"{_shown(value)} is not a function name: {_RULE}")
+    return value
+
+
+def namespace(value: str) -> str:
+    """Returns a namespace that exists by its form, reserved ones included."""
+    if not _LABEL.fullmatch(value):
+        raise InvalidRequest(f"{_shown(value)} is not a namespace: {_RULE}")
+    return value
+
+
+def owner_namespace(value: str) -> str:
+    """Returns a namespace that an owner may hold: not reserved, and without ``--`` in it."""
+    namespace(value)
+    if value in RESERVED or value.startswith("kube-"):
+        raise InvalidRequest(f"the namespace {value!r} is reserved: choose another one")
+    if "--" in value:
+        raise InvalidRequest(
+            f"the namespace {value!r} has '--' in it, which is kept for derived namespaces "
+            "(<owner>--<environment>): choose one without"
+        )
+    return value
+
+
+def repository_name(value: str) -> str:
+    """Returns a repository's name as forges allow it, or raises InvalidRequest."""
+    if not _REPOSITORY.fullmatch(value) or value.endswith((".git", ".lock")) or ".." in value:
+        raise InvalidRequest(
+            f"{_shown(value)} is not a repository name: use letters, digits, '-', '_' and '.', "
+            "at most 100 characters, not '..', and no '.git' or '.lock' at the end"
+        )
+    return value
+
+
+def commit(value: str) -> str:
+    """Returns a full commit id (SHA-1 or SHA-256), or raises InvalidRequest."""
+    if not _COMMIT.fullmatch(value):
+        raise InvalidRequest(f"{_shown(value)} is not a full commit id of 40 or 64 hex digits")
+    return value
+
+
+def release_id(value: str) -> str:
+    """Returns a release id as given, or raises InvalidRequest."""
+    if not _RELEASE.fullmatch(value):
+        raise InvalidRequest(f"{_shown(value)} is not a release id: see 'slipway releases'")
+    return value
+
+
+def split_function(value: str) -> tuple[str, str]:
+    """``name.namespace`` or ``name`` → (name, namespace), as OpenFaaS splits: at the last dot.
+
+    Raises:
+        InvalidRequest: one of the two parts is not a label.
+    """
+    name, dot, space = value.rpartition(".")
+    if not dot:
+        return function_name(value), DEFAULT_NAMESPACE
+    return function_name(name), namespace(space)
+
+
+def join_function(name: str, space: str) -> str:
+    """(name, namespace) → ``name.namespace``, the key of a function everywhere inside."""
+    return f"{name}.{space}"
+
+
+def function_path(name: str, space: str) -> str:
+    """The URL path that answers for a function."""
+    return f"/function/{name}" if space == DEFAULT_NAMESPACE else f"/function/{name}.{space}"
+
+
+def _shown(value: str) -> str:
+    """The value as an error text may show it: quoted, escaped and short."""
+    return repr(value if len(value) <= 80 else f"{value[:77]}...")

@@ -1,0 +1,296 @@
+"""Every setting, in one frozen object made from an environment that is passed in.
+
+Each field carries what the README's table says of it; ``slipway config`` prints the result with
+secrets masked, and a test holds the README to this file. All mistakes are reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from core.errors import ConfigError
+
+PREFIX = "SLIPWAY_"
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: templates/ and functions/ lie in it."""
+
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SOCKET_ROOM = 60
+"""Bytes the run folder may take: HAProxy refuses socket paths over 97 bytes."""
+
+
+def size(text: str) -> int:
+    """``128Mi``, ``1G``, ``65536`` → bytes, as Kubernetes writes quantities."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ki|mi|gi|k|m|g)?b?", text.strip().lower())
+    if not match:
+        message = "write a size such as 512Mi or 1G"
+        raise ValueError(message)
+    return int(float(match[1]) * _SIZES[match[2] or ""])
+
+
+def seconds(text: str) -> float:
+    """``30``, ``30s``, ``500ms``, ``1m30s`` → seconds, as OpenFaaS reads durations."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
+    if not parts or "".join(a + b for a, b in parts) != text.strip():
+        message = "write seconds or a duration such as 30s or 1m30s"
+        raise ValueError(message)
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _number(low: float, high: float) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            message = f"write a whole number from {low:g} to {high:g}"
+            raise ValueError(message)
+        return value
+
+    return read
+
+
+def _decimal(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1024:
+        message = "write a number above 0"
+        raise ValueError(message)
+    return value
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            message = f"choose one of {', '.join(choices)}"
+            raise ValueError(message)
+        return text
+
+    return read
+
+
+def _flag(text: str) -> bool:
+    value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+        text.lower()
+    )
+    if value is None:
+        message = "write 1 or 0"
+        raise ValueError(message)
+    return value
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        message = "write a URL such as https://example.com, without a user in it"
+        raise ValueError(message)
+    return text.rstrip("/")
+
+
+def _redis_url(text: str) -> str:
+    if urlsplit(text).scheme not in ("redis", "rediss", "unix"):
+        message = "write redis://host:6379/0, rediss://… or unix:///path"
+        raise ValueError(message)
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip().lower() for word in text.split(",") if word.strip())
+
+
+def _setting(
+    default: Any, read: Callable[[str], Any], about: str, *, secret: bool = False
+) -> Any:
+    return field(default=default, metadata={"read": read, "about": about, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The installation's settings. Sizes are bytes, times seconds."""
+
+    port: int = _setting(8080, _number(1, 65535), "port of the edge")
+    bind: str = _setting("127.0.0.1", str, "address the edge listens on")
+    state: Path = _setting(
+        Path(".slipway"), _path, "folder that holds all state; one Slipway at a time"
+    )
+    runtime: str = _setting(
+        "auto", _choice("auto", "process", "docker"), "what runs functions"
+    )
+    edge: str = _setting(
+        "haproxy", _choice("haproxy", "none"), "`none`: the gateway serves every request itself"
+    )
+    redis_url: str = _setting("", _redis_url, "a Redis of your own; unset: one is started")
+    gateway_url: str = _setting(
+        "", _url, "where builder and CLI reach the gateway; unset: the edge on loopback"
+    )
+    public_url: str = _setting("", _url, "how users reach the edge; unset: http://<bind>:<port>")
+    admin_password_file: Path | None = _setting(
+        None, _path, "file with the admin's password; unset: `<state>/admin-password`, made once"
+    )
+    workers: int = _setting(2, _number(1, 64), "releases that are built side by side")
+    build_parallel: int = _setting(4, _number(1, 64), "functions of one release built at once")
+    build_timeout: float = _setting(600.0, seconds, "longest time of one build step")
+    build_memory: int = _setting(2**30, size, "memory of one build step or test run")
+    build_cpus: float = _setting(1.0, _decimal, "CPUs of one build step or test run")
+    build_output: int = _setting(2**20, size, "output kept of one build step; more ends it")
+    max_push: int = _setting(256 * 2**20, size, "largest pack of one push")
+    max_context: int = _setting(256 * 2**20, size, "largest function folder, in bytes")
+    max_files: int = _setting(20_000, _number(1, 10**6), "most files of a function folder")
+    max_functions: int = _setting(200, _number(1, 5000), "most functions of one stack file")
+    function_memory: int = _setting(256 * 2**20, size, "memory of a replica without a limit")
+    function_cpus: float = _setting(1.0, _decimal, "CPUs of a replica without a limit")
+    function_pids: int = _setting(128, _number(8, 32768), "processes and threads of a replica")
+    function_log: int = _setting(4 * 2**20, size, "log kept of a function on disk")
+    health_timeout: float = _setting(30.0, seconds, "time a new replica has to become healthy")
+    drain_timeout: float = _setting(30.0, seconds, "time a leaving replica has for its requests")
+    egress: bool = _setting(True, _flag, "whether functions reach the outside world")
+    subnet: str = _setting("10.99.0.0/16", str, "addresses of the functions' own network")
+    github_url: str = _setting("https://github.com", _url, "where GitHub repositories are cloned")
+    github_webhook_secret: str = _setting(
+        "", str, "secret of GitHub's webhooks; unset: they are refused", secret=True
+    )
+    allow_hosts: tuple[str, ...] = _setting(
+        (), _words, "hosts on inside addresses that clones may reach, by comma"
+    )
+    log_format: str = _setting("auto", _choice("auto", "json", "console"), "form of our own logs")
+    unsafe_no_sandbox: bool = _setting(
+        False, _flag, "run functions without a sandbox where none can be made"
+    )
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Reads ``SLIPWAY_*`` out of ``env``; an empty value counts as unset.
+
+        Raises:
+            ConfigError: naming every wrong or unknown setting.
+        """
+        known = {PREFIX + each.name.upper(): each for each in fields(cls)}
+        mistakes = []
+        values = {}
+        for name, text in env.items():
+            if not name.startswith(PREFIX) or not text:
+                continue
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f": did you mean {near[0]}?" if near else ""
+                mistakes.append(f"{name} is not a setting{hint}")
+                continue
+            each = known[name]
+            try:
+                values[each.name] = each.metadata["read"](text)
+            except ValueError as error:
+                shown = "…" if each.metadata["secret"] else repr(text)
+                mistakes.append(f"{name}={shown}: {error}")
+        if mistakes:
+            raise ConfigError("the settings have mistakes:\n  " + "\n  ".join(mistakes))
+        values["state"] = Path(values.get("state", cls.state)).absolute()
+        return cls(**values)
+
+    def describe(self) -> dict[str, str]:
+        """Returns every setting as text under its environment name, secrets masked."""
+        told = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            masked = "********" if each.metadata["secret"] and value else value
+            if isinstance(masked, tuple):
+                masked = ",".join(masked)
+            told[PREFIX + each.name.upper()] = "" if masked is None else str(masked)
+        return told
+
+    def environment(self) -> dict[str, str]:
+        """Returns the variables that make a child process read these same settings."""
+        told = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None or value == "" or value == ():
+                continue
+            if isinstance(value, bool):
+                value = int(value)
+            told[PREFIX + each.name.upper()] = (
+                ",".join(value) if isinstance(value, tuple) else str(value)
+            )
+        return told
+
+    # Where things lie. Everything is below `state`, but for sockets whose path would be too long.
+
+    @property
+    def run(self) -> Path:
+        """Sockets and pid files: in state, or a private folder in /tmp where that is too long."""
+        inside = self.state / "run"
+        if len(os.fsencode(inside)) <= _SOCKET_ROOM:
+            return inside
+        mark = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
+        return Path(f"/tmp/slipway-{os.getuid()}-{mark}")
+
+    @property
+    def store_url(self) -> str:
+        return self.redis_url or f"unix://{self.run / 'redis.sock'}"
+
+    @property
+    def gateway_socket(self) -> Path:
+        return self.run / "gateway.sock"
+
+    @property
+    def base_url(self) -> str:
+        """Where this machine's own parts reach the gateway."""
+        host = "127.0.0.1" if self.bind in ("0.0.0.0", "") else self.bind
+        host = f"[{host}]" if ":" in host else host
+        return self.gateway_url or f"http://{host}:{self.port}"
+
+    @property
+    def user_url(self) -> str:
+        """The URL that users are told."""
+        return self.public_url or self.base_url
+
+    @property
+    def password_file(self) -> Path:
+        return self.admin_password_file or self.state / "admin-password"
+
+    @property
+    def builder_token_file(self) -> Path:
+        return self.state / "builder-token"
+
+    @property
+    def git_folder(self) -> Path:
+        """Repositories of our own git remote: <namespace>/<repository>.git, bare."""
+        return self.state / "git"
+
+    @property
+    def mirrors(self) -> Path:
+        """The builder's bare mirrors: <namespace>/<repository>.git."""
+        return self.state / "mirrors"
+
+    @property
+    def bundles(self) -> Path:
+        """Artifacts of the process provider: <namespace>/<sha256>/."""
+        return self.state / "bundles"
+
+    @property
+    def layers(self) -> Path:
+        """Installed dependencies: <namespace>/<key>/, read-only to functions."""
+        return self.state / "layers"
+
+    @property
+    def caches(self) -> Path:
+        """Download caches, one folder an owner."""
+        return self.state / "caches"
+
+    @property
+    def instances(self) -> Path:
+        """One folder a running replica of the process provider."""
+        return self.state / "instances"
+
+    @property
+    def logs(self) -> Path:
+        """What functions wrote: <name>.<namespace>/, kept after their death."""
+        return self.state / "logs"

@@ -1,0 +1,103 @@
+"""What runs revisions: the interface, and the manual for the next implementation.
+
+A provider starts and ends *instances* (replicas) and tells which there are. It decides nothing:
+the controller compares desired with observed and calls these verbs, as often as it likes, so each
+must give the same result when it is repeated. A provider
+
+- must find every instance that it ever started, also after a restart of this process, from what
+  the instance itself carries (a signed label, a signed file): never from memory;
+- must not touch what does not carry our signature;
+- must isolate: see the table of trust in docs/architecture.md. The contract suite
+  (tests/contracts/test_provider.py) says what that means, and every provider passes it unchanged;
+- must bind an instance's address before its code runs, and never use an address twice: the edge
+  keeps connections to an old one for a while;
+- must keep what an instance wrote (bounded by ``Settings.function_log``) after its death.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from core.models import FunctionSpec, Struct
+
+
+class Phase(StrEnum):
+    """What an instance is doing, as far as the provider can see."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    """Was told to end by ``terminate``."""
+    EXITED = "exited"
+
+
+class Instance(Struct, frozen=True):
+    """One replica of one revision."""
+
+    id: str
+    """Unique for ever: ``<name>.<namespace>-<revision>-<random>``."""
+    spec: FunctionSpec
+    address: str
+    """``unix@/path`` or ``host:port``: what the edge and the gateway connect to."""
+    phase: Phase
+    started_at: float
+    """Unix time, seconds."""
+    exit_reason: str = ""
+    """For people: ``exited with status 3``, ``killed: over its memory limit of 128Mi``."""
+
+    @property
+    def function(self) -> str:
+        return self.spec.function
+
+    @property
+    def revision(self) -> str:
+        return self.spec.revision
+
+
+class FunctionLogLine(Struct, frozen=True):
+    """One line that a function wrote."""
+
+    time: str
+    instance: str
+    text: str
+
+
+class Provider(Protocol):
+    """Starts, ends and lists instances. All methods may be called from several threads."""
+
+    name: str
+
+    def start(self, spec: FunctionSpec) -> Instance:
+        """Starts one instance and returns when its process exists; it need not answer yet.
+
+        Raises:
+            NotFound: the artifact or a secret is not there.
+            Unavailable: the engine or kernel refused for now; trying again can help.
+        """
+
+    def instances(self) -> Sequence[Instance]:
+        """Every instance that is ours, dead ones that were not removed included."""
+
+    def terminate(self, instance: Instance) -> None:
+        """Asks it to finish its requests and end (SIGTERM); returns at once."""
+
+    def remove(self, instance: Instance) -> None:
+        """Ends the whole process tree if it still runs and removes every trace but the log."""
+
+    def wait(self, timeout: float) -> None:
+        """Returns when an instance has ended since the last call, or after ``timeout`` seconds."""
+
+    def logs(
+        self, function: str, *, tail: int = 0, since: str = ""
+    ) -> Iterator[FunctionLogLine]:
+        """What the instances of ``name.namespace`` wrote, oldest first.
+
+        ``tail``: the last so many lines (0: all that is kept). ``since``: RFC 3339.
+        """
+
+    def enforced(self) -> dict[str, str]:
+        """What is bounded here, by what, for ``slipway config``: ``{"memory": "cgroup v1", …}``."""
+
+    def close(self) -> None:
+        """Lets go of threads and descriptors; instances live on."""
