@@ -49,7 +49,9 @@ def digest_of(artifact: str) -> str:
     """``bundle:sha256:<64 hex>`` → the digest; raises InvalidRequest for anything else."""
     digest = artifact.removeprefix(PREFIX)
     if artifact == digest or len(digest) != 64 or digest.strip("0123456789abcdef"):
-        raise InvalidRequest(f"{artifact[:100]!r} is not a bundle: it has the form {PREFIX}<64 hex>")
+        raise InvalidRequest(
+            f"{artifact[:100]!r} is not a bundle: it has the form {PREFIX}<64 hex>"
+        )
     return digest
 
 

@@ -108,9 +108,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip().lower() for word in text.split(",") if word.strip())
 
 
-def _setting(
-    default: Any, read: Callable[[str], Any], about: str, *, secret: bool = False
-) -> Any:
+def _setting(default: Any, read: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:
     return field(default=default, metadata={"read": read, "about": about, "secret": secret})
 
 
@@ -123,9 +121,7 @@ class Settings:
     state: Path = _setting(
         Path(".slipway"), _path, "folder that holds all state; one Slipway at a time"
     )
-    runtime: str = _setting(
-        "auto", _choice("auto", "process", "docker"), "what runs functions"
-    )
+    runtime: str = _setting("auto", _choice("auto", "process", "docker"), "what runs functions")
     edge: str = _setting(
         "haproxy", _choice("haproxy", "none"), "`none`: the gateway serves every request itself"
     )

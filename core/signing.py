@@ -45,7 +45,9 @@ def secret_file(path: Path, *, length: int = 24) -> str:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         if not path.exists():
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            with os.fdopen(
+                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+            ) as out:
                 out.write(secrets.token_urlsafe(length) + "\n")
                 out.flush()
                 os.fsync(out.fileno())

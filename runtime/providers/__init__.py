@@ -88,9 +88,7 @@ class Provider(Protocol):
     def wait(self, timeout: float) -> None:
         """Returns when an instance has ended since the last call, or after ``timeout`` seconds."""
 
-    def logs(
-        self, function: str, *, tail: int = 0, since: str = ""
-    ) -> Iterator[FunctionLogLine]:
+    def logs(self, function: str, *, tail: int = 0, since: str = "") -> Iterator[FunctionLogLine]:
         """What the instances of ``name.namespace`` wrote, oldest first.
 
         ``tail``: the last so many lines (0: all that is kept). ``since``: RFC 3339.
