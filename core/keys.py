@@ -1,0 +1,86 @@
+"""Every Redis key: its type, who writes it, how long it lives. Only core/store.py and
+core/queues.py use them. A repository's key is ``<namespace>/<name>``."""
+
+ROOT = "slipway"
+
+SEQUENCE = f"{ROOT}:sequence"
+"""string (int) · store · for ever: number of the newest release."""
+
+RELEASES = f"{ROOT}:releases"
+"""sorted set id → number · store · for ever: every release, oldest first."""
+
+REPOSITORIES = f"{ROOT}:repositories"
+"""hash repository key → JSON Repository · gateway · for ever."""
+
+NAMESPACES = f"{ROOT}:namespaces"
+"""hash namespace → who holds it (``git`` or ``<forge URL>#<owner id>``) · gateway · for ever."""
+
+FUNCTIONS = f"{ROOT}:functions"
+"""hash ``name.namespace`` → JSON FunctionRecord · store · for ever: the desired state."""
+
+OBSERVED = f"{ROOT}:observed"
+"""hash ``name.namespace`` → JSON Observed · controller · rewritten every pass."""
+
+COUNTS = f"{ROOT}:counts"
+"""hash ``name.namespace`` → requests the edge has seen · controller · for ever."""
+
+STAGING = f"{ROOT}:staging"
+"""set of release ids in state ``staging`` · store · until they leave it."""
+
+WAKE = f"{ROOT}:wake"
+"""channel · store → controller: something changed, look."""
+
+
+def release(id_: str) -> str:
+    """hash · store · for ever: doc (JSON Release), artifacts (JSON list), switched, attempts."""
+    return f"{ROOT}:release:{id_}"
+
+
+def rows(id_: str) -> str:
+    """hash function name → JSON FunctionRow · builder, store · as long as the release."""
+    return f"{ROOT}:release:{id_}:rows"
+
+
+def log(id_: str) -> str:
+    """stream of JSON LogLine, the last entry marked ``end`` · builder, store · as the release."""
+    return f"{ROOT}:release:{id_}:log"
+
+
+def lease(id_: str) -> str:
+    """string (token) · the worker that builds the release · seconds: absent, nobody builds it."""
+    return f"{ROOT}:lease:{id_}"
+
+
+def repository_releases(repository: str) -> str:
+    """sorted set id → number · store · for ever: releases of one repository."""
+    return f"{ROOT}:repository:{repository}:releases"
+
+
+def waiting(repository: str) -> str:
+    """string (release id) · store · until dispatched: the one release that waits for its turn."""
+    return f"{ROOT}:repository:{repository}:waiting"
+
+
+def turn(repository: str) -> str:
+    """string (release id) · store · until it leaves the builder: the one that may be built."""
+    return f"{ROOT}:repository:{repository}:turn"
+
+
+def live(repository: str) -> str:
+    """string (release id) · store · for ever: the release that is live."""
+    return f"{ROOT}:repository:{repository}:live"
+
+
+def delivery(forge: str, id_: str) -> str:
+    """string (release id) · gateway · a week (forges redeliver for three days)."""
+    return f"{ROOT}:delivery:{forge}:{id_}"
+
+
+def beat(part: str) -> str:
+    """string · each part of the installation · seconds: the part lives."""
+    return f"{ROOT}:beat:{part}"
+
+
+def lock(name: str) -> str:
+    """string (token) · whoever does a periodic duty alone · seconds."""
+    return f"{ROOT}:lock:{name}"

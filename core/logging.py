@@ -1,0 +1,39 @@
+"""Our own logs: a constant event, data in fields, ids bound once.
+
+JSON where nobody looks (or ``SLIPWAY_LOG_FORMAT=json``), columns at a terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(part: str, form: str = "auto") -> None:
+    """Sets up logging of this process to standard error; ``part`` names it in every line."""
+    columns = form == "console" or (form == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Any] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if columns
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(part=part)
+
+
+def get(**values: Any) -> Any:
+    """A logger with these fields bound."""
+    return structlog.get_logger(**values)

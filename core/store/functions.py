@@ -1,0 +1,50 @@
+"""Functions: what should run, and what the controller last saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+from redis.client import Pipeline
+
+from core import keys
+from core.models import FunctionRecord, Observed
+from core.store.base import Base, encode, text
+
+
+class Functions(Base):
+    def functions(self) -> dict[str, FunctionRecord]:
+        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.FUNCTIONS))
+        return {text(k): msgspec.json.decode(v, type=FunctionRecord) for k, v in rows.items()}
+
+    def function(self, function: str) -> FunctionRecord | None:
+        raw = self.redis.hget(keys.FUNCTIONS, function)
+        return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=FunctionRecord)
+
+    def save_observed(self, observed: Mapping[str, Observed]) -> None:
+        """Replaces what is known of every function."""
+
+        def change(pipe: Pipeline) -> None:
+            pipe.multi()
+            pipe.delete(keys.OBSERVED)
+            if observed:
+                pipe.hset(keys.OBSERVED, mapping={k: encode(v) for k, v in observed.items()})
+
+        self._transaction(change)
+
+    def observed(self, function: str) -> Observed | None:
+        raw = self.redis.hget(keys.OBSERVED, function)
+        return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=Observed)
+
+    def all_observed(self) -> dict[str, Observed]:
+        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.OBSERVED))
+        return {text(k): msgspec.json.decode(v, type=Observed) for k, v in rows.items()}
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Adds requests to the functions' invocation counts."""
+        self._pipeline([("HINCRBY", keys.COUNTS, k, n) for k, n in counts.items() if n])
+
+    def counts(self) -> dict[str, int]:
+        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.COUNTS))
+        return {text(k): int(v) for k, v in rows.items()}

@@ -1,0 +1,48 @@
+"""Who lives and who does what: heartbeats, locks, leases, wake-ups."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from core import keys
+from core.store.base import Base, text
+
+
+class Parts(Base):
+    def wake(self) -> None:
+        """Tells the controller that something changed."""
+        self.redis.publish(keys.WAKE, b"")
+
+    def wakes(self) -> Any:
+        """A subscription to wake-ups (redis-py PubSub)."""
+        subscription = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        subscription.subscribe(keys.WAKE)
+        return subscription
+
+    def beat(self, part: str, seconds: float, note: str = "") -> None:
+        """Says that a part of the installation lives, for so many seconds."""
+        self.redis.set(keys.beat(part), note or "1", px=int(seconds * 1000))
+
+    def beats(self, part: str) -> dict[str, str]:
+        """Living parts whose name begins so → their note."""
+        found = list(self.redis.scan_iter(keys.beat(part) + "*", count=1000))
+        notes = cast("list[bytes | None]", self.redis.mget(found)) if found else []
+        cut = len(keys.beat(""))
+        return {text(key)[cut:]: text(note) for key, note in zip(found, notes, strict=True) if note}
+
+    def take(self, key: str, token: str, seconds: float) -> bool:
+        """Takes or renews a lock or lease; False if another token has it."""
+        milliseconds = int(seconds * 1000)
+        if self.redis.set(key, token, px=milliseconds, nx=True):
+            return True
+        if text(self.redis.get(key)) == token:
+            self.redis.pexpire(key, milliseconds)
+            return True
+        return False
+
+    def leased(self, id_: str) -> bool:
+        return bool(self.redis.exists(keys.lease(id_)))
+
+    def count_attempt(self, id_: str) -> int:
+        """Counts how often the release was given to a worker; returns the new count."""
+        return self.redis.hincrby(keys.release(id_), "attempts", 1)

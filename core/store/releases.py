@@ -1,0 +1,210 @@
+"""Releases: reading them, and their way from ``queued`` to the builder's last word.
+
+Every move is compare-and-set in one transaction, together with all that must change along with it:
+whose turn it is, what is superseded, the log's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import msgspec
+from redis.client import Pipeline
+
+from core import keys
+from core.errors import Conflict, NotFound
+from core.models import FunctionRow, Release, Repository, State, now
+from core.store.base import (
+    Base,
+    decided,
+    encode,
+    first,
+    moved,
+    release_of,
+    repository_key,
+    text,
+    with_rows,
+)
+from core.store.logs import LogEnd
+
+DELIVERY_SECONDS = 7 * 24 * 3600
+
+
+class Releases(Base):
+    def release(self, id_: str) -> Release:
+        """Raises NotFound."""
+        raw, rows = self._pipeline(
+            [("HGET", keys.release(id_), "doc"), ("HGETALL", keys.rows(id_))]
+        )
+        if raw is None:
+            raise NotFound(f"there is no release {id_!r}: see 'slipway releases'")
+        return release_of(raw, rows)
+
+    def releases(self, namespace: str = "", repository: str = "", limit: int = 50) -> list[Release]:
+        """The newest releases first, of one repository, of one namespace or of all."""
+        if namespace and repository:
+            index = keys.repository_releases(f"{namespace}/{repository}")
+        else:
+            index = keys.RELEASES
+        found: list[Release] = []
+        start = 0
+        while len(found) < limit:
+            ids = cast("list[bytes]", self.redis.zrevrange(index, start, start + 199))
+            if not ids:
+                break
+            start += len(ids)
+            names = [text(id_) for id_ in ids]
+            raws = self._pipeline([("HGET", keys.release(id_), "doc") for id_ in names])
+            wanted = [
+                release
+                for release in (release_of(raw, {}) for raw in raws if raw is not None)
+                if (not namespace or release.namespace == namespace)
+                and (not repository or release.repository == repository)
+            ][: limit - len(found)]
+            rows = self._pipeline([("HGETALL", keys.rows(r.id)) for r in wanted])
+            found += [with_rows(r, row) for r, row in zip(wanted, rows, strict=True)]
+        return found
+
+    def newest_release(self, repository: str) -> Release | None:
+        ids = cast("list[bytes]", self.redis.zrevrange(keys.repository_releases(repository), 0, 0))
+        return self.release(text(ids[0])) if ids else None
+
+    def release_of_commit(self, commit: str) -> Release:
+        """The newest release of a commit, by its full id or a prefix of at least 7 digits."""
+        for release in self.releases(limit=1000):
+            if release.commit.startswith(commit):
+                return release
+        raise NotFound(f"there is no release of commit {commit}: was it pushed to a deploy branch?")
+
+    def live_release(self, repository: str) -> str:
+        return text(self.redis.get(keys.live(repository)))
+
+    # On their way
+
+    def create_release(
+        self,
+        repository: Repository,
+        commit: str,
+        branch: str,
+        *,
+        delivery: tuple[str, str] | None = None,
+        again: bool = False,
+    ) -> Release:
+        """Records a release in state ``queued``; what still waited is superseded.
+
+        The same commit as the newest release of the repository gives that release back while it
+        is on its way or live, unless ``again``. ``delivery`` is (forge, delivery id): one that
+        was seen before gives the release it made.
+        """
+        key = repository.key
+        number = self.redis.incr(keys.SEQUENCE)
+        fresh = Release(
+            id=f"r{number}-{commit[:7]}",
+            namespace=repository.namespace,
+            repository=repository.name,
+            branch=branch,
+            commit=commit,
+            state=State.QUEUED,
+            created_at=now(),
+        )
+
+        def change(pipe: Pipeline) -> Release:
+            if delivery and (seen := pipe.get(keys.delivery(*delivery))):
+                return self.release(text(seen))
+            newest = first(pipe.zrevrange(keys.repository_releases(key), 0, 0))
+            if newest and not again:
+                last = self.release(newest)
+                if last.commit == commit and (not last.state.final or last.state is State.LIVE):
+                    pipe.multi()
+                    self._remember(pipe, delivery, last.id)
+                    return last
+            older = [
+                self.release(text(id_))
+                for id_ in (pipe.get(keys.waiting(key)), pipe.get(keys.turn(key)))
+                if id_
+            ]
+            has_turn = bool(pipe.get(keys.turn(key)))
+            pipe.multi()
+            for release in older:
+                if release.state is State.QUEUED:
+                    self._write(
+                        pipe,
+                        moved(release, State.SUPERSEDED, f"{fresh.id} came after it"),
+                    )
+                    if has_turn and release is older[-1]:
+                        pipe.delete(keys.turn(key))
+            pipe.set(keys.waiting(key), fresh.id)
+            pipe.zadd(keys.RELEASES, {fresh.id: number})
+            pipe.zadd(keys.repository_releases(key), {fresh.id: number})
+            pipe.hset(keys.release(fresh.id), "doc", encode(fresh))
+            self._remember(pipe, delivery, fresh.id)
+            return fresh
+
+        watched = [keys.repository_releases(key), keys.waiting(key), keys.turn(key)]
+        if delivery:
+            watched.append(keys.delivery(*delivery))
+        return self._transaction(change, *watched)
+
+    def take_turn(self, repository: str) -> str:
+        """Gives the waiting release of a repository its turn; returns its id, or ''."""
+
+        def change(pipe: Pipeline) -> str:
+            waiting = pipe.get(keys.waiting(repository))
+            if pipe.get(keys.turn(repository)) or not waiting:
+                pipe.multi()
+                return ""
+            pipe.multi()
+            pipe.set(keys.turn(repository), cast(bytes, waiting))
+            pipe.delete(keys.waiting(repository))
+            return text(waiting)
+
+        return self._transaction(change, keys.waiting(repository), keys.turn(repository))
+
+    def turn(self, repository: str) -> str:
+        return text(self.redis.get(keys.turn(repository)))
+
+    def move(self, id_: str, expected: Iterable[State], to: State, reason: str = "") -> Release:
+        """Moves a release on.
+
+        Raises:
+            Conflict: it is not in one of the ``expected`` states any more.
+            NotFound: there is no such release.
+        """
+        allowed = frozenset(expected)
+
+        def change(pipe: Pipeline) -> Release:
+            release = self.release(id_)
+            if release.state not in allowed:
+                raise Conflict(decided(release))
+            turn = text(pipe.get(keys.turn(repository_key(release))))
+            pipe.multi()
+            after = moved(release, to, reason)
+            self._write(pipe, after)
+            if turn == id_ and not to.with_builder:
+                pipe.delete(keys.turn(repository_key(release)))
+            return after
+
+        return self._transaction(change, keys.release(id_))
+
+    def save_row(self, id_: str, row: FunctionRow) -> None:
+        self.redis.hset(keys.rows(id_), row.name, encode(row))
+
+    # Inside
+
+    def _write(self, pipe: Pipeline, release: Release, *, end: bool = True) -> None:
+        doc = msgspec.structs.replace(release, functions=[])
+        pipe.hset(keys.release(release.id), "doc", encode(doc))
+        if release.state is State.STAGING:
+            pipe.sadd(keys.STAGING, release.id)
+        else:
+            pipe.srem(keys.STAGING, release.id)
+        if release.state.final and end:
+            line = LogEnd(state=release.state, reason=release.reason)
+            pipe.xadd(keys.log(release.id), {"end": encode(line)})
+        pipe.publish(keys.WAKE, b"")
+
+    @staticmethod
+    def _remember(pipe: Pipeline, delivery: tuple[str, str] | None, id_: str) -> None:
+        if delivery:
+            pipe.set(keys.delivery(*delivery), id_, ex=DELIVERY_SECONDS)

@@ -1,0 +1,50 @@
+"""Repositories, and who holds which namespace."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+
+from core import keys
+from core.errors import Conflict, NotFound
+from core.models import Repository
+from core.store.base import Base, encode, text
+
+
+class Repositories(Base):
+    def claim_namespace(self, namespace: str, holder: str) -> None:
+        """Gives the namespace to ``holder`` if nobody has it.
+
+        Raises:
+            Conflict: somebody else holds it.
+        """
+        self.redis.hsetnx(keys.NAMESPACES, namespace, holder)
+        held = text(self.redis.hget(keys.NAMESPACES, namespace))
+        if held != holder:
+            whose = "Slipway's own git remote" if held == "git" else held
+            raise Conflict(
+                f"the namespace {namespace!r} belongs to {whose}: use another namespace, or have "
+                "the admin link the two owners"
+            )
+
+    def namespaces(self) -> list[str]:
+        return sorted(text(name) for name in self.redis.hkeys(keys.NAMESPACES))
+
+    def save_repository(self, repository: Repository) -> None:
+        self.redis.hset(keys.REPOSITORIES, repository.key, encode(repository))
+
+    def repository(self, namespace: str, name: str) -> Repository:
+        """Raises NotFound where Slipway does not know the repository."""
+        found = self.find_repository(f"{namespace}/{name}")
+        if found is None:
+            raise NotFound(f"there is no repository {namespace}/{name}: push it first")
+        return found
+
+    def find_repository(self, key: str) -> Repository | None:
+        raw = self.redis.hget(keys.REPOSITORIES, key)
+        return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=Repository)
+
+    def repositories(self) -> list[Repository]:
+        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.REPOSITORIES))
+        return [msgspec.json.decode(raw, type=Repository) for _, raw in sorted(rows.items())]
