@@ -71,6 +71,11 @@ def live(repository: str) -> str:
     return f"{ROOT}:repository:{repository}:live"
 
 
+def artifacts(namespace: str) -> str:
+    """hash build key → artifact · builder · for ever: what need not be built again."""
+    return f"{ROOT}:namespace:{namespace}:artifacts"
+
+
 def delivery(forge: str, id_: str) -> str:
     """string (release id) · gateway · a week (forges redeliver for three days)."""
     return f"{ROOT}:delivery:{forge}:{id_}"

@@ -48,3 +48,10 @@ class Functions(Base):
     def counts(self) -> dict[str, int]:
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.COUNTS))
         return {text(k): int(v) for k, v in rows.items()}
+
+    def artifact(self, namespace: str, key: str) -> str:
+        """The artifact that an owner's build key gave before, or ''."""
+        return text(self.redis.hget(keys.artifacts(namespace), key))
+
+    def save_artifact(self, namespace: str, key: str, artifact: str) -> None:
+        self.redis.hset(keys.artifacts(namespace), key, artifact)

@@ -43,6 +43,10 @@ class Parts(Base):
     def leased(self, id_: str) -> bool:
         return bool(self.redis.exists(keys.lease(id_)))
 
+    def attempts(self, id_: str) -> int:
+        """How often the release was given to a worker."""
+        return int(self.redis.hget(keys.release(id_), "attempts") or 0)
+
     def count_attempt(self, id_: str) -> int:
         """Counts how often the release was given to a worker; returns the new count."""
         return self.redis.hincrby(keys.release(id_), "attempts", 1)

@@ -90,12 +90,14 @@ class Releases(Base):
         *,
         delivery: tuple[str, str] | None = None,
         again: bool = False,
+        pinned: bool = False,
     ) -> Release:
         """Records a release in state ``queued``; what still waited is superseded.
 
         The same commit as the newest release of the repository gives that release back while it
         is on its way or live, unless ``again``. ``delivery`` is (forge, delivery id): one that
-        was seen before gives the release it made.
+        was seen before gives the release it made. ``pinned``: release exactly this commit;
+        otherwise a forge's repository is asked for its branch's head when the build begins.
         """
         key = repository.key
         number = self.redis.incr(keys.SEQUENCE)
@@ -138,6 +140,8 @@ class Releases(Base):
             pipe.zadd(keys.RELEASES, {fresh.id: number})
             pipe.zadd(keys.repository_releases(key), {fresh.id: number})
             pipe.hset(keys.release(fresh.id), "doc", encode(fresh))
+            if pinned:
+                pipe.hset(keys.release(fresh.id), "pinned", "1")
             self._remember(pipe, delivery, fresh.id)
             return fresh
 
@@ -184,6 +188,23 @@ class Releases(Base):
             if turn == id_ and not to.with_builder:
                 pipe.delete(keys.turn(repository_key(release)))
             return after
+
+        return self._transaction(change, keys.release(id_))
+
+    def pinned(self, id_: str) -> bool:
+        return bool(self.redis.hget(keys.release(id_), "pinned"))
+
+    def set_commit(self, id_: str, commit: str) -> Release:
+        """Writes what the branch's head turned out to be; only while the release is built."""
+
+        def change(pipe: Pipeline) -> Release:
+            release = self.release(id_)
+            if not release.state.with_builder:
+                raise Conflict(decided(release))
+            pipe.multi()
+            fresh = msgspec.structs.replace(release, commit=commit)
+            self._write(pipe, fresh)
+            return fresh
 
         return self._transaction(change, keys.release(id_))
 

@@ -1,0 +1,55 @@
+"""Hands a built commit to the gateway: one ``PUT …/artifacts`` for all its functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import requests
+
+from core.errors import Conflict, SlipwayError, Unavailable
+from core.models import Artifact, Artifacts, Release
+from core.settings import Settings
+from core.signing import secret_file
+
+PATIENCE = 60.0
+"""Seconds in which a gateway that restarts may come back."""
+
+
+def hand_over(settings: Settings, release: Release, artifacts: Sequence[Artifact]) -> None:
+    """Idempotent: a repeated PUT changes nothing.
+
+    Raises:
+        Conflict: the release was superseded or cancelled, or a name belongs to somebody else.
+        Unavailable: the gateway did not come back in time.
+    """
+    url = f"{settings.base_url}/system/releases/{release.id}/artifacts"
+    body = msgspec.json.encode(Artifacts(commit=release.commit, functions=list(artifacts)))
+    headers = {
+        "Authorization": f"Bearer {secret_file(settings.builder_token_file)}",
+        "Content-Type": "application/json",
+    }
+    deadline = time.monotonic() + PATIENCE
+    pause = 0.05
+    with requests.Session() as session:
+        session.trust_env = False  # the gateway is ours: no proxy, no .netrc
+        while True:
+            try:
+                answer = session.put(url, data=body, headers=headers, timeout=30)
+            except requests.RequestException as error:
+                trouble = f"no answer ({type(error).__name__})"
+            else:
+                if answer.ok:
+                    return
+                trouble = f"{answer.status_code}: {answer.text.strip()[:500]}"
+                if answer.status_code == Conflict.status:
+                    raise Conflict(answer.text.strip())
+                if answer.status_code not in (502, 503, 504):
+                    raise SlipwayError(f"the gateway refused the artifacts with {trouble}")
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the gateway at {settings.base_url} did not take the artifacts: {trouble}"
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)

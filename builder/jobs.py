@@ -1,0 +1,69 @@
+"""The rq job: one attempt at building one release."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+
+import structlog
+
+from builder import pipeline
+from builder.lease import Lease
+from builder.steps import ReleaseLog, Steps
+from core import logging, queues
+from core.errors import Conflict, NotFound, SlipwayError
+from core.models import State
+from core.settings import Settings
+from core.store import Store, connect
+
+log = logging.get()
+
+
+@cache
+def _settings() -> Settings:
+    return Settings.from_env(os.environ)
+
+
+def build_release(id_: str) -> None:
+    """Builds a release and hands it over, or marks it failed; may run twice, nothing changes."""
+    settings = _settings()
+    store = Store(connect(settings.store_url))
+    begun = time.monotonic()
+    with structlog.contextvars.bound_contextvars(release=id_):
+        try:
+            release = store.release(id_)
+            if release.state.with_builder:
+                with Lease(store, id_) as lease:
+                    _build(id_, settings, store, lease)
+        except (Conflict, NotFound) as error:
+            log.info("build_dropped", reason=str(error))
+            return
+        finally:
+            log.info("build_ended", seconds=round(time.monotonic() - begun, 3))
+        queues.dispatch(store, f"{release.namespace}/{release.repository}")
+
+
+def _build(id_: str, settings: Settings, store: Store, lease: Lease) -> None:
+    steps = Steps(ReleaseLog(store, id_, settings.build_output), lease.ended)
+    try:
+        pipeline.build_release(store.release(id_), pipeline.Tools(settings, store, steps))
+    except Conflict as error:
+        steps.log.flush()
+        _fail(store, id_, str(error))  # a claimed name; a no-op where it was superseded
+    except SlipwayError as error:
+        function = getattr(error, "function", "")
+        step = getattr(error, "step", "")
+        where = " ".join(filter(None, (function, step)))
+        _fail(store, id_, f"{where}: {error}" if where else str(error))
+    except Exception as error:
+        log.exception("build_crashed")
+        _fail(store, id_, f"internal error: {type(error).__name__}: {error}; see the worker's log")
+
+
+def _fail(store: Store, id_: str, reason: str) -> None:
+    try:
+        store.move(id_, [State.QUEUED, State.BUILDING, State.TESTING], State.FAILED, reason)
+    except Conflict:
+        return
+    log.info("build_failed", reason=reason)

@@ -1,0 +1,61 @@
+"""The lease of the worker that builds a release: lost when the worker dies, so others take over."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from types import TracebackType
+
+from redis.exceptions import RedisError
+
+from core import keys
+from core.errors import Conflict, NotFound
+from core.store import Store
+
+SECONDS = 5.0
+"""Life of a lease that is not renewed: the longest a dead worker's release waits."""
+RENEW = 1.0
+
+
+class Lease:
+    """Held while a release is built; ``ended`` is set once the release needs no builder.
+
+    Raises Conflict on entry if another worker has it.
+    """
+
+    def __init__(self, store: Store, release: str) -> None:
+        self.store = store
+        self.release = release
+        self.ended = threading.Event()
+        self._token = secrets.token_hex(8)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def __enter__(self) -> Lease:
+        if not self._renew():
+            raise Conflict(f"another worker builds {self.release}")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self.store.redis.delete(keys.lease(self.release))
+
+    def _renew(self) -> bool:
+        return self.store.take(keys.lease(self.release), self._token, SECONDS)
+
+    def _keep(self) -> None:
+        while not self._done.wait(RENEW):
+            try:
+                held = self._renew()
+                wanted = self.store.release(self.release).state.with_builder
+            except (RedisError, NotFound):
+                continue  # the store restarts; a lost lease shows at the next turn
+            if not held or not wanted:
+                self.ended.set()

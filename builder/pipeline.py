@@ -1,0 +1,308 @@
+"""From a commit to artifacts: checkout, plan, context, dependencies, test, publish, hand over.
+
+``build_release`` is the whole story, value in, value out. Anything may be repeated: a build whose
+worker died starts again from the top, and finds mirror, layers and bundles of the first attempt.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from builder import bundles, dependencies, functiontests
+from builder.context import write_context
+from builder.handover import hand_over
+from builder.key import BuildKey, build_key
+from builder.mirror import Mirror, clone_url, local_url
+from builder.source import Source
+from builder.steps import Steps
+from builder.templates import Template, find_template
+from core.bundle import Bundle, Layer, read_bundle
+from core.errors import InvalidRequest, NotFound, SlipwayError
+from core.models import (
+    Artifact,
+    Build,
+    FunctionRow,
+    FunctionSpec,
+    Release,
+    Repository,
+    State,
+)
+from core.settings import Settings
+from core.stackfile import STACK_FILES, Stack, StackFunction, parse, read_environment_file
+from core.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every stage works with."""
+
+    settings: Settings
+    store: Store
+    steps: Steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """One function of the commit, as the stages fill it in."""
+
+    release: Release
+    function: StackFunction
+    template: Template
+    key: BuildKey
+    spec: FunctionSpec
+    app: Path = Path()
+    layers: tuple[Layer, ...] = ()
+    tested: bool = False
+    artifact: str = ""
+    reused: bool = False
+    begun: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+
+def build_release(release: Release, tools: Tools) -> None:
+    """Builds every function of a release and hands the artifacts over.
+
+    Raises:
+        SlipwayError: why there is nothing to release; the caller marks it failed.
+    """
+    repository = tools.store.repository(release.namespace, release.repository)
+    release = tools.store.move(release.id, _BUILDER, State.BUILDING)
+    work = tools.settings.state / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{release.id}-", dir=work) as name:
+        folder = Path(name)
+        release, source = checkout(release, repository, tools)
+        jobs = plan(release, source, tools)
+        jobs = _each(jobs, lambda job: assemble(job, source, folder, tools), tools)
+        tools.store.move(release.id, _BUILDER, State.TESTING)
+        jobs = _each(jobs, lambda job: test(job, tools), tools)
+        jobs = _each(jobs, lambda job: publish(job, tools), tools)
+    with tools.steps.step("release", told="all built: starting"):
+        hand_over(tools.settings, release, [_artifact(job) for job in jobs])
+
+
+def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Release, Source]:
+    """Brings the commit into the repository's mirror.
+
+    An event of a forge only tells us to look: the branch's head is what is released.
+    """
+    with tools.steps.step("checkout", told=f"checking out {release.commit[:7]}"):
+        mirror = Mirror(tools.settings, repository.namespace, repository.name)
+        own = repository.source == "git"
+        url = (
+            local_url(tools.settings, repository) if own else clone_url(tools.settings, repository)
+        )
+        if not own and not tools.store.pinned(release.id):
+            _, head = _patiently(lambda: mirror.head(url, release.branch))
+            if head != release.commit:
+                release = tools.store.set_commit(release.id, head)
+        source = _patiently(lambda: mirror.fetch(url, release.commit, local=own))
+        return release, source
+
+
+def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
+    """Reads the stack file and decides for each function what goes into it and what it is."""
+    with tools.steps.step("plan", told="reading the stack file"):
+        stack = read_stack(source, tools)
+        jobs = []
+        mistakes = []
+        for function in stack.functions:
+            try:
+                jobs.append(_job(release, function, stack, source, tools))
+            except InvalidRequest as error:
+                mistakes.append(f"{function.name}: {error}")
+        if mistakes:
+            raise InvalidRequest("\n".join(mistakes))
+        for job in jobs:
+            _row(job, Build.REUSED if job.reused else Build.PENDING, tools)
+        return jobs
+
+
+def read_stack(source: Source, tools: Tools) -> Stack:
+    """The commit's stack file: ``stack.yaml``, else ``stack.yml``."""
+    for path in STACK_FILES:
+        try:
+            data = source.read(path, limit=2**20)
+        except NotFound:
+            continue
+        stack, warnings = parse(data, path, max_functions=tools.settings.max_functions)
+        for warning in warnings:
+            tools.steps.log.add("", "plan", "stderr", f"{path}: {warning!r}")
+        return stack
+    raise InvalidRequest(
+        f"the commit has no {' or '.join(STACK_FILES)} at its top: add one that names your "
+        "functions (see the README for an example)"
+    )
+
+
+def assemble(job: Job, source: Source, folder: Path, tools: Tools) -> Job:
+    """Writes the function's files and installs its dependencies."""
+    if job.reused:
+        return job
+    job = replace(job, begun=time.monotonic(), app=folder / job.name)
+    _row(job, Build.BUILDING, tools)
+    with tools.steps.step("context", job.name, "building"):
+        write_context(source, job.function, job.template, job.app)
+    with tools.steps.step("dependencies", job.name, "installing dependencies") as out:
+        layers = dependencies.install(
+            tools.settings, job.spec.namespace, job.template, job.app, out
+        )
+    return replace(job, layers=tuple(layers))
+
+
+def test(job: Job, tools: Tools) -> Job:
+    """Runs the function's own tests, where it has some: without network, bounded."""
+    if job.reused or not functiontests.has_tests(job.app, job.template, job.function.build_args):
+        return job
+    with tools.steps.step("test", job.name, "testing") as out:
+        functiontests.run_tests(
+            tools.settings,
+            job.spec.namespace,
+            job.name,
+            job.app,
+            job.template,
+            job.layers,
+            job.function.build_args,
+            out,
+        )
+    return replace(job, tested=True)
+
+
+def publish(job: Job, tools: Tools) -> Job:
+    """Gives the built folder its final, content-addressed name."""
+    if job.reused:
+        return job
+    with tools.steps.step("publish", job.name, "publishing"):
+        bundle = Bundle(
+            template=job.template.name, process=job.template.process, layers=list(job.layers)
+        )
+        artifact = bundles.publish(tools.settings, job.spec.namespace, job.app, bundle)
+        tools.store.save_artifact(job.spec.namespace, job.key.digest, artifact)
+    job = replace(job, artifact=artifact)
+    _row(job, Build.BUILT, tools)
+    return job
+
+
+_BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
+
+
+def _job(
+    release: Release, function: StackFunction, stack: Stack, source: Source, tools: Tools
+) -> Job:
+    if function.namespace not in (None, release.namespace):
+        raise InvalidRequest(
+            f"namespace {function.namespace!r} is not this repository's: it is "
+            f"{release.namespace!r}; leave the field out"
+        )
+    if function.secrets:
+        raise InvalidRequest(
+            f"the secrets {', '.join(function.secrets)} do not exist in {release.namespace}: "
+            "this version has no secrets yet; take them out of the stack file"
+        )
+    template = find_template(function.lang)
+    environment = {}
+    for path in function.environment_file:
+        environment.update(read_environment_file(source.read(path, limit=2**20), path))
+    spec = FunctionSpec(
+        name=function.name,
+        namespace=release.namespace,
+        artifact="",
+        repository=release.repository,
+        commit=release.commit,
+        env_process=function.fprocess,
+        env_vars={**(function.environment or {}), **environment} or None,
+        labels=function.labels,
+        annotations=function.annotations,
+        constraints=function.constraints,
+        limits=function.limits,
+        requests=function.requests,
+        read_only_root_filesystem=function.readonly_root_filesystem,
+    )
+    key = build_key(source, function, stack, template)
+    artifact = tools.store.artifact(release.namespace, key.digest)
+    reused = bool(artifact) and _there(tools.settings, release.namespace, artifact)
+    return Job(
+        release=release,
+        function=function,
+        template=template,
+        key=key,
+        spec=spec,
+        artifact=artifact if reused else "",
+        reused=reused,
+    )
+
+
+def _there(settings: Settings, namespace: str, artifact: str) -> bool:
+    try:
+        read_bundle(settings, namespace, artifact)
+    except SlipwayError:
+        return False
+    return True
+
+
+def _artifact(job: Job) -> Artifact:
+    spec = msgspec.structs.replace(job.spec, artifact=job.artifact, key=job.key.digest)
+    return Artifact(name=job.name, key=job.key.digest, artifact=job.artifact, spec=spec)
+
+
+def _row(job: Job, build: Build, tools: Tools) -> None:
+    seconds = round(time.monotonic() - job.begun, 3) if job.begun else 0.0
+    tools.store.save_row(
+        job.release.id,
+        FunctionRow(
+            name=job.name,
+            key=job.key.digest,
+            build=build,
+            artifact=job.artifact,
+            seconds=seconds,
+        ),
+    )
+
+
+def _each(jobs: Sequence[Job], stage: Callable[[Job], Job], tools: Tools) -> list[Job]:
+    """Runs a stage for every function, several at once; all end before the first error is raised.
+
+    The others finish what they have begun, but begin nothing new.
+    """
+
+    def run(job: Job) -> Job:
+        try:
+            return stage(job)
+        except SlipwayError:
+            _row(job, Build.FAILED, tools)
+            raise
+
+    if len(jobs) == 1:
+        return [run(jobs[0])]
+    with ThreadPoolExecutor(tools.settings.build_parallel) as pool:
+        futures = [pool.submit(run, job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Tries a few times where a retry can help: a forge that is away for a moment."""
+    for pause in (1.0, 3.0, 0.0):
+        try:
+            return ask()
+        except SlipwayError as error:
+            if not error.retryable or not pause:
+                raise
+            time.sleep(pause)
+    raise AssertionError

@@ -1,0 +1,104 @@
+"""The one wrapper around every stage: its lines in the log, its time, its failure, its end.
+
+No stage reports by itself. A stage's output is written to the release's log as it comes, a few
+lines at a time, bounded by ``Settings.build_output``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from core import logging
+from core.errors import BuildFailed, Conflict, SlipwayError
+from core.models import LogLine, now
+from core.store import Store
+
+LINE_BYTES = 4096
+"""A longer line is cut."""
+FLUSH_SECONDS = 0.1
+
+log = logging.get()
+
+
+class ReleaseLog:
+    """Writes a release's log; safe to use from several threads."""
+
+    def __init__(self, store: Store, release: str, limit: int) -> None:
+        self.store = store
+        self.release = release
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._lines: list[LogLine] = []
+        self._flushed = 0.0
+        self._sizes: dict[tuple[str, str], int] = {}
+
+    def add(self, function: str, step: str, stream: str, text: str) -> None:
+        """Adds one line; output beyond the bound of its step is dropped, which is said once."""
+        text = text[:LINE_BYTES]
+        with self._lock:
+            if stream != "step":
+                used = self._sizes.get((function, step), 0)
+                if used > self.limit:
+                    return
+                self._sizes[function, step] = used + len(text) + 1
+                if used + len(text) + 1 > self.limit:
+                    text = f"(more output than {self.limit} bytes: the rest is dropped)"
+            self._lines.append(
+                LogLine(time=now(), function=function, step=step, stream=stream, text=text)
+            )
+            due = stream == "step" or time.monotonic() - self._flushed > FLUSH_SECONDS
+        if due:
+            self.flush()
+
+    def flush(self) -> None:
+        with self._lock:
+            lines, self._lines = self._lines, []
+            self._flushed = time.monotonic()
+            if lines:
+                self.store.append_log(self.release, lines)
+
+
+class Steps:
+    """What the stages of one release share: its log, and whether it is still wanted."""
+
+    def __init__(self, release_log: ReleaseLog, ended: threading.Event) -> None:
+        self.log = release_log
+        self._ended = ended
+
+    def check(self) -> None:
+        """Raises Conflict once the release was superseded or cancelled."""
+        if self._ended.is_set():
+            raise Conflict("the release was decided meanwhile: its build ends here")
+
+    @contextmanager
+    def step(
+        self, name: str, function: str = "", told: str = ""
+    ) -> Iterator[Callable[[str], None]]:
+        """Runs one stage; gives a function that takes each line of its output.
+
+        ``told``: what the log says as the stage begins; the name if empty.
+        """
+        self.check()
+        begun = time.monotonic()
+        self.log.add(function, name, "step", told or name)
+        try:
+            with structlog.contextvars.bound_contextvars(step=name, function=function):
+                yield lambda line: self.log.add(function, name, "stdout", line)
+        except BuildFailed as error:
+            error.function = error.function or function
+            error.step = error.step or name
+            self.log.add(function, name, "step", f"failed: {error}")
+            raise
+        except SlipwayError as error:
+            self.log.add(function, name, "step", f"failed: {error}")
+            raise
+        finally:
+            self.log.flush()
+            log.info(
+                "step", step=name, function=function, seconds=round(time.monotonic() - begun, 3)
+            )

@@ -1,0 +1,46 @@
+"""One small HTTP request to a function's address: ``unix@/path`` or ``host:port``."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+
+
+class Connection(http.client.HTTPConnection):
+    """An HTTP/1.1 connection to an address in the edge's notation."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.address = address
+
+    def connect(self) -> None:
+        if self.address.startswith("unix@"):
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            try:
+                self.sock.connect(self.address.removeprefix("unix@"))
+            except OSError:
+                self.sock.close()
+                raise
+        else:
+            host, _, port = self.address.rpartition(":")
+            self.sock = socket.create_connection((host.strip("[]"), int(port)), self.timeout)
+
+
+def request(
+    address: str, method: str, path: str, *, timeout: float, limit: int = 4096
+) -> tuple[int, bytes]:
+    """Returns (status, the first ``limit`` bytes of the body).
+
+    Raises:
+        OSError: nothing answered in time, or not in HTTP.
+    """
+    connection = Connection(address, timeout)
+    try:
+        connection.request(method, path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.read(limit)
+    except http.client.HTTPException as error:
+        raise OSError(f"it does not speak HTTP: {type(error).__name__}") from error
+    finally:
+        connection.close()

@@ -1,0 +1,237 @@
+"""The controller: desired ↔ observed, level-triggered.
+
+One pass reads what should be (the store) and what is (the provider), and acts on the difference:
+start, route, drain, end. It keeps nothing that it could not find again, so it may be killed
+between any two lines; the next pass goes on. Woken by changes, it passes every two seconds anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from redis.exceptions import RedisError
+
+from core import logging
+from core.models import FunctionRecord, Observed
+from core.settings import Settings
+from core.signing import secret_file
+from core.store import Store, connect
+from runtime.edge import Edge, Route, make_edge
+from runtime.edge.collector import Collector
+from runtime.plan import Key, Plan, plan, routes, wanted
+from runtime.providers import Instance, Phase, Provider
+from runtime.providers.registry import make_provider
+from runtime.releases import Releases
+from runtime.replicas import Replicas
+
+PASS_EVERY = 2.0
+BUSY_EVERY = 0.05
+"""Seconds between passes while something drains or starts."""
+BEAT = 10.0
+
+log = logging.get()
+
+
+class Controller:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        provider: Provider,
+        edge: Edge,
+        collector: Collector | None,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.provider = provider
+        self.edge = edge
+        self.collector = collector
+        self.replicas = Replicas(settings, provider, self.wake)
+        self.releases = Releases(settings, store, provider, self.replicas, collector)
+        self._leaving: dict[str, float] = {}
+        """Ids of replicas on their way out → when they were told to end (0: still draining)."""
+        self._news = threading.Event()
+        self._stop = threading.Event()
+        self._told: dict[str, Observed] = {}
+        self._counted: dict[str, int] = {}
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._news.set()
+
+    def run(self) -> None:
+        """Passes until ``stop``; functions live on."""
+        self.replicas.adopt()
+        threads = [
+            threading.Thread(target=each, daemon=True)
+            for each in (self._listen, self._watch_deaths)
+        ]
+        for thread in threads:
+            thread.start()
+        while not self._stop.is_set():
+            self._news.clear()
+            try:
+                busy = self.pass_()
+            except RedisError as error:
+                log.warning("store_unavailable", error=str(error))
+                busy = False
+            except Exception:
+                log.exception("pass_failed")
+                busy = False
+            self._news.wait(BUSY_EVERY if busy else PASS_EVERY)
+        self.replicas.close()
+        self._count()
+        self.provider.close()
+
+    def pass_(self) -> bool:
+        """Compares and acts once; True while something is under way that needs a look soon."""
+        records = self.store.functions()
+        staged = self.releases.staged()
+        instances = self.replicas.instances()
+        if self.releases.advance(staged, records, instances):
+            records = self.store.functions()
+        elif staged:
+            staged = self.releases.staged()  # a failed one is wanted no more
+        wants = wanted(records.values(), staged.values())
+        self.replicas.forget(set(wants))
+        todo = plan(wants, instances, self.replicas.ready(), self.replicas.pending())
+        self._bury(todo, wants)
+        self._leaving.update(
+            (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
+        )
+        table = routes(records.values(), instances, self.replicas.ready(), self._leaving)
+        self.edge.apply(table)
+        self.releases.finish(staged, table)
+        for spec in todo.start:
+            self.replicas.start(spec)
+        self._drain(instances)
+        self.replicas.look(instances)
+        self.releases.receipts(self._leaving)
+        self._tell(records, table)
+        return bool(self._leaving or self.releases.watching())
+
+    def _bury(self, todo: Plan, wants: Mapping[Key, object]) -> None:
+        """Removes the dead; notes those that should have lived."""
+        for instance in todo.bury:
+            self.edge.mark_down(instance.address)
+            expected = instance.id in self._leaving
+            self._leaving.pop(instance.id, None)
+            if not expected and (instance.function, instance.revision) in wants:
+                self.replicas.died(instance)
+                self.wake()
+            self.provider.remove(instance)
+
+    def _drain(self, instances: Sequence[Instance]) -> None:
+        """Ends replicas that left the routes, once no request is with them or time is up."""
+        there = {instance.id: instance for instance in instances}
+        now = time.monotonic()
+        for instance in instances:  # told to end by an earlier controller
+            if instance.phase is Phase.STOPPING:
+                self._leaving.setdefault(instance.id, now)
+        for id_, told in list(self._leaving.items()):
+            instance = there.get(id_)
+            if instance is None:
+                del self._leaving[id_]
+            elif not told and instance.phase is Phase.RUNNING:
+                if self.edge.released(instance.address):
+                    self.provider.terminate(instance)
+                    self._leaving[id_] = now
+            elif told and now - told > self.settings.drain_timeout:
+                self.provider.remove(instance)
+
+    def _tell(self, records: Mapping[str, FunctionRecord], table: Mapping[str, Route]) -> None:
+        """Writes what was observed, and that we and the edge live."""
+        observed = {}
+        for function, record in records.items():
+            route = table.get(function)
+            endpoints = list(route.endpoints) if route else []
+            trouble = self.replicas.trouble((function, record.spec.revision))
+            observed[function] = Observed(
+                available=len(endpoints),
+                endpoints=endpoints,
+                trouble=""
+                if len(endpoints) >= record.replicas
+                else (trouble.reason if trouble else "it is starting"),
+            )
+        if observed != self._told:
+            self.store.save_observed(observed)
+            self._told = observed
+        self.store.beat("controller", BEAT, self.provider.name)
+        if self.edge.alive():
+            self.store.beat("edge", BEAT)
+        self._count()
+
+    def _count(self) -> None:
+        if not self.collector:
+            return
+        counts = self.collector.counts()
+        fresh = {f: n - self._counted.get(f, 0) for f, n in counts.items()}
+        if any(fresh.values()):
+            self.store.add_counts(fresh)
+        self._counted = counts
+
+    def _listen(self) -> None:
+        """Passes on the store's wake-ups; the store may come and go."""
+        while not self._stop.is_set():
+            try:
+                with self.store.wakes() as subscription:
+                    while not self._stop.is_set():
+                        if subscription.get_message(timeout=5.0):
+                            self.wake()
+            except RedisError:
+                self._stop.wait(0.5)
+
+    def _watch_deaths(self) -> None:
+        while not self._stop.is_set():
+            self.provider.wait(PASS_EVERY)
+            self.wake()
+
+
+def stop_all(settings: Settings, provider: Provider) -> None:
+    """Ends every function: asked first, made to after ``drain_timeout`` (at most 10 s)."""
+    for instance in provider.instances():
+        if instance.phase is Phase.RUNNING:
+            provider.terminate(instance)
+    deadline = time.monotonic() + min(settings.drain_timeout, 10.0)
+    while time.monotonic() < deadline:
+        if all(instance.phase is Phase.EXITED for instance in provider.instances()):
+            break
+        provider.wait(0.1)
+    for instance in provider.instances():
+        provider.remove(instance)
+    provider.close()
+
+
+def main() -> None:
+    """``python -m runtime.controller [--stop-all]``: settings from the environment."""
+    settings = Settings.from_env(os.environ)
+    logging.configure("controller", settings.log_format)
+    key = secret_file(settings.state / "spec-key", length=32).encode()
+    provider = make_provider(settings, key)
+    if sys.argv[1:] == ["--stop-all"]:
+        stop_all(settings, provider)
+        return
+    collector = Collector(settings) if settings.edge == "haproxy" else None
+    if collector:
+        collector.start()
+    controller = Controller(
+        settings, Store(connect(settings.store_url)), provider, make_edge(settings), collector
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: controller.stop())
+    log.info("controller_started", provider=provider.name)
+    controller.run()
+    if collector:
+        collector.stop()
+
+
+if __name__ == "__main__":
+    main()

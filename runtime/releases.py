@@ -1,0 +1,181 @@
+"""Releases in staging: when all their replicas are healthy they become the desired state, and once
+the routes follow they are live. What cannot become healthy fails the release; what was live stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from core import logging
+from core.errors import Conflict
+from core.models import Artifact, FunctionRecord, LogLine, Release, State, now
+from core.settings import Settings
+from core.store import Store
+from runtime.edge import Route
+from runtime.edge.collector import Collector, Window
+from runtime.plan import Key, replicas
+from runtime.providers import Instance, Phase, Provider
+from runtime.replicas import Replicas
+
+RECEIPT_SECONDS = 5.0
+"""The least time that a receipt covers."""
+FAILED_LINES = 50
+"""Lines of a function's own log that a failed release shows."""
+
+log = logging.get()
+
+
+@dataclass
+class _Switch:
+    """A release whose routes have moved and whose receipt is not written yet."""
+
+    window: Window
+    since: float
+    old: set[str]
+    """Ids of the replicas that it made superfluous."""
+
+
+class Releases:
+    """The last part of a release's way, from ``staging`` to ``live`` or ``failed``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        provider: Provider,
+        replicas: Replicas,
+        collector: Collector | None,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.provider = provider
+        self.replicas = replicas
+        self.collector = collector
+        self._switches: dict[str, _Switch] = {}
+
+    def staged(self) -> dict[str, list[Artifact]]:
+        """Artifacts of every release in staging, oldest release first."""
+        return {release.id: self.store.artifacts(release.id) for release in self.store.staging()}
+
+    def advance(
+        self,
+        staged: Mapping[str, list[Artifact]],
+        records: Mapping[str, FunctionRecord],
+        instances: Collection[Instance],
+    ) -> bool:
+        """Switches what is ready and fails what cannot be; True if the desired state changed."""
+        ready = self.replicas.ready()
+        count: dict[Key, int] = {}
+        for instance in instances:
+            if instance.phase is Phase.RUNNING and instance.id in ready:
+                key = (instance.function, instance.revision)
+                count[key] = count.get(key, 0) + 1
+        changed = False
+        for id_, artifacts in staged.items():
+            if self.store.switched(id_):
+                continue
+            missing = [a for a in artifacts if count.get(_key(a), 0) < replicas(a.spec)]
+            failed = [(a, t) for a in missing if (t := self.replicas.trouble(_key(a)))]
+            if failed:
+                self._fail(id_, {artifact.name: trouble.reason for artifact, trouble in failed})
+            elif not missing:
+                changed |= self._switch(id_, artifacts, records)
+        return changed
+
+    def finish(self, staged: Mapping[str, list[Artifact]], table: Mapping[str, Route]) -> None:
+        """Calls live what the routes, which were just applied, follow."""
+        for id_, artifacts in staged.items():
+            if not self.store.switched(id_):
+                continue
+            routed = all(
+                (route := table.get(a.spec.function)) and route.revision == a.spec.revision
+                for a in artifacts
+            )
+            if not routed:
+                continue
+            try:
+                self.store.finish(id_, self.settings.user_url)
+            except Conflict:
+                continue
+            log.info("release_live", release=id_)
+
+    def receipts(self, leaving: Collection[str]) -> None:
+        """Writes the receipt of each switch that is over: drained, and five seconds old."""
+        for id_, switch in list(self._switches.items()):
+            if time.monotonic() - switch.since < RECEIPT_SECONDS or switch.old & set(leaving):
+                continue
+            del self._switches[id_]
+            self.store.save_receipt(id_, switch.window.close())
+
+    def watching(self) -> bool:
+        """Whether receipts are open, so that passes must come sooner."""
+        return bool(self._switches)
+
+    def _switch(
+        self, id_: str, artifacts: list[Artifact], records: Mapping[str, FunctionRecord]
+    ) -> bool:
+        if self.collector:
+            window = self.collector.begin_window([a.spec.function for a in artifacts])
+        try:
+            release = self.store.switch(id_, lambda artifact: replicas(artifact.spec))
+        except Conflict as error:
+            if self.collector:
+                window.close()
+            self._give_up(id_, str(error))
+            return False
+        if self.collector:
+            changed = {
+                a.spec.function
+                for a in artifacts
+                if (r := records.get(a.spec.function)) and r.spec.revision != a.spec.revision
+            }
+            dropped = {
+                function
+                for function, record in records.items()
+                if (record.spec.namespace, record.repository)
+                == (release.namespace, release.repository)
+            } - {a.spec.function for a in artifacts}
+            old = {
+                instance.id
+                for instance in self.provider.instances()
+                if instance.function in dropped
+                or (
+                    instance.function in changed
+                    and instance.revision == records[instance.function].spec.revision
+                )
+            }
+            self._switches[id_] = _Switch(window, time.monotonic(), old)
+        return True
+
+    def _fail(self, id_: str, reasons: Mapping[str, str]) -> None:
+        release = self.store.release(id_)
+        for name in reasons:
+            self._show_log(release, name)
+        told = "; ".join(f"{name} {reason}" for name, reason in sorted(reasons.items()))
+        self._give_up(id_, told)
+
+    def _give_up(self, id_: str, reason: str) -> None:
+        try:
+            self.store.move(id_, [State.STAGING], State.FAILED, reason)
+        except Conflict:  # decided meanwhile: that stands
+            return
+        log.info("release_failed", release=id_, reason=reason)
+
+    def _show_log(self, release: Release, name: str) -> None:
+        lines = self.provider.logs(f"{name}.{release.namespace}", tail=FAILED_LINES)
+        self.store.append_log(
+            release.id,
+            [LogLine(time=now(), function=name, step="start", stream="step", text="failed")]
+            + [
+                LogLine(
+                    time=line.time, function=name, step="start", stream="stderr", text=line.text
+                )
+                for line in lines
+            ],
+        )
+
+
+def _key(artifact: Artifact) -> Key:
+    return artifact.spec.function, artifact.spec.revision

@@ -1,0 +1,240 @@
+"""Starting replicas and knowing which are healthy.
+
+Starts run in a few threads, so that fifty functions neither wait for one another nor fight for
+the processor. The address of a replica is bound before its code runs, so one health request sent
+right after the start is answered the moment the replica is ready: nothing is polled.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from core import logging
+from core.errors import SlipwayError
+from core.http import request
+from core.models import FunctionSpec
+from core.settings import Settings, seconds
+from runtime.plan import Key
+from runtime.providers import Instance, Phase, Provider
+
+STARTS_AT_ONCE = 6
+HEALTH_PATH = "/_/health"
+PROBE_SECONDS = 5.0
+"""Longest wait for one health answer."""
+PROBE_EVERY = 10.0
+"""Seconds between two looks at a healthy replica."""
+STRIKES = 3
+"""Failed looks in a row after which a replica is replaced."""
+BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0
+STEADY = 60.0
+"""Seconds of life after which earlier failures of a revision are forgotten."""
+
+log = logging.get()
+
+
+@dataclass
+class Trouble:
+    """What went wrong with a revision, and when it may be started again."""
+
+    failures: int
+    reason: str
+    next_start: float
+    """Monotonic time."""
+
+
+@dataclass
+class _Health:
+    ready: bool
+    next_probe: float
+    strikes: int = 0
+    probing: bool = False
+
+
+class Replicas:
+    """Replicas as the controller sees them; ``changed`` is called when there is news."""
+
+    def __init__(self, settings: Settings, provider: Provider, changed: Callable[[], None]) -> None:
+        self.settings = settings
+        self.provider = provider
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._health: dict[str, _Health] = {}
+        self._pending: dict[Key, int] = {}
+        self._trouble: dict[Key, Trouble] = {}
+        self._pool = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="start")
+        self._probes = ThreadPoolExecutor(4, thread_name_prefix="probe")
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._probes.shutdown(cancel_futures=True)
+
+    def adopt(self) -> None:
+        """Presumes healthy what an earlier controller left running: a probe follows at once.
+
+        Otherwise a restart of the controller would take every function out of the routes.
+        """
+        for instance in self.provider.instances():
+            if instance.phase is Phase.RUNNING:
+                self._health[instance.id] = _Health(ready=True, next_probe=0.0)
+
+    def instances(self) -> list[Instance]:
+        """All instances; forgets what is known of those that are gone."""
+        found = list(self.provider.instances())
+        ids = {instance.id for instance in found}
+        with self._lock:
+            for id_ in [id_ for id_ in self._health if id_ not in ids]:
+                del self._health[id_]
+        return found
+
+    def ready(self) -> set[str]:
+        with self._lock:
+            return {id_ for id_, health in self._health.items() if health.ready}
+
+    def pending(self) -> dict[Key, int]:
+        """Starts under way; one that waits for its back-off counts as such."""
+        now = time.monotonic()
+        with self._lock:
+            waiting = {key: 1000 for key, t in self._trouble.items() if t.next_start > now}
+            return {**self._pending, **waiting}
+
+    def trouble(self, key: Key) -> Trouble | None:
+        with self._lock:
+            return self._trouble.get(key)
+
+    def forget(self, wanted: set[Key]) -> None:
+        """Drops the troubles of revisions that nothing wants any more."""
+        with self._lock:
+            for key in [key for key in self._trouble if key not in wanted]:
+                del self._trouble[key]
+
+    def start(self, spec: FunctionSpec) -> None:
+        """Starts one replica in the background and waits there for it to become healthy."""
+        key = (spec.function, spec.revision)
+        with self._lock:
+            self._pending[key] = self._pending.get(key, 0) + 1
+        self._pool.submit(self._start, spec, key)
+
+    def look(self, instances: list[Instance]) -> None:
+        """Probes every replica whose time has come, in the background."""
+        now = time.monotonic()
+        for instance in instances:
+            if instance.phase is not Phase.RUNNING:
+                continue
+            with self._lock:
+                health = self._health.get(instance.id)
+                if health is None or health.probing or health.next_probe > now:
+                    continue
+                health.probing = True
+            self._probes.submit(self._probe, instance, health)
+
+    def died(self, instance: Instance) -> None:
+        """Takes note of a death that nobody asked for."""
+        key = (instance.function, instance.revision)
+        if time.time() - instance.started_at > STEADY:
+            with self._lock:
+                self._trouble.pop(key, None)
+        with self._lock:
+            self._health.pop(instance.id, None)
+        self._failed(key, instance.exit_reason or "ended")
+
+    def _failed(self, key: Key, reason: str) -> None:
+        with self._lock:
+            before = self._trouble.get(key)
+            failures = before.failures + 1 if before else 1
+            pause = 0.0
+            if failures > 1:
+                pause = min(BACKOFF_FIRST * 2 ** (failures - 2), BACKOFF_MOST)
+            self._trouble[key] = Trouble(failures, reason, time.monotonic() + pause)
+        log.warning("replica_failed", function=key[0], reason=reason, failures=failures)
+
+    def _start(self, spec: FunctionSpec, key: Key) -> None:
+        try:
+            instance = self.provider.start(spec)
+            with self._lock:
+                health = self._health.setdefault(
+                    instance.id, _Health(ready=False, next_probe=float("inf"))
+                )
+            self._await_health(instance, health)
+        except SlipwayError as error:
+            self._failed(key, str(error))
+        except Exception as error:
+            log.exception("start_failed", function=key[0])
+            self._failed(key, f"internal error while starting: {error}")
+        finally:
+            with self._lock:
+                left = self._pending.get(key, 1) - 1
+                if left > 0:
+                    self._pending[key] = left
+                else:
+                    self._pending.pop(key, None)
+            self._changed()
+
+    def _await_health(self, instance: Instance, health: _Health) -> None:
+        begun = time.monotonic()
+        delay = _duration(instance.spec.annotation("com.openfaas.health.http.initialDelay"))
+        if delay:
+            time.sleep(min(delay, self.settings.health_timeout))
+        deadline = begun + self.settings.health_timeout
+        answer = ""
+        while (left := deadline - time.monotonic()) > 0:
+            answer = self._ask(instance, min(PROBE_SECONDS, left))
+            if not answer:
+                with self._lock:
+                    health.ready = True
+                    health.next_probe = time.monotonic() + PROBE_EVERY
+                took = time.monotonic() - begun
+                log.info("replica_ready", instance=instance.id, seconds=round(took, 3))
+                return
+            if not self._runs(instance):
+                return  # its death is told by died()
+            time.sleep(0.05)
+        self.provider.remove(instance)
+        self._failed(
+            (instance.function, instance.revision),
+            f"did not become healthy within {self.settings.health_timeout:g} s: {answer}",
+        )
+
+    def _probe(self, instance: Instance, health: _Health) -> None:
+        answer = self._ask(instance, PROBE_SECONDS)
+        with self._lock:
+            health.probing = False
+            health.next_probe = time.monotonic() + (1.0 if answer else PROBE_EVERY)
+            health.strikes = health.strikes + 1 if answer else 0
+            lost = health.strikes >= STRIKES
+            if not answer:
+                health.ready = True
+            elif lost:
+                health.ready = False
+        if lost:
+            log.warning("replica_unhealthy", instance=instance.id, answer=answer)
+            self.provider.remove(instance)
+            self._failed((instance.function, instance.revision), f"stopped answering: {answer}")
+            self._changed()
+
+    def _ask(self, instance: Instance, timeout: float) -> str:
+        """'' if the replica says it is healthy, else what it said instead."""
+        path = instance.spec.annotation("com.openfaas.health.http.path", HEALTH_PATH)
+        try:
+            status, body = request(instance.address, "GET", path, timeout=timeout)
+        except OSError as error:
+            return f"no answer on {path} ({error or type(error).__name__})"
+        if 200 <= status < 300:
+            return ""
+        return f"{path} answered {status}: {body[:200].decode('utf-8', 'replace').strip()}"
+
+    def _runs(self, instance: Instance) -> bool:
+        return any(
+            each.id == instance.id and each.phase is Phase.RUNNING
+            for each in self.provider.instances()
+        )
+
+
+def _duration(text: str) -> float:
+    try:
+        return seconds(text) if text else 0.0
+    except ValueError:
+        return 0.0

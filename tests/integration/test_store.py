@@ -1,0 +1,206 @@
+"""Releases against a real store: order, supersession, claims, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from core import queues
+from core.errors import Conflict, NotFound
+from core.models import (
+    Artifact,
+    Build,
+    FunctionRow,
+    FunctionSpec,
+    LogLine,
+    Receipt,
+    Repository,
+    State,
+    now,
+)
+from core.store import LogEnd, Store
+
+FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
+BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
+
+
+def artifact(name: str, repository: str = "fns", digest: str = "0") -> Artifact:
+    bundle = f"bundle:sha256:{digest * 64}"
+    spec = FunctionSpec(
+        name=name, namespace="alice", artifact=bundle, key="k", repository=repository
+    )
+    return Artifact(name=name, key="k", artifact=bundle, spec=spec)
+
+
+def building(store: Store, commit: str, repository: Repository = FNS) -> str:
+    release = store.create_release(repository, commit * 40, "main")
+    assert queues.dispatch(store, repository.key) == release.id
+    store.move(release.id, BUILDER, State.BUILDING)
+    return release.id
+
+
+def live(store: Store, commit: str, artifacts: list[Artifact], repository: Repository = FNS) -> str:
+    id_ = building(store, commit, repository)
+    store.put_artifacts(id_, commit * 40, artifacts)
+    store.switch(id_, lambda _: 1)
+    store.finish(id_, "http://x")
+    return id_
+
+
+def test_the_middle_pushes_are_superseded(store: Store) -> None:
+    first = building(store, "a")
+    others = [store.create_release(FNS, c * 40, "main").id for c in "bcde"]
+    assert queues.dispatch(store, FNS.key) == "", "one build of a repository at a time"
+    states = {id_: store.release(id_).state for id_ in [first, *others]}
+    assert list(states.values()) == [State.BUILDING, *[State.SUPERSEDED] * 3, State.QUEUED]
+    store.move(first, BUILDER, State.FAILED, "x")
+    assert queues.dispatch(store, FNS.key) == others[-1]
+
+
+def test_a_release_that_no_worker_began_is_superseded_and_gives_its_turn_back(store: Store) -> None:
+    first = store.create_release(FNS, "a" * 40, "main")
+    queues.dispatch(store, FNS.key)
+    second = store.create_release(FNS, "b" * 40, "main")
+    assert store.release(first.id).state is State.SUPERSEDED
+    assert queues.dispatch(store, FNS.key) == second.id
+
+
+def test_two_racing_pushes_leave_one_waiting(store: Store) -> None:
+    threads = [
+        threading.Thread(target=store.create_release, args=(FNS, f"{n:x}" * 40, "main"))
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    states = [release.state for release in store.releases("alice", "fns")]
+    assert len(states) == 8
+    assert states.count(State.QUEUED) == 1
+
+
+def test_the_same_commit_is_the_same_release_until_it_failed(store: Store) -> None:
+    first = store.create_release(FNS, "a" * 40, "main")
+    assert store.create_release(FNS, "a" * 40, "main").id == first.id
+    store.move(first.id, BUILDER, State.FAILED, "x")
+    assert store.create_release(FNS, "a" * 40, "main").id != first.id
+
+
+def test_a_delivery_is_remembered_with_its_release(store: Store) -> None:
+    first = store.create_release(FNS, "a" * 40, "main", delivery=("github", "1"))
+    store.create_release(FNS, "b" * 40, "main", delivery=("github", "2"))
+    again = store.create_release(FNS, "a" * 40, "main", delivery=("github", "1"))
+    assert again.id == first.id
+    assert len(store.releases("alice", "fns")) == 2
+
+
+def test_moves_are_compare_and_set(store: Store) -> None:
+    id_ = building(store, "a")
+    store.move(id_, BUILDER, State.CANCELLED, "by the admin")
+    with pytest.raises(Conflict, match="cancelled already: by the admin"):
+        store.move(id_, BUILDER, State.TESTING)
+    assert store.turn(FNS.key) == ""
+
+
+def test_handing_over_twice_changes_nothing(store: Store) -> None:
+    id_ = building(store, "a")
+    assert store.put_artifacts(id_, "a" * 40, [artifact("f")]).state is State.STAGING
+    assert store.put_artifacts(id_, "a" * 40, [artifact("f")]).state is State.STAGING
+    with pytest.raises(Conflict, match="is of commit"):
+        store.put_artifacts(id_, "b" * 40, [artifact("f")])
+
+
+def test_an_older_release_never_overtakes_a_newer_one(store: Store) -> None:
+    old = building(store, "a")
+    store.move(old, BUILDER, State.TESTING)
+    new = store.create_release(FNS, "b" * 40, "main").id
+    store.redis.delete(f"slipway:repository:{FNS.key}:turn")  # as if the lock had been lost
+    queues.dispatch(store, FNS.key)
+    store.move(new, BUILDER, State.BUILDING)
+    store.put_artifacts(new, "b" * 40, [artifact("f", digest="b")])
+    with pytest.raises(Conflict, match="newer"):
+        store.put_artifacts(old, "a" * 40, [artifact("f")])
+
+
+def test_a_staged_release_is_superseded_by_the_next(store: Store) -> None:
+    first = building(store, "a")
+    store.put_artifacts(first, "a" * 40, [artifact("f")])
+    second = building(store, "b")
+    store.put_artifacts(second, "b" * 40, [artifact("f", digest="b")])
+    assert store.release(first).state is State.SUPERSEDED
+    assert [release.id for release in store.staging()] == [second]
+
+
+def test_going_live_replaces_and_removes_in_one_step(store: Store) -> None:
+    first = live(store, "a", [artifact("f"), artifact("g")])
+    second = building(store, "b")
+    store.put_artifacts(second, "b" * 40, [artifact("f", digest="b")])
+    store.switch(second, lambda _: 2)
+    store.switch(second, lambda _: 2)  # a controller that died in between does it again
+    assert set(store.functions()) == {"f.alice"}
+    assert store.release(second).state is State.STAGING
+    done = store.finish(second, "http://x")
+    assert done.state is State.LIVE
+    assert store.release(first).state is State.REPLACED
+    rows = {row.name: row for row in store.release(second).functions}
+    assert rows["g"].build is Build.REMOVED
+
+
+def test_a_claimed_name_is_refused_naming_the_holder(store: Store) -> None:
+    live(store, "a", [artifact("f")])
+    other = Repository(namespace="alice", name="other", source="git", deploy_branch="main")
+    id_ = building(store, "b", other)
+    with pytest.raises(Conflict, match="belongs to fns"):
+        store.put_artifacts(id_, "b" * 40, [artifact("f", "other")])
+
+
+def test_a_namespace_has_one_holder(store: Store) -> None:
+    store.claim_namespace("alice", "git")
+    store.claim_namespace("alice", "git")
+    with pytest.raises(Conflict, match="Slipway's own git remote"):
+        store.claim_namespace("alice", "https://github.com#1")
+
+
+def test_a_log_ends_with_the_state(store: Store) -> None:
+    id_ = building(store, "a")
+    line = LogLine(time=now(), function="f", step="context", stream="step", text="building")
+    store.append_log(id_, [line])
+    store.move(id_, BUILDER, State.FAILED, "because")
+    assert list(store.follow_log(id_)) == [line, LogEnd(State.FAILED, "because")]
+
+
+def test_a_receipt_outlives_the_release(store: Store) -> None:
+    first = live(store, "a", [artifact("f")])
+    live(store, "b", [artifact("f", digest="b")])
+    store.save_receipt(first, Receipt(requests=3, failed=0, longest_gap_ms=1.5))
+    release = store.release(first)
+    assert (release.state, release.receipt) == (
+        State.REPLACED,
+        Receipt(requests=3, failed=0, longest_gap_ms=1.5),
+    )
+
+
+def test_lists_are_newest_first_and_bounded(store: Store) -> None:
+    for commit in "abcdef":
+        store.create_release(FNS, commit * 40, "main")
+    other = Repository(namespace="bob", name="fns", source="git")
+    store.create_release(other, "9" * 40, "main")
+    assert [r.commit[0] for r in store.releases("alice", "fns", limit=2)] == ["f", "e"]
+    assert {r.namespace for r in store.releases("alice")} == {"alice"}
+    assert len(store.releases()) == 7
+    with pytest.raises(NotFound):
+        store.release("r99-x")
+
+
+def test_rows_are_written_side_by_side(store: Store) -> None:
+    id_ = building(store, "a")
+    threads = [
+        threading.Thread(target=store.save_row, args=(id_, FunctionRow(name=f"f{n}")))
+        for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.release(id_).functions) == 20

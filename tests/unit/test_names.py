@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from core import names
+from core.errors import InvalidRequest
+
+HOSTILE = [
+    "",
+    "..",
+    "a/b",
+    "A",
+    "a" * 64,
+    "-a",
+    "a-",
+    "a.b",
+    "a b",
+    "a\n",
+    "ä",
+    "a_b",
+    "%2e",
+    "a\0",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_function_name_is_a_label(value: str) -> None:
+    with pytest.raises(InvalidRequest, match="not a function name"):
+        names.function_name(value)
+
+
+@pytest.mark.parametrize("value", ["a", "a1", "hello-world", "a" * 63, "0"])
+def test_labels_pass_as_they_are(value: str) -> None:
+    assert names.function_name(value) == value
+    assert names.namespace(value) == value
+
+
+@pytest.mark.parametrize("value", ["openfaas", "openfaas-fn", "system", "slipway", "kube-x"])
+def test_reserved_namespaces_have_no_owner(value: str) -> None:
+    with pytest.raises(InvalidRequest, match="reserved"):
+        names.owner_namespace(value)
+
+
+def test_two_dashes_are_kept_for_derived_namespaces() -> None:
+    with pytest.raises(InvalidRequest, match="derived"):
+        names.owner_namespace("alice--pr-1")
+    assert names.namespace("alice--pr-1") == "alice--pr-1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", ".", "..", "a..b", "a/b", "-a", ".git", "a.git", "a.lock", "a" * 101, "a\n", "a b"],
+)
+def test_hostile_repository_names_are_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest, match="not a repository name"):
+        names.repository_name(value)
+
+
+@pytest.mark.parametrize("value", ["fns", "My.Repo", "_x", "a-b_c.d"])
+def test_repository_names_of_forges_pass(value: str) -> None:
+    assert names.repository_name(value) == value
+
+
+def test_a_function_splits_at_the_last_dot() -> None:
+    assert names.split_function("hello.alice") == ("hello", "alice")
+    assert names.split_function("hello") == ("hello", "openfaas-fn")
+    with pytest.raises(InvalidRequest):
+        names.split_function("a.b.c")
+
+
+def test_the_name_and_the_owner_never_run_together() -> None:
+    assert names.join_function("b-c", "a") != names.join_function("c", "a-b")
+
+
+def test_an_error_shows_a_long_name_cut_and_escaped() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        names.function_name("x\x1b[31m" * 100)
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_commits_are_full_ids() -> None:
+    assert names.commit("a" * 40) == "a" * 40
+    for value in ("a" * 39, "A" * 40, "--upload-pack=x", "HEAD", "g" * 40):
+        with pytest.raises(InvalidRequest):
+            names.commit(value)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigError
+from core.settings import Settings, seconds, size
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    env = {
+        "SLIPWAY_PORT": "99999",
+        "SLIPWAY_PROT": "1",
+        "SLIPWAY_EDGE": "nginx",
+        "SLIPWAY_BUILD_MEMORY": "much",
+    }
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(env)
+    text = str(caught.value)
+    assert "SLIPWAY_PROT is not a setting: did you mean SLIPWAY_PORT?" in text
+    assert "SLIPWAY_PORT='99999': write a whole number from 1 to 65535" in text
+    assert "choose one of haproxy, none" in text
+    assert "SLIPWAY_BUILD_MEMORY='much'" in text
+
+
+def test_other_peoples_variables_are_not_read() -> None:
+    assert Settings.from_env({"PORT": "1", "HOME": "/x"}).port == 8080
+
+
+def test_an_empty_value_counts_as_unset() -> None:
+    assert Settings.from_env({"SLIPWAY_PORT": ""}).port == 8080
+
+
+def test_settings_survive_the_way_into_a_child() -> None:
+    env = {
+        "SLIPWAY_STATE": "/tmp/x",
+        "SLIPWAY_EGRESS": "0",
+        "SLIPWAY_ALLOW_HOSTS": "a.test, B.test",
+        "SLIPWAY_BUILD_MEMORY": "512Mi",
+        "SLIPWAY_BUILD_TIMEOUT": "1m30s",
+    }
+    first = Settings.from_env(env)
+    assert Settings.from_env(first.environment()) == first
+    assert first.allow_hosts == ("a.test", "b.test")
+    assert (first.build_memory, first.build_timeout, first.egress) == (2**29, 90.0, False)
+
+
+def test_secrets_are_masked() -> None:
+    told = Settings.from_env({"SLIPWAY_GITHUB_WEBHOOK_SECRET": "hunter2"}).describe()
+    assert told["SLIPWAY_GITHUB_WEBHOOK_SECRET"] == "********"
+    assert "hunter2" not in str(told)
+
+
+def test_sockets_get_a_short_folder_where_state_lies_deep() -> None:
+    deep = Settings.from_env({"SLIPWAY_STATE": "/tmp/" + "d" * 80})
+    assert len(str(deep.run)) <= 60
+    near = Settings.from_env({"SLIPWAY_STATE": "/tmp/near"})
+    assert near.run == Path("/tmp/near/run")
+    assert deep.run != Settings.from_env({"SLIPWAY_STATE": "/tmp/" + "e" * 80}).run
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", 1), ("64k", 64_000), ("128Mi", 2**27), ("1.5Gi", 3 * 2**29), ("2G", 2 * 10**9)],
+)
+def test_sizes(text: str, value: int) -> None:
+    assert size(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("30", 30), ("30s", 30), ("500ms", 0.5), ("1m30s", 90), ("1h", 3600)]
+)
+def test_durations(text: str, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1x", "s", "1 2"])
+def test_odd_durations_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write"):
+        seconds(text)
