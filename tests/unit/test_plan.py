@@ -1,0 +1,120 @@
+"""The plan against an idea of a world that does what it says: it converges and then rests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.models import Artifact, FunctionRecord, FunctionSpec
+from runtime.plan import MAX_REPLICAS, plan, replicas, routes, wanted
+from runtime.providers import Instance, Phase
+
+
+def spec(name: str, digest: str = "0", **labels: str) -> FunctionSpec:
+    return FunctionSpec(
+        name=name,
+        namespace="alice",
+        artifact=f"bundle:sha256:{digest * 64}",
+        repository="fns",
+        labels=labels or None,
+    )
+
+
+def record(of: FunctionSpec, count: int = 1) -> FunctionRecord:
+    return FunctionRecord(spec=of, release="r1", replicas=count, created_at="")
+
+
+def instance(of: FunctionSpec, id_: str, phase: Phase = Phase.RUNNING) -> Instance:
+    return Instance(id=id_, spec=of, address=f"unix@/{id_}", phase=phase, started_at=0.0)
+
+
+def artifact(of: FunctionSpec) -> Artifact:
+    return Artifact(name=of.name, key="", artifact=of.artifact, spec=of)
+
+
+def test_a_staged_revision_runs_beside_the_live_one() -> None:
+    old, new = spec("f"), spec("f", "1")
+    wants = wanted([record(old)], [[artifact(new)]])
+    todo = plan(wants, [instance(old, "a")], {"a"}, {})
+    assert todo.start == [new]
+    assert todo.leave == []
+
+
+def test_after_the_switch_the_old_one_leaves() -> None:
+    old, new = spec("f"), spec("f", "1")
+    running = [instance(old, "a"), instance(new, "b")]
+    todo = plan(wanted([record(new)], []), running, {"a", "b"}, {})
+    assert [each.id for each in todo.leave] == ["a"]
+    table = routes([record(new)], running, {"a", "b"}, {"a"})
+    assert table["f.alice"].endpoints == ("unix@/b",)
+
+
+def test_a_replica_that_is_not_ready_has_no_route() -> None:
+    assert routes([record(spec("f"))], [instance(spec("f"), "a")], set(), set()) == {}
+
+
+def test_a_start_under_way_is_not_made_twice() -> None:
+    f = spec("f")
+    assert plan(wanted([record(f)], []), [], set(), {("f.alice", f.revision): 1}).start == []
+
+
+def test_ready_replicas_are_kept_before_others() -> None:
+    f = spec("f")
+    todo = plan(wanted([record(f)], []), [instance(f, "a"), instance(f, "b")], {"b"}, {})
+    assert [each.id for each in todo.leave] == ["a"]
+
+
+def test_replicas_come_from_openfaas_label_within_bounds() -> None:
+    label = "com.openfaas.scale.min"
+    assert replicas(spec("f", **{label: "3"})) == 3
+    assert replicas(spec("f", **{label: "9999"})) == MAX_REPLICAS
+    for odd in ("0", "-1", "many", ""):
+        assert replicas(spec("f", **{label: odd})) == 1
+
+
+@dataclass
+class World:
+    """Starts and ends what a plan says, at once."""
+
+    running: list[Instance] = field(default_factory=list)
+    made: int = 0
+
+    def obey(self, wants: dict[tuple[str, str], object]) -> bool:
+        todo = plan(wants, self.running, {i.id for i in self.running}, {})  # type: ignore[arg-type]  # the test's dict is as good
+        gone = {each.id for each in [*todo.leave, *todo.bury]}
+        self.running = [each for each in self.running if each.id not in gone]
+        for each in todo.start:
+            self.made += 1
+            self.running.append(instance(each, f"i{self.made}"))
+        return bool(gone or todo.start)
+
+
+names = st.sampled_from("fgh")
+digests = st.sampled_from("0123")
+desired = st.dictionaries(names, st.tuples(digests, st.integers(1, 4)))
+dead = st.lists(st.tuples(names, digests, st.sampled_from(list(Phase))))
+
+
+@given(desired, desired, dead)
+def test_two_passes_reach_any_desired_state_and_a_third_does_nothing(
+    first: dict[str, tuple[str, int]],
+    second: dict[str, tuple[str, int]],
+    strays: list[tuple[str, str, Phase]],
+) -> None:
+    world = World([instance(spec(n, d), f"s{i}", p) for i, (n, d, p) in enumerate(strays)])
+    for state in (first, second):
+        records = [record(spec(n, d), count) for n, (d, count) in state.items()]
+        wants = wanted(records, [])
+        world.obey(dict(wants))
+        stopping = [each for each in world.running if each.phase is Phase.STOPPING]
+        world.running = [each for each in world.running if each not in stopping]
+        assert not world.obey(dict(wants)), "a second pass has nothing to do"
+        have: dict[str, int] = {}
+        for each in world.running:
+            have[each.revision] = have.get(each.revision, 0) + 1
+        assert have == {r.spec.revision: 0 for r in records} | {
+            revision: sum(r.replicas for r in records if r.spec.revision == revision)
+            for revision in {r.spec.revision for r in records}
+        }
