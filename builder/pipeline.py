@@ -6,6 +6,7 @@ worker died starts again from the top, and finds mirror, layers and bundles of t
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,15 +18,16 @@ from typing import TypeVar
 import msgspec
 
 from builder import bundles, dependencies, functiontests
+from builder.check import check_stack
 from builder.context import write_context
 from builder.handover import hand_over
 from builder.key import BuildKey, build_key
 from builder.mirror import Mirror, clone_url, local_url
-from builder.source import Source
+from builder.source import Source, stack_file
 from builder.steps import Steps
 from builder.templates import Template, find_template
 from core.bundle import Bundle, Layer, read_bundle
-from core.errors import InvalidRequest, NotFound, SlipwayError
+from core.errors import InvalidStack, Mistake, SlipwayError
 from core.models import (
     Artifact,
     Build,
@@ -36,8 +38,9 @@ from core.models import (
     State,
 )
 from core.settings import Settings
-from core.stackfile import STACK_FILES, Stack, StackFunction, parse, read_environment_file
+from core.stackfile import Stack, StackFunction, parse, read_environment_file
 from core.store import Store
+from core.yamlnodes import MAX_BYTES
 
 T = TypeVar("T")
 
@@ -85,8 +88,9 @@ def build_release(release: Release, tools: Tools) -> None:
     with tempfile.TemporaryDirectory(prefix=f"{release.id}-", dir=work) as name:
         folder = Path(name)
         release, source = checkout(release, repository, tools)
-        jobs = plan(release, source, tools)
-        jobs = _each(jobs, lambda job: assemble(job, source, folder, tools), tools)
+        with source:
+            jobs = plan(release, source, tools)
+            jobs = _each(jobs, lambda job: assemble(job, source, folder, tools), tools)
         tools.store.move(release.id, _BUILDER, State.TESTING)
         jobs = _each(jobs, lambda job: test(job, tools), tools)
         jobs = _each(jobs, lambda job: publish(job, tools), tools)
@@ -102,50 +106,32 @@ def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Re
     with tools.steps.step("checkout", told=f"checking out {release.commit[:7]}"):
         mirror = Mirror(tools.settings, repository.namespace, repository.name)
         own = repository.source == "git"
-        url = (
-            local_url(tools.settings, repository) if own else clone_url(tools.settings, repository)
-        )
+        url = (local_url if own else clone_url)(tools.settings, repository)
         if not own and not tools.store.pinned(release.id):
             _, head = _patiently(lambda: mirror.head(url, release.branch))
             if head != release.commit:
                 release = tools.store.set_commit(release.id, head)
-        source = _patiently(lambda: mirror.fetch(url, release.commit, local=own))
+        source = _patiently(
+            lambda: mirror.fetch(url, release.commit, branch=release.branch, local=own)
+        )
         return release, source
 
 
 def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
-    """Reads the stack file and decides for each function what goes into it and what it is."""
-    with tools.steps.step("plan", told="reading the stack file"):
-        stack = read_stack(source, tools)
-        jobs = []
-        mistakes = []
-        for function in stack.functions:
-            try:
-                jobs.append(_job(release, function, stack, source, tools))
-            except InvalidRequest as error:
-                mistakes.append(f"{function.name}: {error}")
-        if mistakes:
-            raise InvalidRequest("\n".join(mistakes))
-        for job in jobs:
-            _row(job, Build.REUSED if job.reused else Build.PENDING, tools)
-        return jobs
-
-
-def read_stack(source: Source, tools: Tools) -> Stack:
-    """The commit's stack file: ``stack.yaml``, else ``stack.yml``."""
-    for path in STACK_FILES:
-        try:
-            data = source.read(path, limit=2**20)
-        except NotFound:
-            continue
+    """Reads the stack file and decides for each function what it is and whether to build it."""
+    with tools.steps.step("plan", told="reading the stack file") as out:
+        path, data = stack_file(source)
         stack, warnings = parse(data, path, max_functions=tools.settings.max_functions)
         for warning in warnings:
-            tools.steps.log.add("", "plan", "stderr", f"{path}: {warning!r}")
-        return stack
-    raise InvalidRequest(
-        f"the commit has no {' or '.join(STACK_FILES)} at its top: add one that names your "
-        "functions (see the README for an example)"
-    )
+            out(f"warning: {path}: {warning!r}")
+        check_stack(source, stack, namespace=release.namespace)
+        _refuse_secrets(stack, release.namespace)
+        jobs = [_job(release, function, source, tools) for function in stack.functions]
+        for job in jobs:
+            _row(job, Build.REUSED if job.reused else Build.PENDING, tools)
+            if job.reused:
+                out(f"{job.name}: nothing to build, it is as it was")
+        return jobs
 
 
 def assemble(job: Job, source: Source, folder: Path, tools: Tools) -> Job:
@@ -177,6 +163,7 @@ def test(job: Job, tools: Tools) -> Job:
             job.layers,
             job.function.build_args,
             out,
+            stop=tools.steps.ended,
         )
     return replace(job, tested=True)
 
@@ -187,7 +174,9 @@ def publish(job: Job, tools: Tools) -> Job:
         return job
     with tools.steps.step("publish", job.name, "publishing"):
         bundle = Bundle(
-            template=job.template.name, process=job.template.process, layers=list(job.layers)
+            template=job.template.name,
+            process=shlex.split(job.template.fprocess),
+            layers=list(job.layers),
         )
         artifact = bundles.publish(tools.settings, job.spec.namespace, job.app, bundle)
         tools.store.save_artifact(job.spec.namespace, job.key.digest, artifact)
@@ -199,23 +188,25 @@ def publish(job: Job, tools: Tools) -> Job:
 _BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
 
 
-def _job(
-    release: Release, function: StackFunction, stack: Stack, source: Source, tools: Tools
-) -> Job:
-    if function.namespace not in (None, release.namespace):
-        raise InvalidRequest(
-            f"namespace {function.namespace!r} is not this repository's: it is "
-            f"{release.namespace!r}; leave the field out"
+def _refuse_secrets(stack: Stack, namespace: str) -> None:
+    mistakes = [
+        Mistake(
+            function.line("secrets"),
+            f"{function.name}: there are no secrets {', '.join(function.secrets)} in {namespace}: "
+            "this version keeps no secrets yet; take them out",
         )
-    if function.secrets:
-        raise InvalidRequest(
-            f"the secrets {', '.join(function.secrets)} do not exist in {release.namespace}: "
-            "this version has no secrets yet; take them out of the stack file"
-        )
+        for function in stack.functions
+        if function.secrets
+    ]
+    if mistakes:
+        raise InvalidStack(stack.path, mistakes)
+
+
+def _job(release: Release, function: StackFunction, source: Source, tools: Tools) -> Job:
     template = find_template(function.lang)
-    environment = {}
+    environment = dict(function.environment or {})
     for path in function.environment_file:
-        environment.update(read_environment_file(source.read(path, limit=2**20), path))
+        environment |= read_environment_file(source.read(path, MAX_BYTES), path)
     spec = FunctionSpec(
         name=function.name,
         namespace=release.namespace,
@@ -223,7 +214,7 @@ def _job(
         repository=release.repository,
         commit=release.commit,
         env_process=function.fprocess,
-        env_vars={**(function.environment or {}), **environment} or None,
+        env_vars=environment or None,
         labels=function.labels,
         annotations=function.annotations,
         constraints=function.constraints,
@@ -231,7 +222,7 @@ def _job(
         requests=function.requests,
         read_only_root_filesystem=function.readonly_root_filesystem,
     )
-    key = build_key(source, function, stack, template)
+    key = build_key(source, function, template)
     artifact = tools.store.artifact(release.namespace, key.digest)
     reused = bool(artifact) and _there(tools.settings, release.namespace, artifact)
     return Job(

@@ -70,9 +70,13 @@ class Steps:
         self.log = release_log
         self._ended = ended
 
+    def ended(self) -> bool:
+        """Whether the release was superseded or cancelled."""
+        return self._ended.is_set()
+
     def check(self) -> None:
         """Raises Conflict once the release was superseded or cancelled."""
-        if self._ended.is_set():
+        if self.ended():
             raise Conflict("the release was decided meanwhile: its build ends here")
 
     @contextmanager

@@ -16,6 +16,7 @@ from rq import Worker
 from rq.serializers import JSONSerializer
 
 import builder.jobs  # noqa: F401  # imported for the forks
+from builder import tool
 from builder.sweep import Sweep
 from core import logging, queues
 from core.errors import SlipwayError
@@ -32,6 +33,7 @@ def main() -> None:
     number = sys.argv[1] if len(sys.argv) > 1 else "1"
     name = f"worker-{number}-{os.getpid()}"
     logging.configure(f"worker-{number}", settings.log_format)
+    tool.sandbox(settings)  # once, for the forks
     store = Store(connect(settings.store_url))
     threading.Thread(target=_maintain, args=(settings, name), daemon=True).start()
     worker = Worker(

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from redis.exceptions import RedisError
 
 from core import logging
+from core.errors import Unavailable
 from core.models import FunctionRecord, Observed
 from core.settings import Settings
 from core.signing import secret_file
@@ -108,8 +109,8 @@ class Controller:
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
         table = routes(records.values(), instances, self.replicas.ready(), self._leaving)
-        self.edge.apply(table)
-        self.releases.finish(staged, table)
+        if self._route(table):
+            self.releases.finish(staged, table)
         for spec in todo.start:
             self.replicas.start(spec)
         self._drain(instances)
@@ -117,6 +118,15 @@ class Controller:
         self.releases.receipts(self._leaving)
         self._tell(records, table)
         return bool(self._leaving or self.releases.watching())
+
+    def _route(self, table: Mapping[str, Route]) -> bool:
+        """Hands the edge the whole table; False while the edge is away: functions live on."""
+        try:
+            self.edge.apply(table)
+        except Unavailable as error:
+            log.warning("edge_unavailable", reason=str(error))
+            return False
+        return True
 
     def _bury(self, todo: Plan, wants: Mapping[Key, object]) -> None:
         """Removes the dead; notes those that should have lived."""
@@ -133,9 +143,9 @@ class Controller:
         """Ends replicas that left the routes, once no request is with them or time is up."""
         there = {instance.id: instance for instance in instances}
         now = time.monotonic()
-        for instance in instances:  # told to end by an earlier controller
-            if instance.phase is Phase.STOPPING:
-                self._leaving.setdefault(instance.id, now)
+        for each in instances:  # told to end by an earlier controller
+            if each.phase is Phase.STOPPING:
+                self._leaving.setdefault(each.id, now)
         for id_, told in list(self._leaving.items()):
             instance = there.get(id_)
             if instance is None:
