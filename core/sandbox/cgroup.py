@@ -1,0 +1,269 @@
+"""Bounds on memory, processes and CPU: control groups of version 1 and 2 behind one interface.
+
+All groups of one installation lie in a folder of its own in each hierarchy. Root's is at the top:
+a function outlives the service that started it, and its bounds must not go with that service. An
+ordinary user's is below the user's own group, which systemd gives over where it is told to
+(``systemd-run --user --scope -p Delegate=yes``). What cannot be had is left out, and
+``controllers`` says so.
+
+Files and units: Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+CONTROLLERS = ("memory", "pids", "cpu")
+_PERIOD = 100_000
+"""Microseconds over which CPU time is shared out."""
+_STALE = 3600
+"""Seconds after which an empty group was left by someone who was killed."""
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted hierarchy in which we may make groups: ``folder`` is our own in it."""
+
+    folder: Path
+    version: int
+    controllers: frozenset[str]
+
+
+class Cgroup:
+    """One cell's group: a folder in every hierarchy."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.folders = tuple(folders)
+
+    def join(self, pid: int) -> None:
+        """Moves a process in; what it forks later is in it too."""
+        for folder in self.folders:
+            _write(folder / "cgroup.procs", str(pid))
+
+    def out_of_memory(self) -> int:
+        """How many of its processes the kernel killed because the memory limit was reached."""
+        for folder in self.folders:
+            for name in ("memory.events", "memory.oom_control"):
+                with contextlib.suppress(OSError):
+                    found = re.search(r"^oom_kill (\d+)$", (folder / name).read_text(), re.M)
+                    if found:
+                        return int(found[1])
+        return 0
+
+    def pids(self) -> list[int]:
+        """The processes in it, as the caller's pid namespace numbers them."""
+        found: set[int] = set()
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                found.update(int(pid) for pid in (folder / "cgroup.procs").read_text().split())
+        return sorted(found - {0})
+
+    def remove(self) -> None:
+        """Removes the group, and our folder if it was the last; waits a second for processes that
+        are just ending."""
+        deadline = time.monotonic() + 1
+        for folder in self.folders:
+            while True:
+                try:
+                    folder.rmdir()
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    if error.errno == errno.EBUSY and time.monotonic() < deadline:
+                        time.sleep(0.005)
+                        continue
+                    log.warning("the cgroup %s cannot be removed: %s", folder, error.strerror)
+                break
+            with contextlib.suppress(OSError):  # others are in it
+                folder.parent.rmdir()
+
+
+class Cgroups:
+    """Where this installation may make groups, and of which controllers."""
+
+    def __init__(self, hierarchies: Sequence[Hierarchy]) -> None:
+        self.hierarchies = hierarchies
+
+    @property
+    def controllers(self) -> dict[str, str]:
+        """Controller → what enforces it: ``{"memory": "cgroup v1"}``; absent: nothing does."""
+        return {
+            controller: f"cgroup v{hierarchy.version}"
+            for hierarchy in self.hierarchies
+            for controller in sorted(hierarchy.controllers)
+        }
+
+    def create(self, name: str, *, memory: int, cpus: float, pids: int) -> Cgroup:
+        """Makes a group with its limits set: memory in bytes, CPUs as a decimal.
+
+        Raises:
+            Unavailable: the kernel refused.
+        """
+        group = Cgroup(hierarchy.folder / name for hierarchy in self.hierarchies)
+        try:
+            for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
+                _make(hierarchy, folder)
+                for file, value in _limits(hierarchy, memory, cpus, pids):
+                    _write(folder / file, value)
+        except Unavailable:
+            group.remove()
+            raise
+        except OSError as error:
+            group.remove()
+            raise Unavailable(f"the kernel made no control group: {error}") from error
+        return group
+
+    def sweep(self) -> None:
+        """Removes empty groups that are over an hour old: left by a killed test run."""
+        for hierarchy in self.hierarchies:
+            with contextlib.suppress(OSError):
+                for folder in hierarchy.folder.iterdir():
+                    if folder.is_dir() and time.time() - folder.stat().st_mtime > _STALE:
+                        with contextlib.suppress(OSError):
+                            folder.rmdir()  # refused while anything is in it
+
+
+def discover(
+    mark: str,
+    *,
+    top: bool,
+    mountinfo: Path = Path("/proc/self/mountinfo"),
+    own: Path = Path("/proc/self/cgroup"),
+    wanted: Sequence[str] = CONTROLLERS,
+) -> Cgroups:
+    """Finds the hierarchies in which ``slipway-<mark>`` can be made.
+
+    ``top``: make it at the top of the hierarchy (root) or below our own group (a user).
+    """
+    groups = {}
+    for line in own.read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            groups[name] = path
+    found: list[Hierarchy] = []
+    for mount, version, offered in _mounts(mountinfo.read_text()):
+        use = frozenset(wanted) & offered
+        taken = {name for each in found for name in each.controllers}
+        use -= taken
+        if not use:
+            continue
+        path = "/" if top else groups.get("" if version == 2 else sorted(use)[0], "/")
+        folder = mount / path.lstrip("/") / f"slipway-{mark}"
+        try:
+            folder.mkdir(exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if version == 2:
+                use = _delegate(folder, use)
+        except OSError as error:
+            log.debug("no control groups in %s: %s", folder.parent, error.strerror)
+            continue
+        if use:
+            found.append(Hierarchy(folder, version, use))
+    return Cgroups(found)
+
+
+def _mounts(mountinfo: str) -> Iterable[tuple[Path, int, frozenset[str]]]:
+    """(mount point, version, controllers) of each line of proc(5)'s mountinfo that is a cgroup."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        point = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), before.split()[4]))
+        if kind == "cgroup":
+            yield point, 1, frozenset(options.split(","))
+        elif kind == "cgroup2":
+            with contextlib.suppress(OSError):
+                yield point, 2, frozenset((point / "cgroup.controllers").read_text().split())
+
+
+def _make(hierarchy: Hierarchy, folder: Path) -> None:
+    """Makes a cell's group; another process may remove our empty folder at this very moment."""
+    for _ in range(10):
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(exist_ok=True)
+            return
+        hierarchy.folder.mkdir(exist_ok=True)
+        if hierarchy.version == 2:
+            _delegate(hierarchy.folder, hierarchy.controllers)
+    folder.mkdir()
+
+
+def _delegate(folder: Path, use: frozenset[str]) -> frozenset[str]:
+    """Hands controllers down to the groups that will be made in ``folder``; returns which."""
+    for level in (folder.parent, folder):
+        control = level / "cgroup.subtree_control"
+        for controller in sorted(use - set(control.read_text().split())):
+            try:
+                _write_raw(control, f"+{controller}")
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    continue
+                # Version 2 gives controllers only to the children of groups without processes.
+                _vacate(level)
+                with contextlib.suppress(OSError):
+                    _write_raw(control, f"+{controller}")
+    return use & set((folder / "cgroup.subtree_control").read_text().split())
+
+
+def _vacate(group: Path) -> None:
+    """Moves a group's processes (ours among them) into a leaf below it."""
+    leaf = group / "slipway-main"
+    leaf.mkdir(exist_ok=True)
+    for pid in (group / "cgroup.procs").read_text().split():
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            _write_raw(leaf / "cgroup.procs", pid)
+
+
+def _limits(hierarchy: Hierarchy, memory: int, cpus: float, pids: int) -> Iterable[tuple[str, str]]:
+    """The files to write and their values, in the order in which the kernel takes them."""
+    first = hierarchy.version == 1
+    quota = max(int(cpus * _PERIOD), 1000)  # the kernel takes no quota under a millisecond
+    if "memory" in hierarchy.controllers:
+        if first:
+            yield "memory.limit_in_bytes", str(memory)
+            yield "memory.memsw.limit_in_bytes?", str(memory)
+        else:
+            yield "memory.max", str(memory)
+            yield "memory.swap.max?", "0"
+            yield "memory.oom.group", "1"
+    if "pids" in hierarchy.controllers:
+        yield "pids.max", str(pids)
+    if "cpu" in hierarchy.controllers:
+        if first:
+            yield "cpu.cfs_period_us", str(_PERIOD)
+            yield "cpu.cfs_quota_us", str(quota)
+        else:
+            yield "cpu.max", f"{quota} {_PERIOD}"
+
+
+def _write(file: Path, value: str) -> None:
+    """Writes a control file; a ``?`` at the end of its name: only where the kernel has it."""
+    optional = file.name.endswith("?")
+    file = file.with_name(file.name.rstrip("?"))
+    if optional and not file.exists():
+        return
+    try:
+        _write_raw(file, value)
+    except OSError as error:
+        raise Unavailable(f"the kernel refused {value} for {file}: {error.strerror}") from error
+
+
+def _write_raw(file: Path, value: str) -> None:
+    """One write(2): what control files need. Never makes a file."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
