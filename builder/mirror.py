@@ -1,0 +1,392 @@
+"""A bare mirror of each repository, so that a push costs the fetch of one commit.
+
+    <state>/mirrors/<namespace>/<repository>.git    objects; nothing is ever checked out
+    <state>/mirrors/<namespace>/<repository>.lock   held while the mirror is changed
+    <state>/mirrors/<namespace>/<repository>.use    shared by readers; thrown away only without any
+
+Git writes a pack under its final name only after every object of it was checked, so a mirror
+holds what passed or nothing. Since it can be fetched again at any time, what looks damaged is
+thrown away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from builder.hardened_git import GitFailed, HardenedGit
+from builder.source import DAMAGE_MARK, Damaged, Source
+from core import names
+from core.addresses import outside_addresses
+from core.errors import CheckoutFailed, InvalidRequest, NotSupported, Unavailable
+from core.models import Repository
+from core.settings import Settings
+
+_MAX_PACKS = 50
+"""Packs of a mirror before it is made anew: one commit at depth 1 is cheaper than to repack."""
+_MAX_LISTING = 64 * 2**20
+_BRANCH = re.compile(r"(?!.*(\.\.|@\{|//))[^-/.\x00- ~^:?*\[\\\x7f][^\x00- ~^:?*\[\\\x7f]{0,243}")
+
+
+def local_url(settings: Settings, repository: Repository) -> str:
+    """The bare repository of our own git remote, to be fetched with ``local=True``."""
+    name = f"{names.repository_name(repository.name)}.git"
+    return str(settings.git_folder / names.namespace(repository.namespace) / name)
+
+
+def clone_url(settings: Settings, repository: Repository) -> str:
+    """Where a forge's repository is fetched from: the configured base and the validated full name.
+
+    Raises:
+        InvalidRequest: the full name is none.
+        NotAllowed, Unavailable: as ``check_host``.
+        NotSupported: the source is a forge that this version does not know.
+    """
+    bases = {"github": settings.github_url}
+    if repository.source not in bases:
+        raise NotSupported(f"repositories of {repository.source!r} cannot be fetched here yet")
+    owner, slash, name = repository.full_name.partition("/")
+    if not slash:
+        raise InvalidRequest(f"{repository.full_name[:80]!r} is not owner/name of a repository")
+    base = bases[repository.source]
+    url = f"{base}/{names.repository_name(owner)}/{names.repository_name(name)}.git"
+    check_host(settings, url)
+    return url
+
+
+def check_host(settings: Settings, url: str) -> None:
+    """Refuses a URL whose host has an inside address.
+
+    The host of the configured forge and those of SLIPWAY_ALLOW_HOSTS are the administrator's word.
+
+    Raises:
+        NotAllowed: the host has an inside address.
+        Unavailable: it cannot be resolved now.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host != urlsplit(settings.github_url).hostname:
+        outside_addresses(host, parts.port or 443, allow_hosts=settings.allow_hosts)
+
+
+class Mirror:
+    """One repository's mirror. Any number of processes may use it at the same time."""
+
+    def __init__(self, settings: Settings, namespace: str, repository: str) -> None:
+        folder = settings.mirrors / names.namespace(namespace)
+        self.git_dir = folder / f"{names.repository_name(repository)}.git"
+        self._settings = settings
+
+    def head(
+        self, url: str, branch: str = "", *, local: bool = False, credential: str = ""
+    ) -> tuple[str, str]:
+        """Asks for the head of ``branch``, or of the default branch: (branch, commit).
+
+        ``local`` allows a path below Settings.git_folder, and nothing else. ``credential`` is the
+        value of an HTTP ``Authorization`` header.
+
+        Raises:
+            CheckoutFailed: with the cause; ``retryable`` where the network is to blame.
+        """
+        reference = f"refs/heads/{_checked_branch(branch)}" if branch else "HEAD"
+        # ls-remote needs no repository: it must not look at the mirror's, which may be damaged.
+        git = self._git(url, Path("/nonexistent"), _MAX_LISTING, local, credential)
+        listing = _run(git, url, "ls-remote", "--symref", "--", url, reference)
+        found = {name: value for value, _, name in map(_split, listing.splitlines())}
+        target = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", listing, re.MULTILINE)
+        commit = found.get(reference, "")
+        if not commit or commit.startswith("ref:"):
+            if branch:
+                told = f"{_shown(url)} has no branch {branch!r}: it was deleted or renamed"
+            else:
+                told = f"{_shown(url)} has no commit on its default branch: push one first"
+            raise CheckoutFailed(told)
+        if not branch and not target:
+            raise CheckoutFailed(f"{_shown(url)} does not say which branch is its default: set one")
+        return branch or _checked_branch(target[1] if target else ""), names.commit(commit)
+
+    def fetch(
+        self,
+        url: str,
+        wanted: str,
+        *,
+        branch: str = "",
+        local: bool = False,
+        credential: str = "",
+    ) -> Source:
+        """Brings a commit into the mirror and opens it.
+
+        Args:
+            wanted: a full commit id, or a branch, of which the head is taken.
+            branch: where the commit lies, for servers that serve branches only.
+            local, credential: as for ``head``.
+
+        Raises:
+            CheckoutFailed: with the cause; ``retryable`` where the network is to blame.
+        """
+        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", wanted):
+            branch, wanted = self.head(url, wanted, local=local, credential=credential)
+        if len(wanted) != 40:
+            raise NotSupported(
+                f"{_shown(url)} names objects by SHA-256, which is not read here yet"
+            )
+        git = self._git(url, self.git_dir, self._settings.max_push, local, credential)
+        with self._changing():
+            fresh = self._prepare()
+            try:
+                return self._open(git, url, wanted, branch)
+            except (_Unclear, Damaged):
+                if fresh:
+                    raise
+            # Once more, from nothing.
+            self._discard()
+            self._prepare()
+            return self._open(git, url, wanted, branch)
+
+    def _open(self, git: HardenedGit, url: str, commit: str, branch: str) -> Source:
+        limits = {"max_files": self._settings.max_files, "max_bytes": self._settings.max_context}
+        reading = self._lock(".use", fcntl.LOCK_SH, 60)
+        try:
+            try:
+                return Source(self.git_dir, commit, hold=reading, **limits)
+            except Damaged:  # or only not there yet: to the reader it looks the same
+                self._download(git, url, commit, branch)
+            return Source(self.git_dir, commit, hold=reading, **limits)
+        except BaseException:
+            reading.close()
+            raise
+
+    def _download(self, git: HardenedGit, url: str, commit: str, branch: str) -> None:
+        """Fetches the commit alone, or where the server does not serve that, its branch."""
+        flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+        keep = f"refs/slipway/{commit}"  # what is kept need not be sent again with the next commit
+        try:
+            _run(git, url, "fetch", *flags, "--depth=1", "--", url, f"{commit}:{keep}")
+        except _NotServed as error:
+            spec = f"+refs/heads/{_checked_branch(branch) if branch else '*'}"
+            to = f"refs/slipway/heads/{branch or '*'}"
+            _run(git, url, "fetch", *flags, "--", url, f"{spec}:{to}")
+            if not self._has(commit):
+                raise error from None
+        except CheckoutFailed:
+            if any(left.stat().st_size >= self._settings.max_push for left in self._unfinished()):
+                raise CheckoutFailed(f"{_shown(url)} {_TOO_LARGE}") from None
+            raise
+        finally:
+            for left in self._unfinished():
+                left.unlink(missing_ok=True)
+
+    def _unfinished(self) -> list[Path]:
+        """Packs that a fetch began and did not end."""
+        return list(self.git_dir.glob("objects/pack/tmp_*"))
+
+    def _has(self, commit: str) -> bool:
+        git = HardenedGit(self.git_dir, timeout=60)
+        try:
+            git.execute(["git", "cat-file", "-e", f"{commit}^{{commit}}"])
+        except GitFailed:
+            return False
+        return True
+
+    def _prepare(self) -> bool:
+        """Makes the mirror unless it is there and sound; tells whether it is new."""
+        if (self.git_dir / "HEAD").is_file():
+            packs = len(list((self.git_dir / "objects/pack").glob("*.pack")))
+            if packs <= _MAX_PACKS and not (self.git_dir / DAMAGE_MARK).exists():
+                return False
+            if not self._discard(patient=packs <= _MAX_PACKS):
+                return False  # in use: the next fetch tries again
+        draft = self.git_dir.with_suffix(".new")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True, mode=0o700)
+        git = HardenedGit(draft, timeout=60)
+        git.execute(["git", "init", "--quiet", "--bare", "--template=", "--initial-branch=main"])
+        if self.git_dir.exists():
+            shutil.rmtree(self.git_dir)
+        draft.rename(self.git_dir)
+        return True
+
+    def _discard(self, *, patient: bool = True) -> bool:
+        """Removes the mirror when nobody reads it; an impatient caller goes on without."""
+        try:
+            with self._lock(".use", fcntl.LOCK_EX, 60 if patient else 0):
+                shutil.rmtree(self.git_dir, ignore_errors=True)
+        except Unavailable:
+            if patient:
+                raise
+            return False
+        return True
+
+    def _git(
+        self, url: str, git_dir: Path, max_file: int, local: bool, credential: str
+    ) -> HardenedGit:
+        """Git with the one protocol of this URL allowed."""
+        parts = urlsplit(url)
+        if local:
+            scheme = "file"
+            folder = self._settings.git_folder.resolve()
+            if not Path(url).is_absolute() or folder not in Path(url).resolve().parents:
+                raise CheckoutFailed("the repository is not one of our own git remote")
+        elif parts.scheme in ("http", "https") and parts.hostname and not parts.username:
+            scheme = parts.scheme
+        else:
+            raise CheckoutFailed(
+                f"{_shown(url)} is not a URL that is fetched from: only http and https are"
+            )
+        config = {f"protocol.{scheme}.allow": "always"}
+        if credential:
+            base = f"{parts.scheme}://{parts.netloc}/"
+            config[f"http.{base}.extraHeader"] = f"Authorization: {credential}"
+        timeout = self._settings.build_timeout
+        return HardenedGit(git_dir, timeout=timeout, max_file=max_file, config=config)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._lock(".lock", fcntl.LOCK_EX, self._settings.build_timeout):
+            yield
+
+    def _lock(self, suffix: str, kind: int, timeout: float) -> IO[bytes]:
+        """Takes a lock of this mirror; closing the file lets go of it.
+
+        Raises:
+            Unavailable: somebody else held it for ``timeout`` seconds.
+        """
+        path = self.git_dir.with_suffix(suffix)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                return file
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    file.close()
+                    told = "another build uses the mirror of this repository: try again later"
+                    raise Unavailable(told) from None
+                time.sleep(0.02)
+
+
+class _Unclear(CheckoutFailed):
+    """Git failed for a reason that it did not name: the mirror may be damaged."""
+
+
+class _NotServed(CheckoutFailed):
+    """The server does not serve a single commit by its id, or not at depth 1."""
+
+
+def _run(git: HardenedGit, url: str, *command: str) -> str:
+    try:
+        return str(git.execute(["git", *command]))
+    except subprocess.TimeoutExpired as error:
+        told = f"{_shown(url)} took longer than {error.timeout:g} s to send the commit"
+        failed = CheckoutFailed(f"{told}: try again, or make the repository smaller")
+        failed.retryable = True
+        raise failed from None  # the command line may hold what must not be shown
+    except GitFailed as error:
+        # Git names the mirror by its path, which is nobody's business and no cause.
+        stderr = error.stderr.replace(str(git.working_dir), "the mirror")
+        raise _failure(url, stderr) from None
+
+
+_TOO_LARGE = "is larger than this server takes (SLIPWAY_MAX_PUSH): remove large files"
+_UNREACHED = "cannot be reached now: it is tried again, or check the forge and the network"
+_CAUSES: list[tuple[str, str, type[CheckoutFailed], bool]] = [
+    # What git says (matched in this order), what we say of the URL, as what, worth a retry.
+    (r"signal 25|File too large|size limit exceeded", _TOO_LARGE, CheckoutFailed, False),
+    (r"Out of memory|malloc failed|mmap failed", _TOO_LARGE, CheckoutFailed, False),
+    (r"No space left on device", "does not fit on this server's disk", CheckoutFailed, True),
+    (
+        r"unadvertised object|does not support shallow|shallow capabilities",
+        "does not have the commit on its branch: was it replaced by a forced push?",
+        _NotServed,
+        False,
+    ),
+    (
+        r"not our ref|couldn't find remote ref",
+        "does not have the commit: was it replaced by a forced push?",
+        CheckoutFailed,
+        False,
+    ),
+    (
+        r"fsck error|error in (object|tree|commit|blob)|inflate|pack has (bad|junk)|bad pack|"
+        r"pack signature mismatch|pack is corrupted|SHA1 COLLISION|invalid index-pack output",
+        "sent objects that do not pass git's checks (see 'git fsck'): repair the repository",
+        CheckoutFailed,
+        False,
+    ),
+    (
+        r"Authentication failed|could not read (Username|Password)|returned error: 40[13]|"
+        r"terminal prompts disabled|Access denied",
+        "asks for credentials: it is private or does not exist, or access was not given to us",
+        CheckoutFailed,
+        False,
+    ),
+    (
+        r"redirect|returned error: 30\d",
+        "answers with a redirect, which is not followed: the repository was renamed or moved",
+        CheckoutFailed,
+        False,
+    ),
+    (
+        r"returned error: 404|[Rr]epository .*not found|does not appear to be a git repository|"
+        r"does not exist|not a git repository: '/",
+        "was not found: check that it exists and that we may see it",
+        CheckoutFailed,
+        False,
+    ),
+    (r"transport '.*' not allowed", "uses a protocol that is not allowed", CheckoutFailed, False),
+    (
+        r"Could not resolve|Failed to connect|Couldn't connect|[Cc]onnection|timed? ?out|"
+        r"early EOF|hung up|RPC failed|unexpected disconnect|returned error: (429|5\d\d)|"
+        r"too slow|SSL|TLS|certificate|gnutls|Recv failure|Empty reply",
+        _UNREACHED,
+        CheckoutFailed,
+        True,
+    ),
+]
+
+
+def _failure(url: str, stderr: str) -> CheckoutFailed:
+    """Git's own words put into an error with cause and remedy."""
+    said = _told(stderr)
+    for pattern, text, kind, retryable in _CAUSES:
+        if re.search(pattern, stderr):
+            error = kind(f"{_shown(url)} {text}. Git says: {said}")
+            error.retryable = retryable
+            return error
+    return _Unclear(f"git could not fetch {_shown(url)}: {said}")
+
+
+def _told(stderr: str, length: int = 300) -> str:
+    """The lines that say what is wrong, without what a URL or a header may carry of secrets."""
+    text = re.sub(r"(?i)(authorization:\s*)[^\n]*", r"\1…", stderr)
+    text = re.sub(r"://[^/@\s']*@", "://", text)
+    lines = [line.strip(" '") for line in text.splitlines()]
+    chosen = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))] or lines
+    return "".join(c if c.isprintable() else " " for c in " | ".join(chosen))[-length:] or "nothing"
+
+
+def _shown(url: str) -> str:
+    """A URL as an error may show it: a path of our own machine by its last two parts."""
+    return url[:300] if "://" in url else "/".join(Path(url).parts[-2:])
+
+
+def _split(line: str) -> tuple[str, str, str]:
+    return line.partition("\t")
+
+
+def _checked_branch(branch: str) -> str:
+    """Git's rules for a branch (git-check-ref-format) as far as they concern our commands."""
+    if not _BRANCH.fullmatch(branch) or branch.endswith((".lock", ".", "/")):
+        raise InvalidRequest(f"{branch[:80]!r} is not the name of a branch")
+    return branch

@@ -1,0 +1,348 @@
+"""One commit, read from a bare repository without checking it out.
+
+What is built is what the commit holds, byte for byte: no filter, attribute, hook, end-of-line or
+export rule has a say. Names and kinds of files are the user's and hostile: what a build cannot
+hold (links, submodules, names that mean something to git or to a file system) is refused here,
+and counts and sizes are checked before anything is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from builder.hardened_git import HardenedGit
+from core import names
+from core.errors import BuildFailed, CheckoutFailed, InvalidStack, Mistake, NotFound, TooLarge
+from core.stackfile import STACK_FILES
+from core.yamlnodes import MAX_BYTES
+
+DAMAGE_MARK = "slipway-damaged"
+"""A file in a mirror that tells the next fetch to make the mirror anew."""
+
+TREE, LINK, SUBMODULE = 0o040000, 0o120000, 0o160000
+_MAX_TREE = 32 * 2**20
+_MAX_DEPTH = 64
+_MAX_PATH = 1024
+_CACHED_TREES = 4096
+_CHUNK = 2**18
+
+
+class Damaged(CheckoutFailed):
+    """An object is missing or cannot be read: fetching anew helps."""
+
+    retryable = True
+
+
+class Entry(NamedTuple):
+    """One file: its path below the folder that was asked for, and its blob."""
+
+    path: str
+    oid: str
+    executable: bool
+    size: int
+
+
+class Node(NamedTuple):
+    """What a tree says of one name; ``kind`` is the mode without its permission bits."""
+
+    name: str
+    kind: int
+    executable: bool
+    oid: str
+
+
+class Source:
+    """Reads one commit. Threads may share it: they wait for one another.
+
+    Args:
+        git_dir: any bare repository of ours, a mirror or one of our git remote.
+        commit: full id.
+        max_files, max_bytes: bounds of one folder.
+        hold: closed together with this: the mirror's lock.
+
+    Raises:
+        Damaged: the repository does not have the commit, or cannot read it.
+    """
+
+    def __init__(
+        self,
+        git_dir: Path,
+        commit: str,
+        *,
+        max_files: int,
+        max_bytes: int,
+        hold: IO[bytes] | None = None,
+    ) -> None:
+        self.commit = names.commit(commit)
+        self.git_dir = git_dir
+        self.max_files = max_files
+        self.max_bytes = max_bytes
+        self._lock = threading.RLock()
+        self._git = HardenedGit(git_dir, timeout=60)
+        self._trees: dict[str, list[Node]] = {}
+        self._hold: IO[bytes] | None = None
+        try:
+            found = re.match(rb"tree ([0-9a-f]+)\n", self._object(self.commit, "commit", _MAX_TREE))
+            if not found:
+                raise self._damaged(self.commit, "it is not a commit")
+            self.root = found[1].decode()
+            self._tree(self.root)
+        except BaseException:
+            self.close()
+            raise
+        self._hold = hold
+        if hold:  # also where nobody closes us: a lock that is forgotten would outlive the build
+            weakref.finalize(self, hold.close)
+
+    def close(self) -> None:
+        with self._lock:
+            self._git.clear_cache()
+            if self._hold:
+                self._hold.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def find(self, path: str) -> Node | None:
+        """What lies at ``path`` (normalised, ``.`` is the root); None if there is nothing.
+
+        Raises:
+            BuildFailed: the path leads through or to a link or a submodule.
+        """
+        here = Node("", TREE, False, self.root)
+        walked = ""
+        for part in [] if path == "." else path.split("/"):
+            if here.kind != TREE:
+                return None
+            node = next((node for node in self._tree(here.oid) if node.name == part), None)
+            if node is None:
+                return None
+            walked = f"{walked}/{part}" if walked else part
+            if trouble := _refusal(node):
+                raise BuildFailed(f"{_quoted(walked)} {trouble}", step="context")
+            here = node
+        return here
+
+    def tree_id(self, path: str) -> str:
+        """Git's own content address of a folder or file: names, modes, contents.
+
+        Raises:
+            NotFound: the commit has nothing there.
+            BuildFailed: as ``find``.
+        """
+        return self._at(path).oid
+
+    def is_folder(self, path: str) -> bool:
+        """Whether ``path`` is a folder of the commit; raises as ``tree_id``."""
+        return self._at(path).kind == TREE
+
+    def files(self, path: str, *, without: tuple[str, ...] = ()) -> list[Entry]:
+        """Every file below the folder ``path``, or the file itself (with its last name).
+
+        ``without`` names entries of the folder's own level that are left out. Nothing is read but
+        names and sizes.
+
+        Raises:
+            NotFound: the commit has nothing there.
+            BuildFailed: it holds links, submodules or names that cannot be built; with paths.
+            TooLarge: more files or bytes than a function may have.
+        """
+        top = self._at(path)
+        if top.kind != TREE:
+            name = path.rpartition("/")[2]
+            return self._sized(path, [(name, top)])
+        found: list[tuple[str, Node]] = []
+        troubles: list[str] = []
+        for seen, (place, node) in enumerate(self._walk(top.oid, without)):
+            if seen > 2 * self.max_files or len(found) >= self.max_files:
+                raise TooLarge(
+                    f"{_folder(path)} has more than {self.max_files} files: leave out what is not "
+                    "needed (node_modules, data), or ask the administrator (SLIPWAY_MAX_FILES)"
+                )
+            trouble = _refusal(node)
+            if not trouble and (place.count("/") >= _MAX_DEPTH or len(place) > _MAX_PATH):
+                trouble = f"is more than {_MAX_DEPTH} folders deep or {_MAX_PATH} characters long"
+            if trouble:
+                troubles.append(f"{_quoted(place if path == '.' else f'{path}/{place}')} {trouble}")
+                if len(troubles) == 10:
+                    break
+            elif node.kind != TREE:
+                found.append((place, node))
+        if troubles:
+            raise BuildFailed("\n".join(troubles), step="context")
+        return self._sized(path, found)
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of one file of at most ``limit`` bytes.
+
+        Raises:
+            NotFound: there is no file.
+            TooLarge: it is larger.
+            BuildFailed: as ``find``.
+        """
+        node = self._at(path)
+        if node.kind == TREE:
+            raise NotFound(f"{_quoted(path)} is a folder, not a file")
+        return self._object(node.oid, "blob", limit, path)
+
+    def copy(self, entry: Entry, target: IO[bytes]) -> bytes:
+        """Writes one file's content to ``target`` piece by piece; returns its SHA-256."""
+        digest = hashlib.sha256()
+        with self._lock:
+            try:
+                _, kind, size, stream = self._git.stream_object_data(entry.oid)
+                left = size
+                while left and (piece := stream.read(min(_CHUNK, left))):
+                    left -= len(piece)
+                    digest.update(piece)
+                    target.write(piece)
+            except (ValueError, BrokenPipeError) as error:
+                raise self._damaged(entry.oid, str(error)) from error
+            if left or kind != "blob" or size != entry.size:
+                raise self._damaged(entry.oid, "its content ends early")
+        return digest.digest()
+
+    # Objects, by way of `git cat-file --batch`.
+
+    def _at(self, path: str) -> Node:
+        node = self.find(path)
+        if node is None:
+            raise NotFound(f"commit {self.commit[:12]} has no {_quoted(path)}: is it committed?")
+        return node
+
+    def _walk(self, oid: str, without: tuple[str, ...]) -> Iterator[tuple[str, Node]]:
+        """Folders and files below a tree, as far as folders may be entered."""
+        waiting = [("", oid)]
+        while waiting:
+            prefix, tree = waiting.pop()
+            for node in self._tree(tree):
+                if not prefix and node.name in without:
+                    continue
+                place = prefix + node.name
+                yield place, node
+                if node.kind == TREE and not _refusal(node) and place.count("/") < _MAX_DEPTH:
+                    waiting.append((f"{place}/", node.oid))
+
+    def _sized(self, path: str, found: list[tuple[str, Node]]) -> list[Entry]:
+        entries = []
+        total = 0
+        with self._lock:
+            for place, node in sorted(found):
+                try:
+                    size = self._git.get_object_header(node.oid)[2]
+                except (ValueError, BrokenPipeError) as error:
+                    raise self._damaged(node.oid, str(error)) from error
+                total += size
+                if total > self.max_bytes:
+                    raise TooLarge(
+                        f"{_folder(path)} has more than {self.max_bytes} bytes (seen at "
+                        f"{_quoted(place)}, which has {size}): leave out what is not needed, or "
+                        "ask the administrator (SLIPWAY_MAX_CONTEXT)"
+                    )
+                entries.append(Entry(place, node.oid, node.executable, size))
+        return entries
+
+    def _tree(self, oid: str) -> list[Node]:
+        with self._lock:
+            nodes = self._trees.get(oid)
+            if nodes is None:
+                if len(self._trees) >= _CACHED_TREES:
+                    self._trees.clear()
+                nodes = list(_nodes(self._object(oid, "tree", _MAX_TREE)))
+                self._trees[oid] = nodes
+            return nodes
+
+    def _object(self, oid: str, wanted: str, limit: int, path: str = "") -> bytes:
+        """One whole object. The size is asked first: what is too large is never begun."""
+        with self._lock:
+            try:
+                _, kind, size = self._git.get_object_header(oid)
+                if kind == wanted and size > limit:
+                    what = _quoted(path) if path else f"the {kind} {oid}"
+                    raise TooLarge(f"{what} has {size} bytes, and {limit} are allowed")
+                if kind == wanted:
+                    data = self._git.get_object_data(oid)[3]
+            except (ValueError, BrokenPipeError) as error:
+                raise self._damaged(oid, str(error)) from error
+            if kind != wanted or len(data) != size:
+                raise self._damaged(oid, f"it is not a {wanted} that can be read whole")
+            return data
+
+    def _damaged(self, oid: str, why: str) -> Damaged:
+        """The error for an object that cannot be read, after the mirror was marked."""
+        if self._hold:
+            (self.git_dir / DAMAGE_MARK).touch()
+        return Damaged(
+            f"commit {self.commit[:12]} cannot be read: object {oid[:12]} is missing or damaged "
+            f"({why[:200]}): push again, or start the release again"
+        )
+
+
+def stack_file(source: Source) -> tuple[str, bytes]:
+    """The path and content of the commit's stack file.
+
+    Raises:
+        InvalidStack: there is none, or it is a link, a folder or too large.
+    """
+    for path in STACK_FILES:
+        try:
+            if node := source.find(path):
+                if node.kind == TREE:
+                    raise NotFound("it is a folder")
+                return path, source.read(path, MAX_BYTES)
+        except (BuildFailed, NotFound, TooLarge) as error:
+            raise InvalidStack(path, [Mistake(0, str(error))]) from error
+    told = f"commit {source.commit[:12]} has none at its root: add one that names your functions"
+    raise InvalidStack(" or ".join(STACK_FILES), [Mistake(0, told)])
+
+
+def _nodes(data: bytes) -> Iterator[Node]:
+    """Reads a tree object: ``<octal mode> <name>\\0<20 bytes of id>``, again and again."""
+    position = 0
+    while position < len(data):
+        end = data.index(b"\0", position)
+        mode, _, name = data[position:end].partition(b" ")
+        bits = int(mode, 8)
+        oid = data[end + 1 : end + 21].hex()
+        yield Node(
+            name.decode("utf-8", "surrogateescape"), bits & 0o170000, bool(bits & 0o100), oid
+        )
+        position = end + 21
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029\ud800-\udfff]")
+# What HFS+ leaves out when it compares names, and NTFS' short form of `.git`: git's own list.
+_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+_GIT = re.compile(r"\.git|git~[0-9]+", re.IGNORECASE)
+
+
+def _refusal(node: Node) -> str:
+    """Why a name cannot be part of a build; empty where it can."""
+    if node.kind == LINK:
+        return "is a symbolic link: commit the file itself in its place"
+    if node.kind == SUBMODULE:
+        return "is a submodule, which is not fetched: commit its files in its place"
+    name = node.name
+    if name in ("", ".", "..") or "/" in name or "\\" in name or _CONTROL.search(name):
+        return "has a name that is not a plain UTF-8 file name: rename it"
+    if _GIT.fullmatch(_IGNORED.sub("", name).split(":")[0].rstrip(". ")):
+        return "has a name that belongs to git: rename it"
+    return ""
+
+
+def _folder(path: str) -> str:
+    return "the repository" if path == "." else f"the folder {_quoted(path)}"
+
+
+def _quoted(path: str) -> str:
+    """A path as an error may show it: escaped and short."""
+    return repr(path if len(path) <= 200 else f"{path[:100]}…{path[-97:]}")
