@@ -1,0 +1,100 @@
+"""Installs what a function depends on: its template's packages and its own, in one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from builder import folders, node_dependencies, packagejson, python_dependencies, requirements
+from core.bundle import Layer
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from builder.templates import Template
+
+Out = Callable[[str], None]
+
+
+def install(
+    settings: Settings, namespace: str, template: Template, app: Path, out: Out
+) -> list[Layer]:
+    """Makes, or finds, the layers of one function; ``app`` is its finished context.
+
+    Raises:
+        BuildFailed: mistakes in the function's files, or packages that do not fit together.
+        Unavailable: registry or disk; trying again can help.
+    """
+    own = app / template.handler_folder
+    if language(template) == "python":
+        files = {}
+        if own != app:
+            files[f"the requirements.txt of the template {template.name}"] = app
+        files["requirements.txt"] = own
+        found = {
+            name: data
+            for name, folder in files.items()
+            if (data := _read(folder / "requirements.txt", requirements.MAX_BYTES)) is not None
+        }
+        layer = python_dependencies.install(settings, namespace, found, out)
+    elif language(template) == "node":
+        layer = node_layer(settings, namespace, template, app, out)
+    else:
+        layer = None
+    return [layer] if layer else []
+
+
+def node_layer(
+    settings: Settings,
+    namespace: str,
+    template: Template,
+    app: Path,
+    out: Out,
+    development: bool = False,
+) -> Layer | None:
+    """The node_modules of one function; ``development``: with what only its tests need."""
+    own = app / template.handler_folder
+    manifest = read_manifest(own)
+    lock_data = _read(own / "package-lock.json", packagejson.MAX_LOCK_BYTES)
+    lock = packagejson.parse_lock(lock_data, "package-lock.json") if lock_data else ""
+    if own != app:
+        needed = read_manifest(app, f"the package.json of the template {template.name}")
+        if needed.wanted.get("dependencies"):
+            # The lock knows nothing of the template's packages.
+            manifest, lock = node_dependencies.merged(manifest, needed, template.name), ""
+    return node_dependencies.install(
+        settings, namespace, manifest, lock, out, development=development
+    )
+
+
+def read_manifest(folder: Path, told: str = "package.json") -> packagejson.Manifest:
+    """A folder's package.json; an empty one where there is none."""
+    data = _read(folder / "package.json", packagejson.MAX_BYTES)
+    return packagejson.parse(data, told) if data is not None else packagejson.Manifest()
+
+
+def language(template: Template) -> Literal["python", "node", ""]:
+    """What a template's server is written in, by the program that runs it."""
+    program = Path(template.process[0]).name
+    if program.startswith("python"):
+        return "python"
+    return "node" if program == "node" else ""
+
+
+def sweep(settings: Settings) -> int:
+    """Removes half-made bundles and layers of builds that were killed; returns how many."""
+    return sum(
+        folders.sweep(owner)
+        for kind in (settings.bundles, settings.layers, settings.caches)
+        for owner in kind.glob("*")
+        if owner.is_dir()
+    )
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    """A file's content, one byte more than ``limit`` at most, so that its reader can refuse it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except FileNotFoundError:
+        return None
