@@ -1,0 +1,52 @@
+"""Bounded logs on disk: two files of NDJSON, the older one dropped when the newer one is full.
+
+    <folder>/current.ndjson    appended to
+    <folder>/previous.ndjson   what it was before, at most half of the bound
+
+One process writes a log, any number read it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CURRENT, _PREVIOUS = "current.ndjson", "previous.ndjson"
+
+
+class LogWriter:
+    """Appends whole lines; keeps the last ``bound`` bytes or somewhat less of them."""
+
+    def __init__(self, folder: Path, bound: int) -> None:
+        self.folder = folder
+        self._half = max(bound // 2, 1)
+        self._file: int | None = None
+        self._size = 0
+
+    def append(self, lines: bytes) -> None:
+        """Writes lines, each ending in a newline, with one call; raises OSError (disk full)."""
+        if self._file is not None and self._size + len(lines) > self._half:
+            self.close()
+            (self.folder / _CURRENT).replace(self.folder / _PREVIOUS)
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._file = os.open(self.folder / _CURRENT, flags, 0o600)
+            self._size = os.fstat(self._file).st_size
+        self._size += os.write(self._file, lines)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def read_lines(folder: Path) -> Iterator[bytes]:
+    """Yields the kept lines, oldest first; a line that a crash tore is left to the caller."""
+    for name in (_PREVIOUS, _CURRENT):
+        try:
+            with (folder / name).open("rb") as file:
+                yield from file
+        except FileNotFoundError:
+            continue

@@ -1,0 +1,117 @@
+"""From a function's specification to the cell that runs it: files, limits, environment."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeVar
+
+from core.bundle import HOME, LAYER_MOUNTS, Bundle, bundle_folder, layer_folder
+from core.errors import InvalidRequest
+from core.models import FunctionSpec
+from core.sandbox import PATH, Cell, Mount
+from core.settings import Settings, cpus, size
+
+Number = TypeVar("Number", int, float)
+
+_OWN = ("LISTEN_", "OPENFAAS_NAME", "HOME")
+"""Variables that a function cannot set for itself."""
+
+
+def cell_of(settings: Settings, spec: FunctionSpec, bundle: Bundle, *, uid: int, edge: str) -> Cell:
+    """Returns the cell of one replica. ``edge``: URL under which functions reach the edge.
+
+    Raises:
+        InvalidRequest: a limit, a variable or the command cannot be.
+    """
+    folder = bundle_folder(settings, spec.namespace, spec.artifact)
+    mounts = [Mount(folder / "app", HOME)]
+    for layer in bundle.layers:
+        if layer.kind != "test":
+            there = layer_folder(settings, spec.namespace, layer)
+            mounts.append(Mount(there, LAYER_MOUNTS[layer.kind]))
+    outside = settings.egress and spec.annotation("com.slipway.egress").lower() != "false"
+    argv = _split(spec.env_process) if spec.env_process else list(bundle.process)
+    memory = _read(size, "memory limit", limit(spec, "memory"), settings.function_memory)
+    env = environment(spec, argv, memory=memory, edge=edge if outside else "")
+    if any(layer.kind == "python" for layer in bundle.layers):
+        env["PYTHONPATH"] = _joined(LAYER_MOUNTS["python"], env.get("PYTHONPATH"))
+    return Cell(
+        argv=argv,
+        env=env,
+        cwd=HOME,
+        mounts=mounts,
+        uid=uid,
+        memory=memory,
+        cpus=_read(cpus, "CPU limit", limit(spec, "cpu"), settings.function_cpus),
+        pids=settings.function_pids,
+        network="egress" if outside else "none",
+        hostname=spec.name,
+    )
+
+
+def environment(
+    spec: FunctionSpec, argv: Sequence[str], *, memory: int, edge: str
+) -> dict[str, str]:
+    """What the function finds: defaults, then its own variables, then what is not its to say.
+
+    PATH of its own comes after the platform's (PYTHONPATH likewise, see ``cell_of``). LD_* and
+    what else the loader reads is passed on; the sandbox sets it after privileges are gone.
+    """
+    own: Mapping[str, str] = spec.env_vars or {}
+    for name, value in own.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidRequest(
+                f"{spec.function}: {name[:80]!r} cannot be an environment variable: names "
+                "have no '=', and neither names nor values have a NUL"
+            )
+    env = {
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        # Node sees the host's memory, not its limit, and would not collect in time.
+        "NODE_OPTIONS": f"--max-old-space-size={max(memory * 3 // 4 // 2**20, 16)}",
+    }
+    if edge:
+        env["OPENFAAS_URL"] = edge
+    env |= {name: value for name, value in own.items() if not name.startswith(_OWN)}
+    return env | {
+        "fprocess": shlex.join(argv),
+        "OPENFAAS_NAME": spec.name,
+        "OPENFAAS_NAMESPACE": spec.namespace,
+        "HOME": "/tmp",
+        "LISTEN_FDS": "1",
+        "LISTEN_FDNAMES": "http",
+        "PATH": _joined(PATH, own.get("PATH")),
+    }
+
+
+def limit(spec: FunctionSpec, name: Literal["memory", "cpu"]) -> str | None:
+    """A limit as written; None where the settings' default holds."""
+    if spec.limits is None:
+        return None
+    return spec.limits.memory if name == "memory" else spec.limits.cpu
+
+
+def _read(parse: Callable[[str], Number], what: str, text: str | None, default: Number) -> Number:
+    if not text:
+        return default
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise InvalidRequest(f"the {what} {text[:40]!r} cannot be read: {error}") from error
+
+
+def _split(command: str) -> list[str]:
+    """``fprocess`` → an argument vector, by the shell's quoting but without a shell."""
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise InvalidRequest(f"fprocess {command[:80]!r} cannot be read: {error}") from error
+    if not argv or "\0" in command:
+        raise InvalidRequest("fprocess is empty: name the program that serves the function")
+    return argv
+
+
+def _joined(first: str, second: str | None) -> str:
+    return f"{first}:{second}" if second else first
