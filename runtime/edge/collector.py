@@ -1,0 +1,341 @@
+"""Counts requests from the edge's log: one line per function request, over a unix socket.
+
+HAProxy keeps the newest lines in a ring and connects to us. After a break it sends the whole ring
+again, lines that we have had included, so the last line of each HAProxy process is remembered (on
+disk as well, whenever ``counts`` is asked, so that the next collector goes on from what was told).
+A full ring forgets its oldest lines silently: counts are then too low, never too high.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from core import logging
+from core.models import Receipt
+from core.settings import Settings
+from runtime.edge import config
+from runtime.edge.receipt import Gaps
+
+log = logging.get()
+
+MAX_FUNCTIONS = 10_000
+"""Functions that are counted: callers make names up, and must not fill our memory."""
+_MAX_LINE = 4096
+_MAX_REPLAY = 200_000
+_REPLAY_PAUSE = 0.3
+"""Seconds of silence after which a replay without the line that we know is over."""
+_REMEMBERED = 4
+"""HAProxy processes whose last line is remembered; two at most run at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request, as config.py's log-format writes it."""
+
+    function: str
+    status: int
+    """0: the client got no answer."""
+    answered: float
+    """Unix time of the answer's first byte; of the end where there was none."""
+    arrived: float
+    """Unix time at which its headers were complete."""
+    seconds: float
+    """Whole time, from the first byte of the request to the last of the answer."""
+    platform_failed: bool
+    """No answer, or one that broke off, or a 5xx that the platform made and not the function."""
+    by_gateway: bool
+    process: str
+    number: str
+    """Together with ``process`` unique."""
+
+    @classmethod
+    def parse(cls, text: str) -> Line:
+        """Raises ValueError for a line that is torn or not of a function."""
+        words = text.split(" ")
+        if len(words) != 13:
+            raise ValueError(f"{len(words)} fields")
+        function, status, start, receive, total, data, _, _, end, backend, _, process, number = (
+            words
+        )
+        code = max(int(status), 0)
+        arrived = int(start) / 1e9
+        spent = max(int(total) - max(int(receive), 0), 0)
+        by_gateway = backend == config.GATEWAY
+        return cls(
+            function=function,
+            status=code,
+            answered=arrived + max(spent - max(int(data), 0), 0) / 1e3,
+            arrived=arrived,
+            seconds=max(int(total), 0) / 1e3,
+            platform_failed=_platform_failed(code, end, by_gateway),
+            by_gateway=by_gateway,
+            process=process,
+            number=number,
+        )
+
+
+def _platform_failed(status: int, end: str, by_gateway: bool) -> bool:
+    """``end`` is HAProxy's termination state: who ended it (- nobody, C/c the client, L the edge's
+    own rules), and when (D: while the answer was on its way).
+
+    A function's own 5xx ends with ``--``. Of what the gateway passed on, 502, 503 and 504 are taken
+    for its own words. A WebSocket (101) that was cut off at its drain deadline had its answer.
+    """
+    who, when = end[0], end[1]
+    if who in "CcL":
+        return False
+    if who == "-":
+        return by_gateway and status in (502, 503, 504)
+    return status < 100 or status >= 500 or (when == "D" and status != 101)
+
+
+@dataclass
+class Tally:
+    """What one function's requests came to since the collector began."""
+
+    requests: int = 0
+    failed: int = 0
+    """By the platform, not by the function."""
+    seconds: float = 0.0
+    by_status: Counter[int] = field(default_factory=Counter)
+    """Status → requests; 0: no answer."""
+
+
+class Window:
+    """Requests of some functions from its making until ``close``."""
+
+    def __init__(self, collector: Collector, functions: Iterable[str]) -> None:
+        self.functions = frozenset(functions)
+        self.since = time.time()
+        self.requests = 0
+        self.failed = 0
+        self.gaps = Gaps(self.since)
+        self._collector = collector
+
+    def add(self, line: Line) -> None:
+        if line.answered < self.since:
+            return
+        self.requests += 1
+        self.failed += line.platform_failed
+        answered = line.status > 0 and not line.platform_failed
+        self.gaps.add(line.arrived, line.answered, answered=answered)
+
+    def close(self) -> Receipt:
+        """Ends the window; a request is in it if its answer began in it and its end was logged.
+
+        ``longest_gap_ms`` as ``Gaps`` defines it.
+        """
+        with self._collector.lock:
+            self._collector.windows.discard(self)
+            return Receipt(
+                requests=self.requests,
+                failed=self.failed,
+                longest_gap_ms=round(self.gaps.longest(time.time()) * 1000, 1),
+            )
+
+
+class _Connection:
+    """One HAProxy process that sends us its lines."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.rest = b""
+        self.first = True
+        self.until = ""
+        """Number of the line up to which everything is known; '' outside a replay."""
+        self.held: list[Line] = []
+        """Lines of a replay, as long as it is open whether they are new."""
+        self.last_data = time.monotonic()
+
+
+class Collector:
+    """Listens in a thread of its own between ``start`` and ``stop``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = config.log_socket(settings)
+        self._memory = self._path.with_suffix(".seen")
+        self.lock = threading.Lock()
+        self.windows: set[Window] = set()
+        self._tallies: dict[str, Tally] = {}
+        self._last: dict[str, str] = {}
+        """Process → number of its last line."""
+        self._saved: dict[str, str] = {}
+        self._listener: socket.socket | None = None
+        self._wake: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins to listen; HAProxy connects within a second or two.
+
+        Raises:
+            OSError: the run folder is not there.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(self._memory.read_text())
+            self._last = {str(process): str(number) for process, number in told.items()}
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(self._path))
+            self._path.chmod(0o600)
+            listener.listen(8)
+            listener.setblocking(False)
+        except OSError:
+            listener.close()
+            raise
+        self._listener = listener
+        self._wake, waker = socket.socketpair()
+        self._thread = threading.Thread(
+            target=self._run, args=(listener, waker), name="collector", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; HAProxy keeps what comes meanwhile in its ring."""
+        if self._thread and self._wake:
+            self._wake.close()
+            self._thread.join()
+            self._thread = None
+            self._path.unlink(missing_ok=True)
+
+    def counts(self) -> dict[str, int]:
+        """Requests of each function since ``start``.
+
+        What was told here is not told again by a later collector.
+        """
+        with self.lock:
+            counts = {function: tally.requests for function, tally in self._tallies.items()}
+            last = dict(self._last)
+        if last != self._saved:
+            draft = self._memory.with_suffix(".draft")
+            try:
+                draft.write_text(json.dumps(last))
+                draft.replace(self._memory)
+                self._saved = last
+            except OSError as error:
+                log.warning("collector_memory_not_saved", error=str(error))
+        return counts
+
+    def tallies(self) -> dict[str, Tally]:
+        """Everything that is counted, by function."""
+        with self.lock:
+            return {
+                function: Tally(t.requests, t.failed, t.seconds, t.by_status.copy())
+                for function, t in self._tallies.items()
+            }
+
+    def begin_window(self, functions: Iterable[str]) -> Window:
+        """Starts to watch the requests of ``functions`` (``name.namespace``)."""
+        window = Window(self, functions)
+        with self.lock:
+            self.windows.add(window)
+        return window
+
+    # The thread.
+
+    def _run(self, listener: socket.socket, waker: socket.socket) -> None:
+        with selectors.DefaultSelector() as selector, listener, waker:
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(waker, selectors.EVENT_READ)
+            open_: list[_Connection] = []
+            stopping = False
+            while not stopping:
+                replaying = any(connection.until for connection in open_)
+                for key, _ in selector.select(_REPLAY_PAUSE if replaying else None):
+                    if key.fileobj is waker:
+                        stopping = True
+                    elif key.fileobj is listener:
+                        with contextlib.suppress(OSError):
+                            sock, _ = listener.accept()
+                            sock.setblocking(False)
+                            connection = _Connection(sock)
+                            open_.append(connection)
+                            selector.register(sock, selectors.EVENT_READ, connection)
+                    elif not self._receive(key.data):
+                        selector.unregister(key.data.socket)
+                        key.data.socket.close()
+                        open_.remove(key.data)
+                for connection in open_:
+                    if connection.until and _quiet(connection):
+                        self._admit(connection)
+            for connection in open_:
+                connection.socket.close()
+
+    def _receive(self, connection: _Connection) -> bool:
+        """Reads what there is; False at the end of the connection."""
+        try:
+            data = connection.socket.recv(1 << 18)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if not data:
+            self._admit(connection)
+            return False
+        connection.last_data = time.monotonic()
+        lines = (connection.rest + data).split(b"\n")
+        connection.rest = lines.pop()[-_MAX_LINE:]
+        with self.lock:
+            for each in lines:
+                if each and not each.startswith(b"- "):
+                    self._take(connection, each.decode("ascii", "replace"))
+        return True
+
+    def _take(self, connection: _Connection, text: str) -> None:
+        try:
+            line = Line.parse(text)
+        except (ValueError, IndexError):
+            return  # torn where the ring overflowed
+        if connection.first:
+            connection.first = False
+            connection.until = self._last.get(line.process, "")
+        if not connection.until:
+            self._count(line)
+        elif line.number == connection.until:  # all up to here is known
+            connection.until = ""
+            connection.held.clear()
+        else:
+            connection.held.append(line)
+            if len(connection.held) > _MAX_REPLAY:
+                self._release(connection)
+
+    def _admit(self, connection: _Connection) -> None:
+        with self.lock:
+            self._release(connection)
+
+    def _release(self, connection: _Connection) -> None:
+        """The line that we know is not in the ring any more: all of it is new."""
+        connection.until = ""
+        for line in connection.held:
+            self._count(line)
+        connection.held.clear()
+
+    def _count(self, line: Line) -> None:
+        if line.process not in self._last and len(self._last) >= _REMEMBERED:
+            del self._last[next(iter(self._last))]
+        self._last[line.process] = line.number
+        tally = self._tallies.get(line.function)
+        if tally is None:
+            unknown = line.by_gateway and line.status == 404
+            if unknown or len(self._tallies) >= MAX_FUNCTIONS:
+                return
+            tally = self._tallies[line.function] = Tally()
+        tally.requests += 1
+        tally.failed += line.platform_failed
+        tally.seconds += line.seconds
+        tally.by_status[line.status] += 1
+        for window in self.windows:
+            if line.function in window.functions:
+                window.add(line)
+
+
+def _quiet(connection: _Connection) -> bool:
+    return time.monotonic() - connection.last_data > _REPLAY_PAUSE

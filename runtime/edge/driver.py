@@ -1,0 +1,389 @@
+"""HAProxy as the edge. The state is HAProxy's own: each full pass reads its rows and servers,
+compares them with the wanted table and acts on the difference, so that a restart of either side
+needs no special case.
+
+    place    which backend each function has: the one it has while any wanted endpoint is in it
+             (then it is the same revision), else a fresh one of the pool
+    add      endpoints that are missing, ready before a row names them
+    switch   the whole map in one transaction, if a row differs
+    drain    servers that nothing wants: no new requests, wait for the last, delete
+
+A server is named after its endpoint. In a backend that stays in use a leaving server is set to
+drain. A backend that no row names any more gets no new requests, and its servers stay up until the
+last request, so that one that was routed just before the switch, or waits in its queue, is served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core import logging
+from core.errors import InvalidRequest, Unavailable
+from core.settings import Settings
+from runtime.edge import Route, config
+from runtime.edge.admin import AdminSocket, chunks
+
+log = logging.get()
+
+_KEYWORDS = (
+    "maxconn 1000 pool-purge-delay 200ms "
+    "check inter 10s fastinter 500ms downinter 500ms fall 2 rise 1 "
+    "observe layer4 error-limit 1 on-error mark-down"
+)
+"""Of every server; dynamic ones inherit none. One refused connection takes an endpoint out at once,
+even while the controller sleeps; a connect every half second brings it back if it can be. maxconn
+stays below the 1024 connections that a replica's backlog holds, so that the edge queues, not it.
+Idle connections go quickly: neither a replica's own idle timeout nor a deletion meets one."""
+
+_GRACE = 0.1
+"""Seconds after a switch in which a request that read the old map may still reach its backend."""
+_REREAD = 2.0
+"""Seconds after which an unchanged table is compared again with what HAProxy really has."""
+
+_FUNCTION = re.compile(r"[a-z0-9-]{1,63}\.[a-z0-9-]{1,63}")
+_ENDPOINT = re.compile(r"unix@/[\w.~+/-]{1,96}|[a-z0-9.-]{1,253}:\d{1,5}", re.ASCII)
+_POOL_NAME = re.compile(r"b\d+")
+_MAINTENANCE = 1
+"""Bit of srv_admin_state."""
+
+Server = tuple[str, str]
+"""Backend and server name."""
+
+
+@dataclass(frozen=True)
+class _Process:
+    pid: int
+    started: str
+
+
+@dataclass
+class _Seen:
+    """What HAProxy has."""
+
+    rows: dict[str, str] = field(default_factory=dict)
+    """Function → backend."""
+    servers: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Backend → server → srv_admin_state."""
+
+
+class HAProxyEdge:
+    """Drives the HAProxy that was started with ``config.command``; its only writer."""
+
+    def __init__(self, settings: Settings, *, pool: int = config.POOL) -> None:
+        self._socket = AdminSocket(config.admin_socket(settings))
+        self._map = config.map_file(settings)
+        self._drain_timeout = settings.drain_timeout
+        self._pool = pool
+        self._lock = threading.RLock()
+        self._routes: dict[str, Route] | None = None
+        """What was applied last; None: nothing yet, or it failed half-way."""
+        self._process: _Process | None = None
+        self._predecessor: tuple[int, float] | None = None
+        """Pid of the HAProxy before, which may still serve, and until when that is waited for."""
+        self._names: set[str] = set()
+        """Wanted servers."""
+        self._servers: set[Server] = set()
+        """All servers that HAProxy has."""
+        self._leaving: dict[Server, float] = {}
+        """Unwanted servers → monotonic time since when."""
+        self._retired: dict[str, float] = {}
+        """Backends that no row names but that have servers → since when."""
+        self._next = 0
+        self._read_at = 0.0
+        self._overflow = 0
+
+    # The interface: see runtime.edge.Edge.
+
+    def apply(self, routes: Mapping[str, Route]) -> None:
+        with self._lock:
+            same = self._routes == routes
+            self._routes = None  # until it is done
+            fresh = self._meet_process()
+            if fresh or not same or time.monotonic() - self._read_at > _REREAD:
+                self._compare(routes)
+            self._drain()
+            self._routes = dict(routes)
+
+    def tick(self) -> None:
+        with self._lock:
+            if self._routes is not None:
+                self.apply(self._routes)
+
+    def released(self, endpoint: str) -> bool:
+        name = _server_name(endpoint)
+        with self._lock:
+            if self._routes is None or name in self._names or self._predecessor_serves():
+                return False
+            return all(server != name for _, server in self._servers)
+
+    def mark_down(self, endpoint: str) -> None:
+        name = _server_name(endpoint)
+        with self._lock:
+            known = [server for server in self._servers if server[1] == name]
+            if not known:
+                return
+            self._names.discard(name)
+            self._read_at = 0.0  # if it is wanted all the same, the next pass takes it back in
+            for server in known:
+                self._leaving.setdefault(server, time.monotonic())
+            try:
+                self._socket.run(f"set server {b}/{s} state maint" for b, s in known)
+            except Unavailable as error:
+                log.info("edge_unavailable", error=str(error))
+
+    def alive(self) -> bool:
+        try:
+            self._identify()
+        except Unavailable:
+            return False
+        return True
+
+    # Who answers.
+
+    def _identify(self) -> _Process:
+        told = dict(
+            line.split(": ", 1)
+            for line in self._socket.send("show info").splitlines()
+            if ": " in line
+        )
+        try:
+            return _Process(int(told["Pid"]), told["Start_time_sec"])
+        except (KeyError, ValueError) as error:
+            raise Unavailable(f"the edge does not say who it is: {sorted(told)[:5]}") from error
+
+    def _meet_process(self) -> bool:
+        """True if this HAProxy is not the one of the last call: what we remember is void."""
+        process = self._identify()
+        if process == self._process:
+            return False
+        if self._process:
+            log.info("edge_restarted", pid=process.pid, before=self._process.pid)
+            self._predecessor = (self._process.pid, time.monotonic() + self._drain_timeout)
+        self._process = process
+        self._leaving.clear()
+        self._retired.clear()
+        self._servers.clear()
+        return True
+
+    def _predecessor_serves(self) -> bool:
+        """Whether an HAProxy that was replaced may still have requests with old endpoints."""
+        if self._predecessor and (
+            time.monotonic() > self._predecessor[1] or _ended(self._predecessor[0])
+        ):
+            self._predecessor = None
+        return self._predecessor is not None
+
+    # A full pass.
+
+    def _compare(self, routes: Mapping[str, Route]) -> None:
+        wanted = _wanted(routes)
+        seen = self._read()
+        placed = self._place(wanted, seen)
+        self._add(wanted, placed, seen)
+        if placed != seen.rows:
+            self._switch(placed)
+            log.info("edge_switched", functions=len(placed), changed=_changes(seen.rows, placed))
+        self._leave(wanted, placed, seen)
+        self._read_at = time.monotonic()
+
+    def _read(self) -> _Seen:
+        seen = _Seen()
+        for line in self._socket.send(f"show map {self._map}").splitlines():
+            words = line.split(" ")
+            if len(words) == 3 and words[0].startswith("0x"):
+                seen.rows[words[1]] = words[2]
+        for line in self._socket.send("show servers state").splitlines():
+            words = line.split(" ")
+            if len(words) > 6 and words[0].isdigit() and _POOL_NAME.fullmatch(words[1]):
+                seen.servers.setdefault(words[1], {})[words[3]] = int(words[6])
+        self._servers = {(b, s) for b, names in seen.servers.items() for s in names}
+        return seen
+
+    def _place(self, wanted: Mapping[str, Mapping[str, str]], seen: _Seen) -> dict[str, str]:
+        placed: dict[str, str] = {}
+        taken = set(seen.servers) | set(seen.rows.values())
+        free = self._free(taken)
+        homeless = 0
+        for function, endpoints in wanted.items():
+            backend = seen.rows.get(function, "")
+            if not endpoints.keys() & seen.servers.get(backend, {}).keys():
+                backend = next(free, "")
+            if backend:
+                placed[function] = backend
+            else:
+                homeless += 1
+        if homeless and homeless != self._overflow:
+            log.warning("edge_pool_empty", functions=homeless, served_by="gateway")
+        self._overflow = homeless
+        return placed
+
+    def _free(self, taken: set[str]) -> Iterator[str]:
+        """Backends without servers, the longest unused first."""
+        for _ in range(self._pool):
+            name = config.backend_name(self._next)
+            self._next = (self._next + 1) % self._pool
+            if name not in taken:
+                yield name
+
+    def _add(
+        self,
+        wanted: Mapping[str, Mapping[str, str]],
+        placed: Mapping[str, str],
+        seen: _Seen,
+    ) -> None:
+        commands, expected = [], []
+        self._names = {name for endpoints in wanted.values() for name in endpoints}
+        for function, backend in placed.items():
+            there = seen.servers.get(backend, {})
+            self._retired.pop(backend, None)
+            for name, endpoint in wanted[function].items():
+                server = (backend, name)
+                self._leaving.pop(server, None)
+                if there.get(name) == 0:
+                    continue
+                if name not in there:
+                    commands.append(f"add server {backend}/{name} {endpoint} {_KEYWORDS}")
+                    expected.append("New server registered.")
+                    self._servers.add(server)
+                commands += [
+                    f"set server {backend}/{name} state ready",
+                    f"enable health {backend}/{name}",
+                ]
+                expected += ["", ""]
+        self._do(commands, expected)
+
+    def _switch(self, placed: Mapping[str, str]) -> None:
+        reply = self._socket.send(f"prepare map {self._map}")
+        version = re.fullmatch(r"New version created: (\d+)", reply.strip())
+        if not version:
+            raise Unavailable(f"the edge cannot prepare new routes: {reply.strip()!r}")
+        rows = (f"{function} {backend}" for function, backend in placed.items())
+        for chunk in chunks(rows, "\n"):
+            self._silent(f"add map @{version[1]} {self._map}", "\n".join(chunk))
+        self._silent(f"commit map @{version[1]} {self._map}")
+
+    def _leave(
+        self,
+        wanted: Mapping[str, Mapping[str, str]],
+        placed: Mapping[str, str],
+        seen: _Seen,
+    ) -> None:
+        now = time.monotonic()
+        in_use = {backend: wanted[function] for function, backend in placed.items()}
+        commands = []
+        for backend, servers in seen.servers.items():
+            if backend not in in_use:
+                self._retired.setdefault(backend, now)
+            for name, admin_state in servers.items():
+                if name in in_use.get(backend, {}):
+                    continue
+                self._leaving.setdefault((backend, name), now)
+                if backend in in_use and admin_state == 0:
+                    commands.append(f"set server {backend}/{name} state drain")
+        self._do(commands, [""] * len(commands))
+        self._leaving = {s: since for s, since in self._leaving.items() if s in self._servers}
+        self._retired = {b: t for b, t in self._retired.items() if b in seen.servers}
+
+    # Drains.
+
+    def _drain(self) -> None:
+        """One look at what leaves: deletes the idle, cuts off what is over its time."""
+        if not self._leaving:
+            return
+        now = time.monotonic()
+        busy = self._sessions({backend for backend, _ in self._leaving})
+        commands, deleted = [], []
+        for server, since in self._leaving.items():
+            backend, name = server
+            retired = self._retired.get(backend)
+            if retired is None:
+                idle = busy.get(server, 0) == 0
+            else:
+                idle = busy.get((backend, "BACKEND"), 0) == 0 and now - retired > _GRACE
+            if not idle and now - since > self._drain_timeout:
+                commands += [
+                    f"set server {backend}/{name} state maint",
+                    f"shutdown sessions server {backend}/{name}",
+                ]
+            elif idle:
+                commands.append(f"set server {backend}/{name} state maint")
+                deleted.append(server)
+        self._do(commands, [""] * len(commands))
+        for server, reply in zip(
+            deleted, self._socket.run(f"del server {b}/{s}" for b, s in deleted), strict=True
+        ):
+            if reply in ("Server deleted.", "No such server."):
+                self._forget(server)
+            # Else its idle connections are not closed yet: the next look tries again.
+
+    def _sessions(self, backends: set[str]) -> dict[Server, int]:
+        """Requests that each server has, and each backend as ``BACKEND`` (its queue included)."""
+        busy = {}
+        for chunk in chunks((f"show stat {backend} 6 -1" for backend in backends), ";"):
+            for line in self._socket.send(";".join(chunk)).splitlines():
+                fields = line.split(",", 5)
+                if len(fields) == 6 and not line.startswith("#"):
+                    queued = int(fields[2] or 0)
+                    busy[fields[0], fields[1]] = int(fields[4] or 0) + queued
+        return busy
+
+    def _forget(self, server: Server) -> None:
+        self._servers.discard(server)
+        self._leaving.pop(server, None)
+        if all(backend != server[0] for backend, _ in self._servers):
+            self._retired.pop(server[0], None)
+
+    # Commands.
+
+    def _do(self, commands: list[str], expected: list[str]) -> None:
+        """Runs commands; any other reply than expected voids what we remember."""
+        replies = self._socket.run(commands)
+        for command, reply, right in zip(commands, replies, expected, strict=True):
+            if reply != right:
+                raise Unavailable(f"the edge answered {reply!r} to {command[:200]!r}")
+
+    def _silent(self, command: str, payload: str = "") -> None:
+        reply = self._socket.send(command, payload).strip()
+        if reply:
+            raise Unavailable(f"the edge answered {reply!r} to {command!r}")
+
+
+def _wanted(routes: Mapping[str, Route]) -> dict[str, dict[str, str]]:
+    """Function → server name → endpoint, of those that have endpoints."""
+    wanted = {}
+    for function, route in routes.items():
+        if not _FUNCTION.fullmatch(function):
+            raise InvalidRequest(f"{function[:100]!r} is not name.namespace")
+        if route.endpoints:
+            wanted[function] = {_server_name(each): each for each in route.endpoints}
+    return wanted
+
+
+def _server_name(endpoint: str) -> str:
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise InvalidRequest(
+            f"{endpoint[:120]!r} is no endpoint: unix@/path of at most 97 plain characters, "
+            "or host:port"
+        )
+    return "s" + hashlib.sha256(endpoint.encode()).hexdigest()[:16]
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> int:
+    return len(dict(before.items() ^ after.items()))
+
+
+def _ended(pid: int) -> bool:
+    """Whether the process is gone, or a zombie that nobody has collected yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    except (OSError, IndexError):
+        return False
+    return state in "ZX"
