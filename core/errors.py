@@ -12,6 +12,7 @@
     ├── BuildFailed               422  the user's code: carries the last log lines
     │   └── TestFailed            422  the function's own tests
     ├── NotSupported              501  this provider or version cannot do it
+    ├── UpstreamFailed            502  the function broke off or does not speak HTTP
     ├── Unavailable               503  store, edge, engine or registry: a retry can help
     │   └── NoEndpoints           503  the function has nothing healthy to answer
     ├── InvocationTimeout         504  the function took too long
@@ -110,6 +111,10 @@ class TestFailed(BuildFailed):
 
 class NotSupported(SlipwayError):
     status = 501
+
+
+class UpstreamFailed(SlipwayError):
+    status = 502
 
 
 class Unavailable(SlipwayError):

@@ -1,0 +1,188 @@
+"""Bare repositories of our own git remote: where they lie, how git is run on them.
+
+git gets no configuration but what stands here and in the repository's own file, which a push
+cannot write: no system or user configuration, no home.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from core import logging
+from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
+from core.models import Repository
+from core.settings import Settings
+from core.store import Store
+
+DEPLOY_BRANCHES = ("main", "master")
+_HOOK = """#!/bin/sh
+# Written by Slipway at every start.
+exec "$SLIPWAY_PYTHON" -I -S "$SLIPWAY_POST_RECEIVE"
+"""
+
+log = logging.get()
+
+
+def folder(settings: Settings, namespace: str, name: str) -> Path:
+    """Where a repository lies, whether it is there or not. The names are checked ones."""
+    return settings.git_folder / namespace / f"{name}.git"
+
+
+def write_hooks(settings: Settings) -> Path:
+    """Writes the hooks of all our repositories; returns their folder."""
+    hooks = settings.state / "hooks"
+    hooks.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = hooks / f".post-receive.{secrets.token_hex(4)}"
+    draft.write_text(_HOOK)
+    draft.chmod(0o700)
+    draft.replace(hooks / "post-receive")
+    return hooks
+
+
+def environment(settings: Settings, path: Path) -> dict[str, str]:
+    """The whole environment of a git process that works on the repository at ``path``."""
+    configuration = {
+        "safe.directory": str(path),
+        "core.hooksPath": str(settings.state / "hooks"),
+        "core.fsmonitor": "false",
+        "credential.helper": "",
+        "protocol.allow": "never",
+        "http.receivepack": "true",
+        "receive.fsckObjects": "true",
+        "receive.maxInputSize": str(settings.max_push),
+        "receive.denyDeleteCurrent": "refuse",
+        "receive.advertisePushOptions": "false",
+        "gc.autoDetach": "false",  # a collection of ours must not outlive the push
+        "uploadpack.allowAnySHA1InWant": "true",  # a release of a commit that was pushed over
+    }
+    variables = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_COUNT": str(len(configuration)),
+    }
+    for number, (name, value) in enumerate(configuration.items()):
+        variables[f"GIT_CONFIG_KEY_{number}"] = name
+        variables[f"GIT_CONFIG_VALUE_{number}"] = value
+    return variables
+
+
+def create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
+    """Makes a repository where there is none, and claims its namespace.
+
+    Raises:
+        Conflict: the namespace belongs to an owner at a forge.
+    """
+    path = folder(settings, namespace, name)
+    store.claim_namespace(namespace, "git")
+    if store.find_repository(f"{namespace}/{name}") is None:
+        store.save_repository(Repository(namespace=namespace, name=name, source="git"))
+    if (path / "HEAD").is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        _run(
+            settings,
+            draft,
+            ["init", "--quiet", "--bare", "--template=", "--initial-branch=main", str(draft)],
+        )
+        draft.rename(path)
+    except OSError as error:
+        if not (path / "HEAD").is_file():  # else another first push was quicker
+            raise SlipwayError(f"no repository could be made: {error.strerror}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return path
+
+
+def existing(settings: Settings, namespace: str, name: str) -> Path:
+    """Raises NotFound where nothing was ever pushed."""
+    path = folder(settings, namespace, name)
+    if not (path / "HEAD").is_file():
+        raise NotFound(f"there is no repository {namespace}/{name}: push it first")
+    return path
+
+
+def resolve(settings: Settings, repository: Repository, revision: str) -> str:
+    """The full id of the commit that a branch, tag or commit id names, or ''."""
+    path = existing(settings, repository.namespace, repository.name)
+    arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    return _run(settings, path, arguments, check=False)
+
+
+def settle_deploy_branch(settings: Settings, store: Store, repository: Repository) -> Repository:
+    """Records the deploy branch once there is one: the first of main and master that was pushed."""
+    if repository.deploy_branch:
+        return repository
+    path = existing(settings, repository.namespace, repository.name)
+    for branch in DEPLOY_BRANCHES:
+        if resolve(settings, repository, f"refs/heads/{branch}"):
+            _run(settings, path, ["symbolic-ref", "HEAD", f"refs/heads/{branch}"])
+            repository = msgspec.structs.replace(repository, deploy_branch=branch)
+            store.save_repository(repository)
+            break
+    return repository
+
+
+def settle_all(settings: Settings, store: Store) -> None:
+    """At the start: a push that was stored just before a crash gets its deploy branch, so that the
+    sweep of branch heads finds it."""
+    for repository in store.repositories():
+        if repository.source == "git" and not repository.deploy_branch:
+            try:
+                settle_deploy_branch(settings, store, repository)
+            except SlipwayError as error:
+                log.warning("no_deploy_branch", repository=repository.key, reason=str(error))
+
+
+def head(settings: Settings, repository: Repository) -> str:
+    """The commit at the head of the deploy branch.
+
+    Raises:
+        Conflict: nothing was pushed to one yet.
+    """
+    branch = repository.deploy_branch
+    commit = resolve(settings, repository, f"refs/heads/{branch}") if branch else ""
+    if not commit:
+        raise Conflict(
+            f"{repository.key} has no deploy branch yet: push {' or '.join(DEPLOY_BRANCHES)}"
+        )
+    return commit
+
+
+def own_commit(settings: Settings, repository: Repository, commit: str) -> str:
+    """Raises InvalidRequest where the repository does not have the commit."""
+    found = resolve(settings, repository, commit)
+    if not found:
+        raise InvalidRequest(f"{repository.key} has no commit {commit}: was it pushed?")
+    return found
+
+
+def _run(settings: Settings, path: Path, arguments: list[str], *, check: bool = True) -> str:
+    cwd = path if path.is_dir() else path.parent
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd,
+            env=environment(settings, path),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlipwayError(f"git could not be run: {error}; is it installed?") from error
+    if done.returncode and check:
+        told = done.stderr.decode("utf-8", "replace").strip()[:500]
+        raise SlipwayError(f"git {arguments[0]} failed in {path.name}: {told}")
+    return done.stdout.decode("utf-8", "replace").strip() if not done.returncode else ""

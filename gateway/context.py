@@ -1,0 +1,59 @@
+"""The Flask application, and what its views share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from flask import Flask, current_app
+
+from core.settings import Settings
+from core.signing import secret_file
+from core.store import Store
+from gateway.pools import Pools
+from gateway.pushes import Pushes
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+FUNCTION_PREFIX = "/function/"
+
+
+class Gateway(Flask):
+    """Settings, store, bounded pools and secrets beside Flask's own things."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        super().__init__("gateway", static_folder=None, template_folder=None)
+        # A function's path is its own: '//' in it stays. Nothing else of ours has such paths.
+        self.url_map.merge_slashes = False
+        self.settings = settings
+        self.store = store
+        self.pools = Pools()
+        self.pushes = Pushes()
+        self.password = secret_file(settings.password_file)
+        self.builder_token = secret_file(settings.builder_token_file)
+        self.alive: Callable[[], bool] = lambda: True
+        """False once this process is told to stop: long streams then end."""
+
+    def wsgi_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        # Invocations are told by the raw target, as at the edge: a decoded path cannot turn into
+        # one, and a function gets every byte of its path.
+        if raw_target(environ).startswith(FUNCTION_PREFIX):
+            environ["PATH_INFO"] = FUNCTION_PREFIX
+        return super().wsgi_app(environ, start_response)
+
+
+def here() -> Gateway:
+    """The application of this request. Only views call it; all else gets what it needs."""
+    # The object itself, not Flask's proxy: streams outlive their view.
+    return cast(Gateway, current_app._get_current_object())  # type: ignore[attr-defined]  # werkzeug hides it
+
+
+def raw_target(environ: dict[str, Any]) -> str:
+    """Path and query as they came, in origin form (RFC 9112 §3.2.1), without a fragment."""
+    target = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
+    if not target.startswith("/"):
+        parts = urlsplit(target)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return target.partition("#")[0]

@@ -1,0 +1,15 @@
+"""What the gateway's processes read from their environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from core.settings import Settings
+
+LISTEN_FD = "SLIPWAY_LISTEN_FD"
+"""Number of an inherited listening socket: the public one, where there is no edge."""
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """Raises ConfigError naming every wrong setting."""
+    return Settings.from_env({name: value for name, value in env.items() if name != LISTEN_FD})

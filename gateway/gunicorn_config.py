@@ -1,0 +1,88 @@
+"""gunicorn's settings: ``python -m gunicorn -c python:gateway.gunicorn_config gateway.wsgi:app``.
+
+One worker: the slots of long requests and the tokens of running pushes are counted in it, and its
+threads wait for others most of the time; functions' traffic goes through the edge.
+
+It listens on ``Settings.gateway_socket``, always: the edge and git's hook come that way. Where
+there is no edge the public socket is inherited as well: its number is in ``SLIPWAY_LISTEN_FD``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from core import logging
+from gateway import bare
+from gateway.environment import LISTEN_FD, read_settings
+from gateway.pools import THREADS
+
+_IDLE_SECONDS = 30
+"""A client that stalls so long in the middle of a request is dropped."""
+
+
+_settings = read_settings(os.environ)
+_shared_memory = Path("/dev/shm")
+
+bind = [f"unix:{_settings.gateway_socket}"]
+worker_class = "gthread"
+workers = 1
+threads = THREADS
+timeout = 60
+graceful_timeout = int(_settings.drain_timeout)
+keepalive = 30
+accesslog = None
+loglevel = "warning"
+worker_tmp_dir = str(_shared_memory) if os.access(_shared_memory, os.W_OK) else None
+control_socket_disable = True
+limit_request_line = 8190
+limit_request_fields = 100
+limit_request_field_size = 16384
+permit_unconventional_http_method = True  # functions get every method
+# Nobody in front of us speaks through headers: a client's must not change path or scheme.
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarded_allow_ips = ""
+
+
+def on_starting(server: Any) -> None:
+    """Runs before the sockets are made.
+
+    gunicorn makes sockets of its own or takes inherited ones, not both: ours is made here.
+    """
+    public = os.environ.get(LISTEN_FD, "")
+    descriptors = [_listen(_settings.gateway_socket), *([int(public)] if public else [])]
+    server.cfg.set("bind", [f"fd://{each}" for each in descriptors])
+
+
+def post_worker_init(worker: Any) -> None:
+    """Runs in the worker once the application is loaded."""
+    app = worker.wsgi
+    app.alive = lambda: worker.alive
+    for listener in worker.sockets:  # what is accepted from it has the same limit
+        seconds = struct.pack("@ll", _IDLE_SECONDS, 0)  # struct timeval
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+    threading.Thread(target=_settle, args=[app], name="settle", daemon=True).start()
+
+
+def _settle(app: Any) -> None:
+    try:
+        bare.settle_all(app.settings, app.store)
+    except RedisError as error:
+        logging.get().warning("no_deploy_branches", reason=str(error))
+
+
+def _listen(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(1024)
+    return listener.detach()

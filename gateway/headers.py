@@ -1,0 +1,104 @@
+"""Headers between client and function: what one hop keeps to itself, and what OpenFaaS adds."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gateway.streams import content_length, has_body
+
+SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
+"""Content-Security-Policy of what functions answer, the same as the edge's: they share the origin
+with /system. On every answer, not on HTML alone: browsers guess types."""
+
+_HOP_BY_HOP = {
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+"""RFC 9110 §7.6.1, and what older proxies send."""
+_OURS = {"host", "content-length", "expect", "x-call-id", "x-start-time", "x-forwarded-for"}
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+def request_headers(
+    environ: dict[str, Any],
+    call_id: str,
+    started: str,
+    *,
+    behind_edge: bool,
+    is_ours: Callable[[str], bool],
+) -> list[tuple[str, str]]:
+    """What the function gets: the client's own but for one hop's, and OpenFaaS'.
+
+    ``behind_edge``: the edge has set X-Forwarded-For; otherwise it is what the client claims.
+    ``is_ours``: whether an Authorization header holds Slipway's own credentials: a browser may send
+    them along, and they are not for functions.
+    """
+    dropped = _HOP_BY_HOP | _OURS | _listed(environ.get("HTTP_CONNECTION", ""))
+    headers = []
+    for key, value in environ.items():
+        name = key.removeprefix("HTTP_").replace("_", "-").lower()
+        if not key.startswith("HTTP_") or name in dropped:
+            continue
+        if name == "authorization" and is_ours(value):
+            continue
+        headers.append((name.title(), value))
+    host = environ.get("HTTP_HOST", "")
+    headers.append(("Host", host or "localhost"))
+    if "HTTP_X_FORWARDED_HOST" not in environ:
+        headers.append(("X-Forwarded-Host", host))
+    by_edge = environ.get("HTTP_X_FORWARDED_FOR", "") if behind_edge else ""
+    headers.append(("X-Forwarded-For", by_edge or environ.get("REMOTE_ADDR", "")))
+    headers.append(("X-Call-Id", call_id))
+    headers.append(("X-Start-Time", started))
+    if environ.get("CONTENT_TYPE"):
+        headers.append(("Content-Type", environ["CONTENT_TYPE"]))
+    length = content_length(environ)
+    if length is not None:
+        headers.append(("Content-Length", str(length)))
+    elif has_body(environ):
+        headers.append(("Transfer-Encoding", "chunked"))
+    return headers
+
+
+def status_line(answer: http.client.HTTPResponse) -> str:
+    """``200 OK``: the function's own words where they are fit for a header."""
+    reason = answer.reason if _VALUE.fullmatch(answer.reason) else ""
+    return f"{answer.status} {reason}".strip()
+
+
+def response_headers(
+    method: str, answer: http.client.HTTPResponse, request_type: str
+) -> list[tuple[str, str]]:
+    """What the client gets. A function may send anything: what is not a header is left out."""
+    dropped = _HOP_BY_HOP | _listed(answer.getheader("Connection") or "")
+    dropped |= {"content-length", "x-call-id", "x-start-time"}
+    headers = [
+        (name, value)
+        for name, value in answer.getheaders()
+        if name.lower() not in dropped and _TOKEN.fullmatch(name) and _VALUE.fullmatch(value)
+    ]
+    length = answer.getheader("Content-Length") or ""
+    if method == "HEAD" and length.isdecimal():
+        headers.append(("Content-Length", length))
+    elif method != "HEAD" and answer.length is not None:
+        headers.append(("Content-Length", str(answer.length)))
+    if answer.getheader("Content-Type") is None:
+        headers.append(("Content-Type", request_type or "text/plain"))
+    headers.append(("Content-Security-Policy", SANDBOX))
+    return headers
+
+
+def _listed(connection: str) -> set[str]:
+    """Headers that a ``Connection`` header names as meant for one hop."""
+    return {name.strip().lower() for name in connection.split(",")}

@@ -1,0 +1,226 @@
+"""``/function/<name>[.<namespace>]/…`` where the edge has no route, or is off: this forwards.
+
+Bodies flow both ways as they come. The function gets method, path and query byte by byte as the
+client sent them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import re
+import select
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flask import Blueprint, Response, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.routing import Rule
+
+from core import logging, names
+from core.errors import (
+    InvalidRequest,
+    InvocationTimeout,
+    NoEndpoints,
+    NotFound,
+    NotSupported,
+    SlipwayError,
+    UpstreamFailed,
+)
+from core.http import Connection
+from core.models import FunctionSpec, Observed
+from core.settings import seconds
+from gateway import problems
+from gateway.auth import NOBODY, caller
+from gateway.context import FUNCTION_PREFIX, Gateway, here, raw_target
+from gateway.headers import request_headers, response_headers, status_line
+from gateway.streams import CHUNK, BrokenOff, Pump, content_length, guarded, has_body
+
+bp = Blueprint("invoke", __name__)
+log = logging.get()
+
+CONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 60.0
+"""To the first byte, and between two reads; OpenFaaS' upstream_timeout has the same default. A
+function whose ``exec_timeout`` is longer has that long."""
+LONGEST_SECONDS = 3600.0
+
+_CALL_ID = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+def _any_method(state: BlueprintSetupState) -> None:
+    # Flask's own rules have a list of methods; functions get every one there is.
+    state.app.url_map.add(Rule(FUNCTION_PREFIX, endpoint=f"{bp.name}.function"))
+    state.app.view_functions[f"{bp.name}.function"] = invoke
+
+
+bp.record(_any_method)
+
+
+def invoke() -> Response:
+    """Forwards one request; errors of ours carry ``X-OpenFaaS-Internal: proxy``."""
+    gateway = here()
+    given = request.headers.get("X-Call-Id", "")
+    call_id = given if _CALL_ID.fullmatch(given) else str(uuid.uuid4())
+    started = request.headers.get("X-Start-Time", "") if gateway.settings.edge != "none" else ""
+    started = started if started.isdecimal() else str(time.time_ns())
+    try:
+        give_back = gateway.pools.invocations.take()
+        try:
+            response = _forward(gateway, request.environ, call_id, started)
+        except BaseException:
+            give_back()
+            raise
+        response.call_on_close(give_back)
+    except SlipwayError as error:
+        response = problems.answer(error)
+        response.headers["X-OpenFaaS-Internal"] = "proxy"
+    response.headers["X-Call-Id"] = call_id
+    response.headers["X-Start-Time"] = started
+    return response
+
+
+def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: str) -> Response:
+    path, mark, query = raw_target(environ).partition("?")
+    name, _, rest = path.removeprefix(FUNCTION_PREFIX).partition("/")
+    function, observed, patience = _find(gateway, name)
+    if "websocket" in environ.get("HTTP_UPGRADE", "").lower():
+        raise NotSupported("WebSockets need the edge: start Slipway with SLIPWAY_EDGE=haproxy")
+    headers = request_headers(
+        environ,
+        call_id,
+        started,
+        behind_edge=gateway.settings.edge != "none",
+        is_ours=lambda value: caller(gateway, value) != NOBODY,
+    )
+    connection = _connect(function, observed.endpoints, patience)
+    client = connection.sock
+    pump: Pump | None = None
+    try:
+        method = environ["REQUEST_METHOD"]
+        try:
+            connection.putrequest(
+                method, f"/{rest}{mark}{query}", skip_host=True, skip_accept_encoding=True
+            )
+            for header, value in headers:
+                connection.putheader(header, value)
+            connection.endheaders()
+            if has_body(environ):
+                pump = _send_body(environ, client)
+            _await_answer(function, client, pump, patience)
+            answer = connection.getresponse()
+        except TimeoutError as error:
+            raise InvocationTimeout(f"{function} broke off in the middle of its answer") from error
+        except (OSError, http.client.HTTPException) as error:
+            if pump and pump.broken:
+                raise BrokenOff("the request's body broke off") from error
+            raise UpstreamFailed(
+                f"{function} gave no answer ({type(error).__name__}): it may have crashed; see its "
+                "logs"
+            ) from error
+        if answer.status < 200:
+            raise UpstreamFailed(f"{function} answered {answer.status}, which nobody asked for")
+        response = Response(
+            guarded(_body(function, answer)),
+            status_line(answer),
+            response_headers(method, answer, environ.get("CONTENT_TYPE", "")),
+        )
+    except BaseException:
+        _close(pump, connection)
+        raise
+
+    def close() -> None:
+        answer.close()
+        _close(pump, connection)
+
+    response.call_on_close(close)
+    return response
+
+
+def _find(gateway: Gateway, name: str) -> tuple[str, Observed, float]:
+    """(``name.namespace``, what was last seen of it, how long it may be silent).
+
+    Raises:
+        NotFound: there is no such function.
+        NoEndpoints: there is, but nothing healthy to answer.
+    """
+    try:
+        function = names.join_function(*names.split_function(name))
+    except InvalidRequest as error:
+        raise NotFound(f"there is no such function: {error}") from error
+    record = gateway.store.function(function)
+    if record is None:
+        raise NotFound(f"there is no function {function}: see 'slipway list'")
+    observed = gateway.store.observed(function)
+    if observed is None or not observed.endpoints:
+        trouble = observed.trouble if observed and observed.trouble else "none is healthy yet"
+        raise NoEndpoints(f"no endpoints available for {function}: {trouble}")
+    return function, observed, _patience(record.spec)
+
+
+def _patience(spec: FunctionSpec) -> float:
+    """Seconds: a function that gives itself more time than usual gets it."""
+    try:
+        own = seconds((spec.env_vars or {}).get("exec_timeout", ""))
+    except ValueError:
+        return ANSWER_SECONDS
+    return min(max(ANSWER_SECONDS, own + 5), LONGEST_SECONDS)
+
+
+def _connect(function: str, endpoints: Iterable[str], patience: float) -> Connection:
+    """Connects to one of them; one that refuses is passed over."""
+    addresses = list(endpoints)
+    random.shuffle(addresses)
+    for address in addresses:
+        connection = Connection(address, CONNECT_SECONDS)
+        try:
+            connection.connect()
+        except OSError as error:
+            log.info("endpoint_refuses", function=function, reason=str(error))
+            continue
+        connection.sock.settimeout(patience)
+        return connection
+    raise NoEndpoints(f"no endpoints available for {function}: all {len(addresses)} refuse")
+
+
+def _send_body(environ: dict[str, Any], client: socket.socket) -> Pump:
+    """Carries the body to the function. One that breaks off breaks off there, too."""
+    chunked = content_length(environ) is None
+
+    def write(piece: bytes) -> None:
+        client.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+
+    def close(whole: bool) -> None:
+        if not whole:
+            client.shutdown(socket.SHUT_RDWR)
+        elif chunked:
+            client.sendall(b"0\r\n\r\n")
+
+    return Pump(environ, write, close)
+
+
+def _await_answer(function: str, client: socket.socket, pump: Pump | None, patience: float) -> None:
+    """Returns when the function begins to answer; its time runs while nothing is sent to it."""
+    moved = -1
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+    while not poll.poll(patience * 1000):
+        if pump is None or not pump.running or pump.moved == moved:
+            raise InvocationTimeout(f"{function} did not answer within {patience:g} s")
+        moved = pump.moved
+
+
+def _body(function: str, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    while data := answer.read1(CHUNK):
+        yield data
+    if answer.length:
+        raise UpstreamFailed(f"{function} ended {answer.length} bytes too early")
+
+
+def _close(pump: Pump | None, connection: Connection) -> None:
+    if pump:
+        pump.end()
+    connection.close()

@@ -1,0 +1,198 @@
+"""Releases over HTTP: list, read, follow, start, cancel, and take a built commit's artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from core import bundle, logging, names, queues
+from core.errors import InvalidRequest, NotSupported
+from core.models import Artifact, Artifacts, LogLine, Release, Repository
+from core.store import LogEnd
+from gateway import bare
+from gateway.context import Gateway, here
+from gateway.streams import decoded, guarded
+
+bp = Blueprint("releases", __name__, url_prefix="/system/releases")
+log = logging.get()
+
+MAX_ARTIFACTS = 32 * 2**20
+MAX_LIST = 500
+HEARTBEAT = 5
+"""Seconds: a follower that is gone is noticed by the write that fails."""
+
+
+@bp.get("")
+def list_releases() -> Response:
+    """The newest first, of one repository, one namespace or all."""
+    namespace = request.args.get("namespace", "")
+    repository = request.args.get("repository", "")
+    if namespace:
+        names.namespace(namespace)
+    if repository:
+        names.repository_name(repository)
+    return _json(here().store.releases(namespace, repository, _limit()))
+
+
+@bp.get("/<id_>")
+def get_release(id_: str) -> Response:
+    return _json(here().store.release(names.release_id(id_)))
+
+
+@bp.get("/<id_>/logs")
+def get_log(id_: str) -> Response:
+    """NDJSON, or server-sent events if asked for; the last line is ``{state, reason}``."""
+    gateway = here()
+    release = gateway.store.release(names.release_id(id_))
+    events = request.accept_mimetypes.best_match(["application/x-ndjson", "text/event-stream"])
+    form = _event if events == "text/event-stream" else _line
+    following = request.args.get("follow", "") in ("1", "true")
+    give_back = gateway.pools.followers.take() if following else None
+    lines = gateway.store.follow_log(release.id, follow=following)
+    response = Response(
+        guarded(_encoded(lines, form, gateway.alive)),
+        content_type=events or "application/x-ndjson",
+        headers={"Cache-Control": "no-store"},
+    )
+    if give_back:
+        response.call_on_close(give_back)
+    return response
+
+
+class Start(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /system/releases``; without a commit, the repository's newest."""
+
+    namespace: str
+    repository: str
+    commit: str | None = None
+
+
+@bp.post("")
+def start_release() -> Response:
+    """Releases a commit again, or anew."""
+    gateway = here()
+    wanted = decoded(request.environ, Start)
+    names.namespace(wanted.namespace)
+    names.repository_name(wanted.repository)
+    if wanted.commit is not None:
+        names.commit(wanted.commit)
+    store = gateway.store
+    repository = store.repository(wanted.namespace, wanted.repository)
+    commit, branch = _commit(gateway, repository, wanted.commit)
+    pinned = wanted.commit is not None
+    release = store.create_release(repository, commit, branch, again=True, pinned=pinned)
+    queues.dispatch(store, repository.key)
+    response = _json(store.release(release.id), 202)
+    response.headers["Location"] = f"/system/releases/{release.id}"
+    return response
+
+
+@bp.delete("/<id_>")
+def cancel(id_: str) -> Response:
+    """Takes back a release that is not live yet."""
+    store = here().store
+    release = store.cancel(names.release_id(id_), "cancelled by the admin")
+    queues.dispatch(store, f"{release.namespace}/{release.repository}")
+    return _json(release)
+
+
+@bp.put("/<id_>/artifacts")
+def put_artifacts(id_: str) -> Response:
+    """Takes a built commit, all its functions at once. For the builder."""
+    gateway = here()
+    names.release_id(id_)
+    body = decoded(request.environ, Artifacts, MAX_ARTIFACTS)
+    release = gateway.store.release(id_)
+    _check(gateway, release, body)
+    staged = gateway.store.put_artifacts(id_, body.commit, body.functions)
+    log.info("artifacts", release=id_, functions=len(body.functions))
+    return _json(staged)
+
+
+def _commit(gateway: Gateway, repository: Repository, commit: str | None) -> tuple[str, str]:
+    """(commit, branch) to release. A forge's branch head is looked up when the build begins."""
+    if repository.source == "git":
+        if commit is None:
+            return bare.head(gateway.settings, repository), repository.deploy_branch
+        commit = bare.own_commit(gateway.settings, repository, commit)
+    elif commit is None:
+        newest = gateway.store.newest_release(repository.key)
+        commit = newest.commit if newest else "0" * 40
+    return commit, repository.deploy_branch
+
+
+def _check(gateway: Gateway, release: Release, body: Artifacts) -> None:
+    """What is handed over must be of this release, whatever the builder was made to believe.
+
+    Raises:
+        InvalidRequest: naming the function and the field that do not agree.
+        NotFound: the owner has no such artifact.
+    """
+    seen = set()
+    for artifact in body.functions:
+        names.function_name(artifact.name)
+        if artifact.name in seen:
+            raise InvalidRequest(f"the function {artifact.name} is there twice")
+        seen.add(artifact.name)
+        for field, given, expected in _fields(artifact, release, body):
+            if given != expected:
+                raise InvalidRequest(
+                    f"{artifact.name}: {field} is {given!r}, but must be {expected!r}"
+                )
+        if not artifact.artifact.startswith(bundle.PREFIX):
+            raise NotSupported(
+                f"{artifact.name}: this version runs bundles only, not {artifact.artifact[:100]!r}"
+            )
+        bundle.read_bundle(gateway.settings, release.namespace, artifact.artifact)
+
+
+def _fields(
+    artifact: Artifact, release: Release, body: Artifacts
+) -> Iterator[tuple[str, object, object]]:
+    spec = artifact.spec
+    yield "spec.name", spec.name, artifact.name
+    yield "spec.namespace", spec.namespace, release.namespace
+    yield "spec.repository", spec.repository, release.repository
+    yield "spec.commit", spec.commit, body.commit
+    yield "spec.artifact", spec.artifact, artifact.artifact
+    yield "spec.key", spec.key, artifact.key
+
+
+def _encoded(
+    lines: Iterable[LogLine | LogEnd | None],
+    form: Callable[[LogLine | LogEnd | None], bytes],
+    alive: Callable[[], bool],
+) -> Iterator[bytes]:
+    quiet = 0
+    for line in lines:
+        if line is not None:
+            quiet = 0
+            yield form(line)
+            continue
+        if not alive():  # the client asks again, of the next gateway
+            return
+        quiet += 1
+        if quiet % HEARTBEAT == 0:
+            yield form(None)
+
+
+def _line(line: LogLine | LogEnd | None) -> bytes:
+    return b"\n" if line is None else msgspec.json.encode(line) + b"\n"
+
+
+def _event(line: LogLine | LogEnd | None) -> bytes:
+    return b":\n\n" if line is None else b"data: " + msgspec.json.encode(line) + b"\n\n"
+
+
+def _limit() -> int:
+    given = request.args.get("limit", "50")
+    if not given.isdecimal() or not 1 <= int(given[:6]) <= MAX_LIST:
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIST}")
+    return int(given)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, content_type="application/json")

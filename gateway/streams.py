@@ -1,0 +1,187 @@
+"""Bodies that flow: reading a request's piece by piece or whole, and answering piece by piece."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+
+from core import logging
+from core.errors import InvalidRequest, TooLarge
+
+CHUNK = 2**16
+LINGER = 5.0
+"""Seconds in which a client may finish sending a body that nobody wants any more."""
+
+T = TypeVar("T")
+log = logging.get()
+
+
+class BrokenOff(InvalidRequest):
+    """The client went away, or stalled, in the middle of its body."""
+
+
+def content_length(environ: dict[str, Any]) -> int | None:
+    """Bytes of the body if the client told, else None: no body, or a chunked one."""
+    given = str(environ.get("CONTENT_LENGTH") or "")
+    return int(given) if given.isdecimal() else None
+
+
+def has_body(environ: dict[str, Any]) -> bool:
+    return content_length(environ) is not None or "HTTP_TRANSFER_ENCODING" in environ
+
+
+def pieces(environ: dict[str, Any]) -> Iterator[bytes]:
+    """The request's body, at most 64 KiB at a time.
+
+    Raises:
+        BrokenOff: it ended before its announced end.
+    """
+    length = content_length(environ)
+    stream = environ["wsgi.input"]
+    got = 0
+    try:
+        for data in _arriving(stream) if length is None else iter(lambda: stream.read(CHUNK), b""):
+            got += len(data)
+            yield data
+    except Exception as error:  # the server's parser has errors of its own
+        raise BrokenOff(f"the body broke off after {got} bytes") from error
+    if length is not None and got < length:
+        raise BrokenOff(f"the body broke off after {got} of {length} bytes")
+
+
+def _arriving(stream: Any) -> Iterator[bytes]:
+    """A chunked body as it comes in.
+
+    gunicorn's ``read(n)`` waits for n bytes; its chunk parser has what is there at once.
+    """
+    parser = getattr(getattr(stream, "reader", None), "parser", None)
+    if parser is None:
+        yield from iter(lambda: stream.read(CHUNK), b"")
+        return
+    for data in parser:
+        for start in range(0, len(data), CHUNK):
+            yield bytes(data[start : start + CHUNK])
+
+
+def whole(environ: dict[str, Any], limit: int, seconds: float = 10.0) -> bytes:
+    """The request's body in memory.
+
+    Raises:
+        TooLarge: it has more than ``limit`` bytes.
+        BrokenOff: it did not come within ``seconds``.
+    """
+    length = content_length(environ)
+    too_large = TooLarge(f"the body has more than {limit} bytes, which is the limit here")
+    if length is not None and length > limit:
+        raise too_large
+    if not has_body(environ):
+        return b""
+    body = bytearray()
+    with _Deadline(environ, seconds):
+        for piece in pieces(environ):
+            body += piece
+            if len(body) > limit:
+                raise too_large
+    return bytes(body)
+
+
+def decoded(environ: dict[str, Any], type_: type[T], limit: int = 2**20) -> T:
+    """The request's JSON body as ``type_``; what is of another type is told with its place.
+
+    Raises:
+        InvalidRequest: it is not JSON, or not of that shape.
+    """
+    try:
+        return msgspec.json.decode(whole(environ, limit), type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not what this takes: {error}") from error
+
+
+class _Deadline:
+    """Ends the client's sending after some seconds."""
+
+    def __init__(self, environ: dict[str, Any], seconds: float) -> None:
+        self._timer = threading.Timer(seconds, _stop_reading, [environ])
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+
+def _stop_reading(environ: dict[str, Any]) -> None:
+    client = environ.get("gunicorn.socket")
+    if client is not None:
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RD)
+
+
+class Pump:
+    """Carries a request's body to somewhere in a thread of its own, so that the answer can come
+    before the body has ended. When the other side takes no more, the rest is read and dropped: a
+    client that still sends would not see the answer.
+
+    Args:
+        write: takes a piece; an OSError means that no more is wanted.
+        close: called once: with True at the body's proper end, with False when it broke off.
+    """
+
+    def __init__(
+        self,
+        environ: dict[str, Any],
+        write: Callable[[bytes], object],
+        close: Callable[[bool], object],
+    ) -> None:
+        self.broken = False
+        """Whether the client's body ended before its end."""
+        self.moved = 0
+        """Bytes so far: who waits for an answer can see that the client still sends."""
+        self._environ = environ
+        self._write = write
+        self._close = close
+        self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        """Returns once the request's body is not read any more."""
+        self._thread.join(LINGER)
+        if self._thread.is_alive():
+            _stop_reading(self._environ)
+            self._thread.join()
+
+    def _run(self) -> None:
+        wanted = True
+        try:
+            for piece in pieces(self._environ):
+                self.moved += len(piece)
+                if wanted:
+                    try:
+                        self._write(piece)
+                    except (OSError, ValueError):
+                        wanted = False
+        except BrokenOff:
+            self.broken = True
+        with suppress(OSError, ValueError):
+            self._close(not self.broken)
+
+
+def guarded(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Passes an answer's parts on; an error in the middle breaks the connection off, so that the
+    client does not take what it got for all."""
+    try:
+        yield from parts
+    except Exception as error:
+        log.warning("answer_broken_off", reason=f"{type(error).__name__}: {error}")
+        raise ConnectionResetError(errno.ECONNRESET, f"broken off: {error}") from error

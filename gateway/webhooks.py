@@ -1,0 +1,94 @@
+"""Events of forges: an event tells us to look, no more.
+
+The signature comes first, over the raw bytes, before the event's kind or the JSON is looked at.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from core import logging, names, queues
+from core.errors import InvalidRequest
+from core.models import Repository
+from forges import github
+from gateway.context import Gateway, here
+from gateway.streams import whole
+
+bp = Blueprint("webhooks", __name__, url_prefix="/webhooks")
+log = logging.get()
+
+
+@bp.post("/github")
+def from_github() -> Response:
+    """202 ``{"release": id}`` for a push to the deploy branch; text for what makes no release."""
+    gateway = here()
+    secret = gateway.settings.github_webhook_secret
+    signature = request.headers.get(github.SIGNATURE, "")
+    github.check_configured(secret, signature)
+    give_back = gateway.pools.webhooks.take()
+    try:
+        body = whole(request.environ, github.MAX_BODY)
+        github.check_signature(secret, body, signature)
+    finally:
+        give_back()
+    event = request.headers.get(github.EVENT, "")
+    if event == "ping":
+        return _text("pong: pushes to the default branch will be released", 200)
+    if event != "push":
+        return _text(f"nothing to do for the event {event[:50]!r}", 202)
+    push = github.parse_push(body)
+    if push.deleted:
+        return _text(f"not deployed: {push.ref} was deleted", 202)
+    if not push.branch:
+        return _text(f"not deployed: {push.ref} is not a branch", 202)
+    if push.branch != push.default_branch:
+        return _text(
+            f"not deployed: {push.branch} is not the default branch ({push.default_branch})", 202
+        )
+    return _release(gateway, push)
+
+
+def _release(gateway: Gateway, push: github.Push) -> Response:
+    namespace = namespace_of(push.owner)
+    store = gateway.store
+    store.claim_namespace(namespace, f"{gateway.settings.github_url}#{push.owner_id}")
+    repository = Repository(
+        namespace=namespace,
+        name=push.name,
+        source="github",
+        full_name=push.full_name,
+        forge_id=str(push.repository_id),
+        deploy_branch=push.branch,
+    )
+    store.save_repository(repository)
+    delivery = github.delivery_id(request.headers.get(github.DELIVERY, ""))
+    release = store.create_release(
+        repository,
+        push.commit,
+        push.branch,
+        delivery=("github", delivery) if delivery else None,
+    )
+    queues.dispatch(store, repository.key)
+    log.info("webhook", forge="github", repository=repository.key, release=release.id)
+    return Response(
+        msgspec.json.encode({"release": release.id}), 202, content_type="application/json"
+    )
+
+
+def namespace_of(owner: str) -> str:
+    """The namespace of a login: the same in lower case, where that is one.
+
+    Raises:
+        InvalidRequest: it is not, naming the rule.
+    """
+    try:
+        return names.owner_namespace(owner.lower())
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"the owner {owner!r} has no namespace of the same name: {error}"
+        ) from error
+
+
+def _text(told: str, status: int) -> Response:
+    return Response(told, status, content_type="text/plain; charset=utf-8")
