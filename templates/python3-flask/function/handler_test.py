@@ -1,0 +1,5 @@
+from .handler import handle
+
+
+def test_it_sends_back_what_it_got():
+    assert handle("ahoy").endswith("ahoy")
