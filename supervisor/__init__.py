@@ -1,0 +1,14 @@
+"""`slipway up`: starts the parts, keeps them running, stops them in order.
+
+    up.py         the story: claims, leftovers, store, the rest, demo, until Ctrl-C, stop
+    claims.py     what one Slipway has for itself: state folder, lock, run folder, port
+    parts.py      what is started, as data
+    keeper.py     spawns, watches, restarts, stops; one thread, one loop
+    leftovers.py  ends what an earlier supervisor left behind
+    processes.py  /proc: who is who, who descends from whom
+    chores.py     short jobs that need much memory, each in a process of its own
+    demo.py       pushes this checkout's functions through the real pipeline
+    screen.py     what the user sees
+
+The supervisor imports nothing heavy: it lives as long as everything else together.
+"""

@@ -1,0 +1,53 @@
+# Everything here sets itself up: a virtual environment in .venv, made anew when pyproject.toml changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+READY_DEV := .venv/.installed-dev
+
+# Compiled modules make every later start quicker.
+unexport PYTHONDONTWRITEBYTECODE
+.DEFAULT_GOAL := help
+.PHONY: help up check check-static test setup setup-dev
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: $(READY) ## Start Slipway in the foreground and push its demo through it; Ctrl-C stops it
+	@exec $(BIN)/slipway up
+
+check: check-static test ## Everything that is checked before a change goes in
+
+check-static: $(READY_DEV) ## Lint, format, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+setup: $(READY) ## Set up and stop there
+
+setup-dev: $(READY_DEV)
+
+$(READY): pyproject.toml
+	@$(TOOLS)
+	@echo "slipway: setting up .venv (once)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PIP) -e .
+	@touch $@
+
+$(READY_DEV): pyproject.toml $(READY)
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || echo --quiet)
+
+# What has to be there before us.
+define TOOLS
+{ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& $(PYTHON) -c 'import ensurepip, venv' && git --version; } >/dev/null 2>&1 \
+	|| { echo "Slipway needs Python 3.11 or later with pip and venv, git and make. On Debian 12:"; \
+	echo "  apt-get install -y python3 python3-venv python3-pip git make"; exit 1; } >&2
+endef

@@ -1,0 +1,161 @@
+"""The gateway's API as the commands use it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import IO, Any
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from core.errors import (
+    BadCredentials,
+    InvocationTimeout,
+    NotFound,
+    SlipwayError,
+    Unavailable,
+)
+from core.settings import Settings
+from core.signing import secret_file
+
+_ERRORS = {BadCredentials.status: BadCredentials, NotFound.status: NotFound}
+QUIET_SECONDS = 60.0
+"""A log that is followed has a heartbeat every few seconds: silence means that nobody is there."""
+
+
+class Client:
+    """Talks to one gateway as the admin; the password comes from the state folder's file.
+
+    Methods raise SlipwayError with the gateway's own words, Unavailable where nobody answers.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self.settings = settings
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        if _is_loopback(self.url):
+            self._session.trust_env = False  # no proxy on the way to ourselves
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session.close()
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """Returns the decoded JSON."""
+        wanted = {name: value for name, value in query.items() if value != ""}
+        return self._json(self._ask("GET", path, params=wanted))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._json(self._ask("POST", path, json=dict(body)))
+
+    def delete(self, path: str) -> Any:
+        return self._json(self._ask("DELETE", path))
+
+    def lines(self, path: str, **query: str | int) -> Iterator[Mapping[str, Any]]:
+        """Yields a stream of NDJSON as it comes; heartbeats are left out."""
+        with self._ask("GET", path, params=query, stream=True) as answer:
+            try:
+                for line in answer.iter_lines(chunk_size=None):
+                    if line.strip():
+                        yield json.loads(line)
+            except (requests.RequestException, ValueError) as error:
+                raise Unavailable(
+                    f"the log broke off ({type(error).__name__}): ask for it again"
+                ) from error
+
+    def release(self, wanted: str) -> Mapping[str, Any]:
+        """The release of that id, or the newest of a commit (7 digits at least).
+
+        Raises NotFound.
+        """
+        if _may_be_commit(wanted):
+            for release in self.get("/system/releases", limit=500):
+                if release["commit"].startswith(wanted):
+                    return dict(release)
+        return dict(self.get(f"/system/releases/{quote(wanted, safe='')}"))
+
+    def invoke(
+        self,
+        function: str,
+        *,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        data: bytes | IO[bytes] | None,
+        timeout: float,
+    ) -> requests.Response:
+        """Calls a function; its answer is to be read and closed. Nobody's password goes along."""
+        url = f"{self.url}/function/{quote(function, safe='.')}/{path.lstrip('/')}"
+        request = requests.Request(method, url, headers=dict(headers), data=data, auth=_nobody)
+        return self._send(request, stream=True, timeout=timeout)
+
+    # Inside
+
+    def _ask(self, method: str, path: str, *, stream: bool = False, **more: Any) -> Any:
+        auth = ("admin", secret_file(self.settings.password_file))
+        request = requests.Request(method, self.url + path, auth=auth, **more)
+        answer = self._send(request, stream=stream, timeout=QUIET_SECONDS)
+        if answer.status_code < 300:
+            return answer
+        with answer:
+            told = answer.text.strip() or f"status {answer.status_code} without a word"
+        if answer.status_code == BadCredentials.status:
+            told += (
+                f": the password in {self.settings.password_file} is not that of {self.url}. Name "
+                "its state folder with --state, or the file in SLIPWAY_ADMIN_PASSWORD_FILE"
+            )
+        raise _ERRORS.get(answer.status_code, SlipwayError)(told)
+
+    def _send(
+        self, request: requests.Request, *, stream: bool, timeout: float
+    ) -> requests.Response:
+        try:
+            prepared = self._session.prepare_request(request)
+            kept = self._session.merge_environment_settings(prepared.url, {}, stream, None, None)
+            return self._session.send(
+                prepared, timeout=(10, timeout), allow_redirects=False, **kept
+            )
+        except requests.ReadTimeout as error:
+            raise InvocationTimeout(f"no answer within {timeout:g} s: see --timeout") from error
+        except requests.ConnectionError as error:
+            raise Unavailable(
+                f"nothing answers at {self.url}: is it running? Start it with 'make up', or name "
+                "the right address with --url"
+            ) from error
+        except (requests.RequestException, ValueError) as error:
+            raise SlipwayError(f"this cannot be asked of {self.url}: {error}") from error
+
+    def _json(self, answer: requests.Response) -> Any:
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise SlipwayError(
+                f"{self.url} does not answer in JSON: is it Slipway that listens there?"
+            ) from error
+
+
+def _may_be_commit(text: str) -> bool:
+    return 7 <= len(text) <= 64 and not text.strip("0123456789abcdef")
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An auth that adds none, and keeps a .netrc from adding its own."""
+    return request

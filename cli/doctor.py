@@ -1,0 +1,224 @@
+"""What can be wrong with a machine or an installation, looked at one by one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import requests
+
+from core.errors import SlipwayError
+from core.settings import Settings
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+GIT = (2, 30)
+"""The oldest git whose hardening options the builder relies on."""
+LOW, FULL = 2 * 2**30, 200 * 2**20
+"""Bytes of free disk below which builds will soon fail, and below which they do."""
+_COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``advice`` says what to do where the state is not ok."""
+
+    name: str
+    state: str
+    text: str
+    advice: str = ""
+
+    def line(self) -> str:
+        mark = click.style(f"{self.state:<4}", fg=_COLOURS[self.state])
+        advice = f"\n{'':19}→ {self.advice}" if self.advice else ""
+        return f"{mark}  {self.name:<12} {self.text}{advice}"
+
+
+def examine(settings: Settings, url: str, *, elsewhere: bool) -> list[Finding]:
+    """All findings. ``elsewhere``: the installation at ``url`` need not be of this machine, so
+    that of its parts only the health is looked at."""
+    found: list[Finding] = []
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _python,
+        _git,
+        _uv,
+        lambda: _sandbox(settings),
+        lambda: _disk(settings),
+        lambda: _state(settings),
+        _clock,
+    ]
+    for check in checks:
+        found += check()
+    if elsewhere:
+        found += _health(url)
+    elif not _runs(settings):
+        advice = "start it with 'make up', or name another state folder with --state"
+        found.append(Finding("running", WARN, f"nothing runs on {settings.state}", advice))
+    else:
+        found += _store(settings)
+        found += _health(url)
+    return found
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    advice = "" if good else "install Python 3.11 or later, then remove .venv and run 'make up'"
+    yield Finding("python", OK if good else FAIL, f"{version}, {sys.executable}", advice)
+
+
+def _git() -> Iterator[Finding]:
+    told = _output(["git", "--version"])
+    digits = told.removeprefix("git version ").split(".")[:2]
+    if not told or not all(each.isdigit() for each in digits):
+        yield Finding("git", FAIL, told or "not found on PATH", "apt-get install -y git")
+    elif tuple(map(int, digits)) < GIT:
+        yield Finding("git", FAIL, told, f"install git {GIT[0]}.{GIT[1]} or later")
+    else:
+        yield Finding("git", OK, told)
+
+
+def _uv() -> Iterator[Finding]:
+    try:
+        from uv import find_uv_bin
+
+        told = _output([str(find_uv_bin()), "--version"])
+    except (ImportError, FileNotFoundError):
+        told = ""
+    advice = "" if told else "remove .venv and run 'make up', which installs it"
+    yield Finding("uv", OK if told else FAIL, told or "does not run", advice)
+
+
+def _sandbox(settings: Settings) -> Iterator[Finding]:
+    """Starts a real one."""
+    from core.sandbox import Sandbox
+
+    begun = time.monotonic()
+    try:
+        sandbox = Sandbox.from_settings(settings)
+    except SlipwayError as error:
+        yield Finding("sandbox", FAIL, "none can be made", str(error))
+        return
+    took = f"{(time.monotonic() - begun) * 1000:.0f} ms"
+    if sandbox.refused:
+        yield Finding("sandbox", WARN, "functions run WITHOUT one", sandbox.refused)
+    else:
+        yield Finding("sandbox", OK, f"started one in {took}")
+    bounded = sandbox.cgroups.controllers
+    for name in ("memory", "cpu", "pids"):
+        if name in bounded:
+            yield Finding(name, OK, bounded[name])
+        else:
+            advice = "run as root, or by systemd-run --user --scope -p Delegate=yes"
+            yield Finding(name, WARN, "not bounded by a control group", advice)
+    if sandbox.network.available():
+        yield Finding("network", OK, sandbox.enforced()["network"])
+    elif os.geteuid() != 0:
+        yield Finding("network", WARN, "functions reach nothing outside", "run Slipway as root")
+    elif _runs(settings):
+        advice = f"see {settings.state / 'log' / 'network.log'} and what 'make up' said of it"
+        yield Finding("network", WARN, "functions reach nothing outside", advice)
+    else:
+        yield Finding("network", OK, "made when Slipway starts")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    folder = settings.state
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    state = FAIL if free < FULL else WARN if free < LOW else OK
+    advice = "" if state == OK else f"make room on the disk of {folder}"
+    yield Finding("disk", state, f"{free / 2**30:.1f} GiB free at {folder}", advice)
+
+
+def _state(settings: Settings) -> Iterator[Finding]:
+    """What is secret must be ours alone."""
+    for path in (settings.state, settings.password_file, settings.builder_token_file):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue  # made by the first start
+        except OSError as error:
+            yield Finding("secrets", FAIL, f"{path}: {error.strerror}", "run as its owner")
+            return
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            advice = f"chmod go= {path}; if strangers were on this machine, make a new one"
+            yield Finding("secrets", FAIL, f"others can read {path}", advice)
+            return
+    yield Finding("secrets", OK, f"{settings.state} is this user's alone")
+
+
+def _clock() -> Iterator[Finding]:
+    """A clock that is behind makes TLS certificates and signatures look as if not yet valid."""
+    now, newest = time.time(), Path(__file__).stat().st_mtime
+    told = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    if now < newest - 60:
+        yield Finding("clock", FAIL, f"{told} is before this program was made", "set the clock")
+    else:
+        yield Finding("clock", OK, told)
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    import redis
+
+    where = settings.redis_url and "the Redis of SLIPWAY_REDIS_URL"
+    where = where or f"the store at {settings.run / 'redis.sock'}"
+    try:
+        with redis.Redis.from_url(settings.store_url, socket_timeout=3) as connection:
+            begun = time.monotonic()
+            connection.ping()
+        took = (time.monotonic() - begun) * 1000
+        yield Finding("store", OK, f"answered in {took:.1f} ms")
+    except redis.RedisError as error:
+        advice = f"see {settings.state / 'log' / 'store.log'}"
+        yield Finding("store", FAIL, f"{where} does not answer: {error}", advice)
+
+
+def _health(url: str) -> Iterator[Finding]:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(f"{url}/healthz", timeout=5)
+        parts = answer.json()["parts"]
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        text = f"{url}/healthz does not answer ({type(error).__name__})"
+        yield Finding("gateway", FAIL, text, "is it Slipway that listens there? See its log folder")
+        return
+    for name, told in parts.items():
+        good = told == "ok"
+        advice = "" if good else f"see {name}.log in the folder log/ of the state folder"
+        yield Finding(name, OK if good else FAIL, str(told), advice)
+
+
+def _runs(settings: Settings) -> bool:
+    """Whether a supervisor holds the state folder's lock."""
+    try:
+        lock = os.open(settings.state / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _output(argv: list[str]) -> str:
+    """The first line of what a program prints, or '' where it cannot be run."""
+    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/", "LANG": "C.UTF-8"}
+    try:
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.partition("\n")[0].strip()

@@ -1,0 +1,329 @@
+"""The commands. Each asks, prints and exits: 0 ok, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from cli import show
+from core.errors import InvalidRequest, NotFound, SlipwayError, Unavailable
+from core.settings import PREFIX, ROOT, Settings
+
+if TYPE_CHECKING:
+    from cli.client import Client
+
+GOOD = ("live", "replaced")
+"""States of a release whose push succeeded; a replaced one was live."""
+MOVING = ("queued", "building", "testing", "staging")
+APPEAR_SECONDS = 10.0
+"""How long a commit may take to become a release: a forge's webhook comes after the push."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the options before the command say."""
+
+    state: str
+    url: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The settings' environment: the checkout's own state folder unless told otherwise."""
+        told = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+        told[f"{PREFIX}STATE"] = self.state or told.get(f"{PREFIX}STATE") or str(ROOT / ".slipway")
+        return told
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_env(self.env)
+
+    def client(self) -> Client:
+        from cli.client import Client
+
+        return Client(self.settings, self.base_url)
+
+    @property
+    def base_url(self) -> str:
+        """Where the installation answers: as told, else as it wrote down when it started."""
+        settings = self.settings
+        told = {f"{PREFIX}{name}" for name in ("PORT", "BIND", "GATEWAY_URL")} & self.env.keys()
+        if self.url or told:
+            return self.url or settings.base_url
+        try:
+            return (settings.state / "url").read_text().strip()
+        except OSError:
+            return settings.base_url
+
+
+class Group(click.Group):
+    """Tells errors of ours in one place: their text on standard error, exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SlipwayError as error:
+            click.echo(f"slipway: {error}", err=True)
+            ctx.exit(1)
+
+
+output = click.option(
+    "--output", "-o", type=click.Choice(["table", "json"]), default="table", help="Form of it."
+)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--state", default="", metavar="FOLDER", help="State folder of the installation.")
+@click.option("--url", default="", metavar="URL", help="Where the installation answers.")
+@click.version_option(package_name="slipway", prog_name="slipway")
+@click.pass_context
+def main(ctx: click.Context, state: str, url: str) -> None:
+    """Turns a git push into running functions, on your own server."""
+    ctx.obj = Context(state, url)
+
+
+@main.command()
+@click.option("--no-demo", is_flag=True, help="Do not push this checkout's own functions.")
+@click.pass_obj
+def up(context: Context, no_demo: bool) -> None:
+    """Start everything in the foreground; Ctrl-C stops it."""
+    from supervisor import parts
+
+    _ = context.settings  # tells mistakes before anything is started
+    argv = parts.python("supervisor.up", *(["--no-demo"] if no_demo else []))
+    # In our place: signals reach it directly, and this command's memory is given back.
+    os.execve(argv[0], argv, parts.passed(os.environ) | context.env)
+
+
+@main.command()
+@output
+@click.pass_obj
+def config(context: Context, output: str) -> None:
+    """Print every setting, and what bounds functions on this machine."""
+    from cli.enforced import enforced
+
+    settings = context.settings
+    told = {"settings": settings.describe(), "enforced": enforced(settings)}
+    if output == "json":
+        show.as_json(told)
+        return
+    for rows in told.values():
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            click.echo(f"{name:<{width}}  {value}".rstrip())
+        click.echo()
+
+
+@main.command(name="list")
+@click.option("--namespace", "-n", default="", help="Only of this owner.")
+@output
+@click.pass_obj
+def list_(context: Context, namespace: str, output: str) -> None:
+    """List the functions."""
+    with context.client() as client:
+        found = client.get("/system/functions", namespace=namespace)
+        if output == "json":
+            show.as_json(found)
+        else:
+            show.functions(found, context.settings.public_url or context.base_url)
+
+
+@main.command()
+@click.option("--namespace", "-n", default="", help="Only of this owner.")
+@click.option("--repository", "-r", default="", help="Only of this repository.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 500))
+@output
+@click.pass_obj
+def releases(context: Context, namespace: str, repository: str, limit: int, output: str) -> None:
+    """List releases, the newest first."""
+    with context.client() as client:
+        found = client.get(
+            "/system/releases", namespace=namespace, repository=repository, limit=limit
+        )
+    show.as_json(found) if output == "json" else show.releases(found)
+
+
+@main.command()
+@click.argument("release")
+@output
+@click.pass_obj
+def release(context: Context, release: str, output: str) -> None:
+    """Show one release, by its id or commit."""
+    with context.client() as client:
+        found = client.release(release)
+    show.as_json(found) if output == "json" else show.release(found)
+
+
+@main.command()
+@click.argument("what", metavar="RELEASE|COMMIT|FUNCTION.NAMESPACE")
+@click.option("--follow", "-f", is_flag=True, help="Go on until it ends.")
+@output
+@click.pass_obj
+def logs(context: Context, what: str, follow: bool, output: str) -> None:
+    """Print the log of a release, or what a function wrote."""
+    following = {"follow": 1} if follow else {}
+    with context.client() as client:
+        if "." in what:
+            name, _, namespace = what.rpartition(".")
+            lines = client.lines("/system/logs", name=name, namespace=namespace, **following)
+        else:
+            id_ = client.release(what)["id"]
+            lines = client.lines(f"/system/releases/{id_}/logs", **following)
+        for line in lines:
+            if output == "json":
+                click.echo(_compact(line))
+            else:
+                click.echo(show.log_line(line))
+
+
+@main.command()
+@click.argument("what", metavar="RELEASE|COMMIT")
+@click.option("--timeout", default=900.0, show_default=True, help="Seconds.")
+@output
+@click.pass_obj
+def wait(context: Context, what: str, timeout: float, output: str) -> None:
+    """Wait until a release is decided: exit status 0 if it went live, else 1."""
+    with context.client() as client:
+        found = _await(client, what, time.monotonic() + timeout)
+    if output == "json":
+        show.as_json(found)
+    else:
+        click.echo(show.log_line({"state": f"{found['state']} {found['id']}", **_reason(found)}))
+    if found["state"] not in GOOD:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("function", metavar="FUNCTION[.NAMESPACE]")
+@click.option("--data", "-d", default=None, help="Body: text, @FILE, or - for standard input.")
+@click.option("--method", "-X", default="", help="GET without a body, POST with one.")
+@click.option("--header", "-H", multiple=True, metavar="NAME: VALUE")
+@click.option("--path", default="/", show_default=True, help="Path and query below the function.")
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds.")
+@click.pass_obj
+def invoke(
+    context: Context,
+    function: str,
+    data: str | None,
+    method: str,
+    header: tuple[str, ...],
+    path: str,
+    timeout: float,
+) -> None:
+    """Call a function and print its answer as it is; exit status 1 from 400 on."""
+    headers = dict(_header(each) for each in header)
+    body = _body(data)
+    method = method.upper() or ("GET" if body is None else "POST")
+    with (
+        context.client() as client,
+        client.invoke(
+            function, method=method, path=path, headers=headers, data=body, timeout=timeout
+        ) as answer,
+    ):
+        out = sys.stdout.buffer
+        for chunk in answer.iter_content(chunk_size=None):
+            out.write(chunk)
+            out.flush()
+        if answer.status_code >= 400:
+            click.echo(f"\nslipway: {function} answered {answer.status_code}", err=True)
+            sys.exit(1)
+
+
+@main.command()
+@click.argument("release")
+@click.pass_obj
+def cancel(context: Context, release: str) -> None:
+    """Take back a release that is not live yet."""
+    with context.client() as client:
+        id_ = client.release(release)["id"]
+        found = client.delete(f"/system/releases/{id_}")
+    click.echo(f"{found['state']} {found['id']}")
+
+
+@main.command()
+@click.argument("repository", metavar="NAMESPACE/REPOSITORY")
+@click.option("--commit", default="", help="A full commit id; else the branch's head.")
+@click.pass_obj
+def redeploy(context: Context, repository: str, commit: str) -> None:
+    """Release a repository again; prints the new release's id."""
+    namespace, slash, name = repository.partition("/")
+    if not slash:
+        raise click.UsageError("name the repository as NAMESPACE/REPOSITORY")
+    body = {"namespace": namespace, "repository": name} | ({"commit": commit} if commit else {})
+    with context.client() as client:
+        click.echo(client.post("/system/releases", body)["id"])
+
+
+@main.command()
+@output
+@click.pass_obj
+def doctor(context: Context, output: str) -> None:
+    """Look for what is wrong with this machine or installation; exit status 1 if anything is."""
+    from cli import doctor as checks
+
+    found = checks.examine(context.settings, context.base_url, elsewhere=bool(context.url))
+    if output == "json":
+        show.as_json([vars(each) for each in found])
+    else:
+        for each in found:
+            click.echo(each.line())
+    if any(each.state == checks.FAIL for each in found):
+        sys.exit(1)
+
+
+def _await(client: Client, what: str, deadline: float) -> Any:
+    """The release once it is decided. A gateway that restarts has time to come back."""
+    patience = time.monotonic() + APPEAR_SECONDS
+    state = "not there"
+    while True:
+        try:
+            found = client.release(what)
+            what, state = found["id"], found["state"]
+            if state not in MOVING:
+                return found
+            patience = time.monotonic() + APPEAR_SECONDS
+        except (NotFound, Unavailable):
+            if time.monotonic() > patience:
+                raise
+        if time.monotonic() > deadline:
+            raise SlipwayError(f"{what} is still {state}: wait longer with --timeout")
+        time.sleep(0.25)
+
+
+def _reason(found: Any) -> dict[str, str]:
+    return {"reason": found["reason"] if found["state"] not in GOOD else ""}
+
+
+def _body(data: str | None) -> bytes | IO[bytes] | None:
+    if data is None:
+        return None
+    if data == "-":
+        return sys.stdin.buffer
+    if data.startswith("@"):
+        try:
+            return Path(data[1:]).open("rb")
+        except OSError as error:
+            raise InvalidRequest(f"{data[1:]} cannot be read: {error.strerror}") from error
+    return data.encode()
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise click.UsageError(f"{text!r} is no header: write 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def _compact(line: Any) -> str:
+    import json
+
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+if __name__ == "__main__":
+    main()

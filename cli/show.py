@@ -1,0 +1,104 @@
+"""How results look: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+Row = Sequence[str]
+_COLOURS = {"live": "green", "failed": "red", "ok": "green", "warn": "yellow", "FAIL": "red"}
+
+
+def as_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(head: Row, rows: Iterable[Row]) -> None:
+    """Columns as wide as they need to be; the last one is not padded."""
+    lines = [head, *(tuple(printable(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
+    for line in lines:
+        cells = [
+            click.style(cell.ljust(width), fg=_COLOURS.get(cell))
+            for cell, width in zip(line, widths, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def functions(found: Iterable[Mapping[str, Any]], url: str) -> None:
+    rows = [
+        (
+            each["name"],
+            each["namespace"],
+            f"{each.get('availableReplicas', 0)}/{each.get('replicas', 0)}",
+            f"{each.get('invocationCount', 0):.0f}",
+            each.get("annotations", {}).get("com.slipway.release", "-"),
+            f"{url}/function/{each['name']}"
+            + ("" if each["namespace"] == "openfaas-fn" else f".{each['namespace']}"),
+        )
+        for each in found
+    ]
+    table(("FUNCTION", "NAMESPACE", "REPLICAS", "INVOCATIONS", "RELEASE", "URL"), rows)
+
+
+def releases(found: Iterable[Mapping[str, Any]]) -> None:
+    rows = [
+        (
+            each["id"],
+            f"{each['namespace']}/{each['repository']}",
+            each["branch"],
+            each["commit"][:12],
+            each["state"],
+            each["createdAt"],
+            one_line(each["reason"]) or ", ".join(row["name"] for row in each["functions"]),
+        )
+        for each in found
+    ]
+    table(("RELEASE", "REPOSITORY", "BRANCH", "COMMIT", "STATE", "CREATED", "FUNCTIONS"), rows)
+
+
+def release(each: Mapping[str, Any]) -> None:
+    for name in ("id", "namespace", "repository", "branch", "commit", "state", "reason"):
+        if each[name]:
+            click.echo(f"{name:<11}{printable(each[name], lines=True)}")
+    click.echo(f"{'created':<11}{each['createdAt']}")
+    if each["finishedAt"]:
+        click.echo(f"{'finished':<11}{each['finishedAt']}")
+    if receipt := each["receipt"]:
+        told = f"{receipt['requests']} requests during the switch, {receipt['failed']} failed"
+        click.echo(f"{'receipt':<11}{told}, longest gap {receipt['longestGapMs']:g} ms")
+    if each["functions"]:
+        click.echo()
+        table(
+            ("FUNCTION", "BUILD", "SECONDS", "KEY", "URL"),
+            (
+                (row["name"], row["build"], f"{row['seconds']:.1f}", row["key"][:12], row["url"])
+                for row in each["functions"]
+            ),
+        )
+
+
+def log_line(line: Mapping[str, Any]) -> str:
+    """``time function step | text``; of the last line ``state: reason``."""
+    if "state" in line:
+        reason = f": {printable(line['reason'], lines=True)}" if line["reason"] else ""
+        return f"{line['state']}{reason}"
+    if "instance" in line:
+        return printable(f"{line.get('timestamp', '')} {line['instance']} | {line['text']}")
+    where = " ".join(filter(None, (line["function"], line["step"])))
+    mark = "=" if line["stream"] == "step" else "|"
+    return printable(f"{line['time']} {where} {mark} {line['text']}")
+
+
+def one_line(text: str, longest: int = 80) -> str:
+    told = " ".join(text.split())
+    return told if len(told) <= longest else f"{told[: longest - 1]}…"
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text without what could steer a terminal: builds of strangers wrote it."""
+    kept = "\t\n" if lines else "\t"
+    return "".join(c for c in text if c.isprintable() or c in kept)

@@ -1,0 +1,78 @@
+"""Short jobs that need more memory than the supervisor may keep, each in a process of its own.
+
+``python -m supervisor.chores network-up <file>``    makes the functions' network, tells what came
+                                                    of it in a file of JSON
+``python -m supervisor.chores network-down``         removes it
+``python -m supervisor.chores store``                asks the store of SLIPWAY_REDIS_URL
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from core.errors import ConfigError, SlipwayError, Unavailable
+from core.sandbox.network import Network
+from core.settings import Settings
+
+
+def network_up(settings: Settings, out: Path) -> None:
+    """Writes ``{"address": "10.99.0.1"}``, or ``{"missing": "<why>"}`` where none can be made."""
+    told = {"address": ""}
+    network = _network(settings)
+    try:
+        network.setup()
+        told["address"] = str(network.address)
+    except Unavailable as error:
+        told["missing"] = str(error)
+    out.write_text(json.dumps(told))
+
+
+def network_down(settings: Settings) -> None:
+    _network(settings).teardown()
+
+
+def ask_store(settings: Settings) -> None:
+    """Raises ConfigError where the store of SLIPWAY_REDIS_URL does not answer."""
+    import redis
+
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=5) as connection:
+            connection.ping()
+    except redis.RedisError as error:
+        raise ConfigError(
+            f"the Redis of SLIPWAY_REDIS_URL does not answer ({error}): start it or correct the "
+            "URL; unset, Slipway starts one of its own"
+        ) from error
+
+
+def main() -> int:
+    settings = Settings.from_env(os.environ)
+    match sys.argv[1:]:
+        case ["network-up", out]:
+            network_up(settings, Path(out))
+        case ["network-down"]:
+            network_down(settings)
+        case ["store"]:
+            ask_store(settings)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+def _network(settings: Settings) -> Network:
+    """The same one as the sandbox's; without an edge nothing of the host is open to functions."""
+    mark = hashlib.sha256(os.fsencode(settings.state)).hexdigest()[:6]
+    return Network(mark, settings.subnet, 0 if settings.edge == "none" else settings.port)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SlipwayError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,317 @@
+"""Keeps parts running: one thread, one loop over pidfds, signals and times.
+
+Everything that takes time waits in ``wait``, which goes on restarting what dies meanwhile. The
+first SIGINT, SIGTERM or SIGHUP makes ``wait`` raise Interrupted; another one makes ``stop`` hurry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from core.errors import ConfigError
+from supervisor import processes
+from supervisor.leftovers import Leftovers, Record
+from supervisor.logfiles import LogFiles
+from supervisor.parts import Part
+
+FIRST_DELAY, MAX_DELAY = 0.1, 10.0
+"""Seconds before a part that died is started again; doubled by every further death."""
+SETTLED = 30.0
+"""Seconds of life after which a death counts as the first again."""
+_ROTATE_EVERY = 5.0
+_HURRIED = 1.0
+"""Seconds that parts have to end once the user has asked twice."""
+
+
+class Interrupted(Exception):
+    """The user, or whoever started us, wants us to end."""
+
+
+@dataclass
+class _Child:
+    part: Part
+    process: subprocess.Popen[bytes] | None = None
+    pidfd: int = -1
+    began: float = 0.0
+    deaths: int = 0
+    """In a row; a long life sets it back."""
+    due: float = 0.0
+    """When to start it again."""
+    leaving: bool = False
+
+
+class Keeper:
+    """Runs parts and helpers with ``env``, in ``folder``, with their output in log files."""
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        folder: Path,
+        logs: LogFiles,
+        leftovers: Leftovers,
+        tell: Callable[[str], None],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.env = dict(env)
+        self.folder = folder
+        self.logs = logs
+        self.leftovers = leftovers
+        self.tell = tell
+        self.tick = tick
+        self._children: dict[str, _Child] = {}
+        self._selector = selectors.DefaultSelector()
+        self._signals = 0
+        self._stopping: int | None = None
+        """The number of signals when we began to stop."""
+        self._rotated = time.monotonic()
+        self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake_end = wake
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._before: dict[int, object] = {}
+
+    # Signals
+
+    def __enter__(self) -> Keeper:
+        """Takes over the signals; only in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._signalled)
+        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # as signal() gave it
+        for child in self._children.values():
+            self._forget(child)
+        self._selector.close()
+        os.close(self._wake)
+        os.close(self._wake_end)
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+
+    # Starting and waiting
+
+    def start(self, part: Part) -> None:
+        """Starts a part and keeps it running.
+
+        Raises:
+            ConfigError: its program cannot be started.
+        """
+        child = _Child(part)
+        self._children[part.name] = child
+        try:
+            self._spawn(child)
+        except OSError as error:
+            del self._children[part.name]
+            raise ConfigError(
+                f"the {part.name} ({part.argv[0]}) cannot be started: {error.strerror}"
+            ) from error
+
+    def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until the condition holds; False if it did not within ``seconds``.
+
+        The condition is asked at least 20 times a second and must be quick.
+
+        Raises:
+            Interrupted: once, at the first signal.
+        """
+        deadline = time.monotonic() + seconds
+        while not until():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._turn(min(left, 0.05))
+            self.tick()
+        return True
+
+    def stand_by(self) -> None:
+        """Keeps everything running until Interrupted is raised."""
+        while True:
+            self._turn(_ROTATE_EVERY)
+
+    def run(
+        self, name: str, argv: Sequence[str], seconds: float, *, on_screen: bool = False
+    ) -> int | None:
+        """Runs a helper to its end; returns its exit status, None if it took too long.
+
+        ``on_screen``: its output goes where ours goes, else to the log of its name.
+        """
+        child = _Child(Part(name=name, argv=argv), leaving=True)
+        self._children[name] = child
+        self._spawn(child, on_screen=on_screen)
+        process = child.process
+        assert process is not None  # _spawn made it
+        try:
+            began = child.began
+            self.wait(
+                seconds,
+                lambda: (
+                    child.process is None
+                    or (self.hurried and time.monotonic() - began > 3 * _HURRIED)
+                ),
+            )
+        finally:
+            self._kill(child)
+            del self._children[name]
+        return None if process.returncode < 0 else process.returncode
+
+    # Ending
+
+    def stop(self, names: Iterable[str]) -> None:
+        """Asks parts to end, all at once, and ends those that take too long; returns when all
+        are gone. Unknown ones are left out. It is not interrupted, but a signal hurries it."""
+        self._begin_to_stop()
+        leaving = [self._children[name] for name in names if name in self._children]
+        for child in leaving:
+            child.leaving = True
+            if child.process:
+                child.process.send_signal(child.part.stop)
+        asked = time.monotonic()
+        while running := [child for child in leaving if child.process]:
+            for child in running:
+                patience = min(child.part.patience, _HURRIED if self.hurried else 3600.0)
+                if time.monotonic() - asked > patience:
+                    if not self.hurried:
+                        self.tell(f"the {child.part.name} took over {patience:.0f} s: killed")
+                    self._kill(child)
+            self._turn(0.05)
+            self.tick()
+        for child in leaving:
+            del self._children[child.part.name]
+
+    @property
+    def hurried(self) -> bool:
+        """Whether there was a further signal after we began to stop."""
+        return self._stopping is not None and self._signals > self._stopping
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._children)
+
+    def deaths(self, name: str) -> int:
+        """How often in a row a part has ended soon after its start."""
+        child = self._children.get(name)
+        return child.deaths if child else 0
+
+    # Inside
+
+    def _begin_to_stop(self) -> None:
+        if self._stopping is None:
+            self._stopping = self._signals
+
+    def _turn(self, timeout: float) -> None:
+        """One turn of the loop: at most ``timeout`` seconds, less when something is due."""
+        now = time.monotonic()
+        waiting = [c.due for c in self._children.values() if c.process is None and not c.leaving]
+        timeout = max(min([timeout, *(due - now for due in waiting)]), 0.0)
+        for key, _ in self._selector.select(timeout):
+            if isinstance(key.data, _Child):
+                self._died(key.data)
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+        if self._signals and self._stopping is None:
+            self._begin_to_stop()
+            raise Interrupted
+        now = time.monotonic()
+        for child in list(self._children.values()):
+            if child.process is None and not child.leaving and child.due <= now:
+                self._again(child)
+        if now - self._rotated > _ROTATE_EVERY:
+            self._rotated = now
+            self.logs.rotate()
+
+    def _spawn(self, child: _Child, *, on_screen: bool = False) -> None:
+        part = child.part
+        log = None if on_screen else self.logs.open(part.name)
+        try:
+            process = subprocess.Popen(
+                part.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**self.env, **part.env},
+                cwd=self.folder,
+                pass_fds=part.listeners,
+                start_new_session=True,  # Ctrl-C is for us alone
+            )
+        finally:
+            if log is not None:
+                os.close(log)
+        child.process, child.began = process, time.monotonic()
+        child.pidfd = os.pidfd_open(process.pid)
+        self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+        self._note()
+
+    def _again(self, child: _Child) -> None:
+        try:
+            self._spawn(child)
+        except OSError as error:  # no memory, no process numbers: that may pass
+            child.deaths += 1
+            child.due = time.monotonic() + MAX_DELAY
+            self.tell(f"the {child.part.name} cannot be started now: {error.strerror}")
+
+    def _died(self, child: _Child) -> None:
+        assert child.process is not None  # only living children are registered
+        status = child.process.wait()
+        lived = time.monotonic() - child.began
+        self._forget(child)
+        self._note()
+        if child.leaving:
+            return
+        child.deaths = 1 if lived > SETTLED else child.deaths + 1
+        delay = 0.0 if lived > SETTLED else min(FIRST_DELAY * 2 ** (child.deaths - 1), MAX_DELAY)
+        child.due = time.monotonic() + delay
+        how = f"was ended by {_signal(-status)}" if status < 0 else f"ended with status {status}"
+        log = self.logs.path(child.part.name)
+        self.tell(f"the {child.part.name} {how}: it is started again (its log: {log})")
+
+    def _kill(self, child: _Child) -> None:
+        if child.process:
+            processes.kill(child.process.pid, tree=child.part.tree)
+            child.process.wait()
+            self._forget(child)
+            self._note()
+
+    def _forget(self, child: _Child) -> None:
+        if child.pidfd >= 0:
+            self._selector.unregister(child.pidfd)
+            os.close(child.pidfd)
+        child.process, child.pidfd = None, -1
+
+    def _note(self) -> None:
+        """Writes down who lives, for the supervisor that comes after us."""
+        self.leftovers.write(
+            Record(
+                name=child.part.name,
+                pid=child.process.pid,
+                started=processes.start_time(child.process.pid) or 0,
+                stop=int(child.part.stop),
+                tree=child.part.tree,
+            )
+            for child in self._children.values()
+            if child.process
+        )
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

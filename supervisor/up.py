@@ -1,0 +1,293 @@
+"""`slipway up`: the story of one installation from its start to its end.
+
+    claim state and port → end leftovers → store → gateway, workers → functions' network →
+    controller, edge → healthy → demo → `slipway: ready` → … → Ctrl-C → stop in order
+
+The listening sockets are ours: when the edge dies, connections wait in them until it is back.
+
+At the end the workers go first: for a few seconds a build may still hand over what it made, which
+needs the edge and the gateway. Then the edge stops accepting and finishes what it has, then the
+gateway, the controller, the functions, the network, and last the store, which all others write to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+
+from core import http
+from core.errors import ConfigError, SlipwayError
+from core.settings import ROOT, Settings
+from supervisor import claims, parts
+from supervisor.keeper import Interrupted, Keeper
+from supervisor.leftovers import Leftovers
+from supervisor.logfiles import LogFiles
+from supervisor.screen import Screen
+
+STORE_SECONDS = 120.0
+"""A large append-only file takes time to load."""
+PART_SECONDS = 60.0
+NETWORK_SECONDS = 30.0
+DEMO_SECONDS = 900.0
+STOP_FUNCTIONS_SECONDS = 20.0
+TRIES = 4
+"""A part that has ended so often while it was starting will not come up."""
+
+
+def up(settings: Settings, env: Mapping[str, str], screen: Screen, *, demo: bool) -> None:
+    """Starts everything, keeps it running until a signal comes, stops it.
+
+    Raises:
+        ConfigError: it cannot be started here; everything is stopped again.
+    """
+    lock = claims.claim_state(settings)
+    try:
+        claims.make_run_folder(settings.run)
+        leftovers = Leftovers(settings.run / "parts.json")
+        screen.doing("looking for what an earlier run left behind")
+        if ended := leftovers.end():
+            screen.say(f"slipway: an earlier run was killed; ended its {', '.join(ended)}")
+        with Installation(settings, env, screen, leftovers) as installation:
+            installation.keep(demo=demo)
+    finally:
+        os.close(lock)
+
+
+class Installation:
+    """Everything that runs, from the claimed port on; leaving it stops everything."""
+
+    def __init__(
+        self, settings: Settings, env: Mapping[str, str], screen: Screen, leftovers: Leftovers
+    ) -> None:
+        self.settings = settings
+        self.env = env
+        self.screen = screen
+        self.logs = LogFiles(settings.state / "log")
+        self.logs.rotate()
+        self.listener = claims.claim_port(settings)
+        self.inside: socket.socket | None = None
+        self.keeper = Keeper(
+            parts.environment(env, settings),
+            ROOT,
+            self.logs,
+            leftovers,
+            tell=lambda text: screen.say(f"slipway: {text}"),
+            tick=screen.tick,
+        )
+
+    def __enter__(self) -> Installation:
+        self.keeper.__enter__()
+        return self
+
+    def __exit__(self, *exit_: object) -> None:
+        try:
+            self._stop()
+        finally:
+            self.keeper.__exit__(None, None, None)
+            self._close_listeners()
+
+    def keep(self, *, demo: bool) -> None:
+        """Starts, shows, and stands by until the user has had enough."""
+        try:
+            self._start()
+            self._introduce()
+            self.screen.say(f"slipway: {self._show() if demo else 'ready'}")
+            self.keeper.stand_by()
+        except Interrupted:
+            self.screen.say("\nslipway: stopping (Ctrl-C again: at once)")
+
+    # Starting
+
+    def _start(self) -> None:
+        settings, keeper = self.settings, self.keeper
+        if settings.redis_url:
+            self._ask_store()
+        else:
+            (settings.state / "store").mkdir(mode=0o700, exist_ok=True)
+            keeper.start(parts.store(settings, self.env))
+            self._await("starting the store", STORE_SECONDS, self._store_answers, "store")
+        keeper.start(parts.gateway(settings, self.listener.fileno()))
+        workers = parts.workers(settings)
+        for worker in workers:
+            keeper.start(worker)
+        address = self._make_network()
+        keeper.start(parts.controller())
+        if settings.edge != "none":
+            self._start_edge(address)
+        names = [name for name in keeper.names if name != "store"]
+        self._await(f"starting {', '.join(names)}", PART_SECONDS, self._healthy, *names)
+
+    def _start_edge(self, inside: str) -> None:
+        from runtime.edge import config
+
+        listeners = [self.listener.fileno()]
+        if inside:
+            self.inside = claims.claim_inside(self.settings, inside)
+            listeners.append(self.inside.fileno())
+        path = config.write(
+            self.settings,
+            listener=listeners[0],
+            functions_bind=f"fd@{listeners[1]}" if inside else "",
+        )
+        self.keeper.start(parts.edge(self.settings, config.command(path), listeners))
+
+    def _make_network(self) -> str:
+        """Makes the functions' network; returns our address in it, or '' where there is none."""
+        self.screen.doing("making the functions' network")
+        result = self.settings.run / "network.json"
+        argv = parts.python("supervisor.chores", "network-up", str(result))
+        if self.keeper.run("network", argv, NETWORK_SECONDS) != 0:
+            raise ConfigError(self._words("the functions' network could not be made", "network"))
+        told = json.loads(result.read_text())
+        if missing := told.get("missing"):
+            self.screen.say(f"slipway: functions have no network: {missing}")
+        return str(told["address"])
+
+    def _ask_store(self) -> None:
+        self.screen.doing("asking the store")
+        if self.keeper.run("store", parts.python("supervisor.chores", "store"), 20) != 0:
+            raise ConfigError(self._words("the store does not answer", "store"))
+
+    def _await(self, doing: str, seconds: float, ready: Callable[[], bool], *names: str) -> None:
+        """Waits until ready; raises ConfigError with the last words of the part at fault."""
+        self.screen.doing(doing)
+
+        def failing() -> list[str]:
+            return [name for name in names if self.keeper.deaths(name) >= TRIES]
+
+        done = self.keeper.wait(seconds, lambda: bool(failing()) or ready())
+        if at_fault := failing():
+            raise ConfigError(self._words(f"the {at_fault[0]} keeps ending", at_fault[0]))
+        if not done:
+            missing = self._missing()
+            at_fault = [each for each in names if each.split("-")[0] in missing] or list(names)
+            silent = ", ".join(missing or names)
+            text = f"not ready after {seconds:.0f} s: no answer from {silent}"
+            raise ConfigError(self._words(text, *at_fault))
+        self.screen.doing("")
+
+    def _words(self, what: str, *names: str) -> str:
+        """A failure's text: what, then the last lines of the logs of the parts concerned."""
+        told = [what]
+        for name in names:
+            last = self.logs.tail(name) or "(it wrote nothing)"
+            told.append(f"--- the end of {self.logs.path(name)}:\n{last}")
+        told.append("Correct what it says and start again; what was stored is kept.")
+        return "\n".join(told)
+
+    def _store_answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1)
+                connection.connect(str(self.settings.run / "redis.sock"))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def _healthy(self) -> bool:
+        return self._health()[0] == 200
+
+    def _missing(self) -> list[str]:
+        """Parts that give no sign of life, as the gateway tells."""
+        status, body = self._health()
+        try:
+            return [str(each) for each in json.loads(body)["missing"]]
+        except (ValueError, KeyError, TypeError):
+            return [] if status else ["gateway"]
+
+    def _health(self) -> tuple[int, bytes]:
+        """(0, b'') where nobody answers. The gateway first: it refuses while it is not there,
+        whereas the public socket is always open and would keep us waiting."""
+        try:
+            here = f"unix@{self.settings.gateway_socket}"
+            status, body = http.request(here, "GET", "/healthz", timeout=2)
+            if status == 200:
+                return http.request(self._address(), "GET", "/healthz", timeout=2)
+            return status, body
+        except OSError:
+            return 0, b""
+
+    def _address(self) -> str:
+        host, port = self.listener.getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    # Running
+
+    def _introduce(self) -> None:
+        settings = self.settings
+        # So that the commands find us without being told the port again.
+        (settings.state / "url").write_text(settings.base_url + "\n")
+        self.screen.say(f"slipway: {settings.user_url} answers, state in {settings.state}")
+        if claims.exposed(settings):
+            self.screen.say(
+                "slipway: WARNING: others can reach this address, and there is no TLS: the admin's "
+                "password and all\nslipway: WARNING: requests cross the network readable by anyone "
+                "on the way. Put a TLS proxy in front,\nslipway: WARNING: or listen on this "
+                "machine only: SLIPWAY_BIND=127.0.0.1"
+            )
+
+    def _show(self) -> str:
+        """Runs the demo; returns the words of the closing line."""
+        argv = parts.python("supervisor.demo")
+        status = self.keeper.run("demo", argv, DEMO_SECONDS, on_screen=True)
+        if status == 0:
+            return "ready"
+        why = "see above" if status is not None else f"over {DEMO_SECONDS:.0f} s, or ended"
+        return f"ready (the demo failed: {why})"
+
+    # Ending
+
+    def _stop(self) -> None:
+        keeper, screen = self.keeper, self.screen
+        workers = [name for name in keeper.names if name.startswith("worker-")]
+        screen.doing("stopping: builds")
+        keeper.stop(workers)
+        screen.doing("stopping: requests on their way")
+        self._close_listeners()
+        keeper.stop(["edge"])
+        keeper.stop(["gateway"])
+        had_controller = "controller" in keeper.names
+        keeper.stop(["controller"])
+        if had_controller:
+            screen.doing("stopping: functions")
+            stop_all = parts.python("runtime.controller", "--stop-all")
+            self._chore("controller", stop_all, STOP_FUNCTIONS_SECONDS)
+            self._chore("network", parts.python("supervisor.chores", "network-down"), 10)
+        screen.doing("stopping: the store")
+        keeper.stop(keeper.names)
+        screen.doing("")
+        screen.say("slipway: stopped; what was pushed is kept for the next start")
+
+    def _chore(self, name: str, argv: list[str], seconds: float) -> None:
+        if self.keeper.run(name, argv, seconds) != 0:
+            log = self.logs.path(name)
+            self.screen.say(f"slipway: '{' '.join(argv[3:])}' did not succeed: see {log}")
+
+    def _close_listeners(self) -> None:
+        self.listener.close()
+        if self.inside:
+            self.inside.close()
+
+
+def main() -> int:
+    """``python -m supervisor.up [--no-demo]``: settings from the environment."""
+    screen = Screen()
+    try:
+        settings = Settings.from_env(os.environ)
+        up(settings, os.environ, screen, demo="--no-demo" not in sys.argv[1:])
+    except SlipwayError as error:
+        screen.doing("")
+        print(f"slipway: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before there was anything to stop
+        screen.doing("")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
