@@ -26,6 +26,7 @@ _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SOCKET_ROOM = 60
 """Bytes the run folder may take: HAProxy refuses socket paths over 97 bytes."""
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
 
 
 def size(text: str) -> int:
@@ -35,6 +36,16 @@ def size(text: str) -> int:
         message = "write a size such as 512Mi or 1G"
         raise ValueError(message)
     return int(float(match[1]) * _SIZES[match[2] or ""])
+
+
+def cpus(text: str) -> float:
+    """``0.5``, ``2``, ``500m`` → CPUs, as Kubernetes writes quantities."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", text.strip())
+    value = float(match[1]) / (1000 if match[2] else 1) if match else 0.0
+    if not 0 < value <= 1024:
+        message = "write CPUs such as 0.5 or 500m"
+        raise ValueError(message)
+    return value
 
 
 def seconds(text: str) -> float:
@@ -221,9 +232,10 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        """Sockets and pid files: in state, or a private folder in /tmp where that is too long."""
+        """Sockets and pid files: in state, or a private folder in /tmp where that is too long
+        or has characters that mean something in HAProxy's configuration."""
         inside = self.state / "run"
-        if len(os.fsencode(inside)) <= _SOCKET_ROOM:
+        if len(os.fsencode(inside)) <= _SOCKET_ROOM and _PLAIN_PATH.fullmatch(str(inside)):
             return inside
         mark = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
         return Path(f"/tmp/slipway-{os.getuid()}-{mark}")

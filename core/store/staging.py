@@ -118,6 +118,36 @@ class Staging(Releases, Functions):
 
         return self._transaction(change, keys.release(id_), keys.FUNCTIONS)
 
+    def cancel(self, id_: str, reason: str) -> Release:
+        """Takes back a release that is not the desired state yet.
+
+        Raises:
+            Conflict: it is, or it was decided.
+            NotFound: there is no such release.
+        """
+
+        def change(pipe: Pipeline) -> Release:
+            release = self.release(id_)
+            if release.state.final:
+                raise Conflict(decided(release))
+            if pipe.hget(keys.release(id_), "switched"):
+                raise Conflict(f"{id_} is going live already: push what you want instead")
+            key = repository_key(release)
+            has_turn = text(pipe.get(keys.turn(key))) == id_
+            waits = text(pipe.get(keys.waiting(key))) == id_
+            pipe.multi()
+            done = moved(release, State.CANCELLED, reason)
+            self._write(pipe, done)
+            if has_turn:
+                pipe.delete(keys.turn(key))
+            if waits:
+                pipe.delete(keys.waiting(key))
+            return done
+
+        release = self.release(id_)
+        key = repository_key(release)
+        return self._transaction(change, keys.release(id_), keys.turn(key), keys.waiting(key))
+
     def switched(self, id_: str) -> bool:
         return bool(self.redis.hget(keys.release(id_), "switched"))
 

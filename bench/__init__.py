@@ -1,0 +1,1 @@
+"""What measures the figures that we claim, each beside its reference in one run: see README.md."""

@@ -1,0 +1,48 @@
+"""``python -m bench [--repeat N] [name…]``: measures, prints a table, writes bench/results/.
+
+Exit status: 0 measured (whether or not the aims are met: the table says so), 1 a bench could not
+be run, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from bench import figures, harness
+from bench.harness import BenchError
+
+BENCHES = ("push", "fifty", "edge", "start")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHES)}")
+    parser.add_argument(
+        "--repeat", type=int, default=harness.REPEAT, metavar="N", help="rounds that are measured"
+    )
+    options = parser.parse_args()
+    names = options.names or BENCHES
+    if unknown := set(names) - set(BENCHES):
+        parser.error(f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHES)}")
+    if options.repeat < 1:
+        parser.error("--repeat must be at least 1")
+    failed = []
+    commit = harness.commit()
+    for name in names:
+        print(f"measuring: {name} …", flush=True)
+        try:
+            result = importlib.import_module(f"bench.{name}").run(options.repeat)
+        except BenchError as error:
+            print(f"{name} could not be measured: {error}\n", file=sys.stderr, flush=True)
+            failed.append(name)
+        else:
+            print(figures.save(name, result, commit), flush=True)
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

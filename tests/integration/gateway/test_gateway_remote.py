@@ -1,0 +1,390 @@
+"""Pushes with the real git client, through gunicorn, http-backend and the hook."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from core.models import Release, State
+from core.store import Store
+from tests.integration.gateway.harness import (
+    BUILDER,
+    Gateway,
+    Hand,
+    commit,
+    descendants,
+    go_live,
+    head,
+    line,
+    memory_mb,
+    repository,
+    running,
+    wait_for,
+)
+
+FILES: dict[str, str | bytes] = {"stack.yml": "version: 1.0\n"}
+
+
+def stored(gateway: Gateway, name: str, ref: str) -> str:
+    """What a ref of a repository of the remote is, or ''."""
+    path = gateway.settings.git_folder / f"{name}.git"
+    done = subprocess.run(
+        ["git", f"--git-dir={path}", "rev-parse", "--verify", "--quiet", ref],
+        env={"PATH": os.environ["PATH"], "HOME": str(gateway.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def remote_lines(told: str) -> list[str]:
+    lines = [each for each in told.splitlines() if each.startswith("remote:")]
+    return [each.removeprefix("remote: ").rstrip() for each in lines]
+
+
+def test_a_push_goes_live(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    work = repository(tmp_path / "w", FILES)
+    with Hand(store, lambda release: go_live(store, release, ["hello", "other"])):
+        status, told = gateway.run("push", gateway.remote("live/fns"), "main", cwd=work)
+    (release,) = store.releases("live", "fns")
+    assert status == 0, told
+    assert (release.commit, release.branch) == (head(work), "main")
+    lines = remote_lines(told)
+    assert lines[-1] == f"slipway: live {release.id}"
+    assert lines[-3:-1] == [
+        "hello: http://slipway.test/function/hello.live",
+        "other: http://slipway.test/function/other.live",
+    ]
+    assert "hello: building" in lines
+    known = store.repository("live", "fns")
+    assert (known.source, known.deploy_branch) == ("git", "main")
+    assert stored(gateway, "live/fns", "HEAD") == head(work)
+
+
+def test_progress_is_seen_while_it_happens(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    work = repository(tmp_path / "w", FILES)
+    seen = threading.Event()
+
+    def build(release: Release) -> None:
+        store.append_log(release.id, [line("slow", "context", "step", "building")])
+        assert seen.wait(10), "the client did not see the line while the build ran"
+        go_live(store, release, ["slow"])
+
+    push = gateway.start("push", gateway.remote("progress/fns"), "main", cwd=work)
+    assert push.stdout is not None
+    with Hand(store, build), push.stdout:
+        for told in push.stdout:
+            if "slow: building" in told:
+                assert store.releases("progress")[0].state is State.QUEUED
+                seen.set()
+    assert push.wait() == 0
+
+
+def test_a_failing_step_shows_its_last_lines(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+
+    def build(release: Release) -> None:
+        output = [line("hello", "test", "stdout", f"output {n}\x1b[31m") for n in range(80)]
+        store.append_log(release.id, [line("hello", "test", "step", "testing"), *output])
+        store.append_log(release.id, [line("hello", "test", "step", "failed: 1 test failed")])
+        store.move(release.id, BUILDER, State.FAILED, "hello test: 1 test failed\nsee above")
+
+    with Hand(store, build):
+        status, told = gateway.run("push", gateway.remote("failing/fns"), "main", cwd=work)
+    (release,) = store.releases("failing")
+    lines = remote_lines(told)
+    assert status == 0, "the push itself is stored"
+    assert lines[-1] == f"slipway: failed {release.id}: hello test: 1 test failed; see above"
+    assert lines[-2] == "hello: test failed: 1 test failed"
+    shown = [each.strip() for each in lines if "output" in each]
+    assert shown == [f"hello | output {n}" for n in range(30, 80)]
+
+
+def test_a_push_that_is_overtaken_is_told_so(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    remote = gateway.remote("overtaken/fns")
+    first = gateway.start("push", remote, "main", cwd=work)
+    wait_for(lambda: len(store.releases("overtaken")) == 1)
+    commit(work, {"a": "1"})
+    with Hand(store, lambda release: go_live(store, release)):
+        status, told = gateway.run("push", remote, "main", cwd=work)
+        assert first.stdout is not None
+        with first.stdout:
+            before = first.stdout.read()
+    assert first.wait() == status == 0
+    newer, older = store.releases("overtaken")
+    assert remote_lines(before)[-1].startswith(f"slipway: superseded {older.id}: {newer.id}")
+    assert remote_lines(told)[-1] == f"slipway: live {newer.id}"
+
+
+def test_other_branches_and_tags_are_stored_and_not_deployed(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES, branch="feature")
+    remote = gateway.remote("branches/fns")
+    _, told = gateway.run("push", remote, "feature", "feature:v2", cwd=work)
+    assert "feature: stored, not deployed: push main or master to deploy" in remote_lines(told)
+    assert store.releases("branches") == []
+    with Hand(store, lambda release: go_live(store, release)):
+        _, told = gateway.run("push", remote, "feature:master", "feature:refs/tags/t1", cwd=work)
+    lines = remote_lines(told)
+    assert "t1: stored, not deployed: only branches are" in lines
+    (release,) = store.releases("branches")
+    assert (release.branch, lines[-1]) == ("master", f"slipway: live {release.id}")
+    commit(work, {"a": "1"})
+    _, told = gateway.run("push", remote, "feature:main", cwd=work)
+    assert remote_lines(told) == [
+        "main: stored, not deployed: the deploy branch is master",
+        "slipway: stored, nothing to deploy",
+    ]
+    _, told = gateway.run("push", remote, ":v2", cwd=work)
+    assert remote_lines(told)[0] == "v2: deleted; nothing was deployed from it"
+    assert len(store.releases("branches")) == 1
+    assert stored(gateway, "branches/fns", "refs/heads/main") == head(work)
+    assert stored(gateway, "branches/fns", "refs/heads/v2") == ""
+
+
+def test_the_deploy_branch_cannot_be_deleted(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    remote = gateway.remote("keep/fns")
+    with Hand(store, lambda release: go_live(store, release)):
+        gateway.run("push", remote, "main", cwd=work)
+    status, told = gateway.run("push", remote, ":main", cwd=work)
+    assert status != 0
+    assert "deletion of the current branch prohibited" in told
+    assert stored(gateway, "keep/fns", "refs/heads/main") == head(work)
+
+
+def test_what_was_pushed_can_be_cloned(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {f"f{n}": str(n) for n in range(30)}
+    work = repository(tmp_path / "w", files)
+    remote = gateway.remote("cloned/fns")
+    with Hand(store, lambda release: go_live(store, release)):
+        gateway.run("push", remote, "main", cwd=work)
+        for n in range(3):
+            commit(work, {f"g{n}": str(n)})
+        gateway.run("push", remote, "main", cwd=work)
+    status, told = gateway.run("clone", "--quiet", remote, str(tmp_path / "c"), cwd=tmp_path)
+    assert status == 0, told
+    assert head(tmp_path / "c") == head(work)
+    token = {"Authorization": f"Bearer {gateway.token}"}
+    path = "/git/cloned/fns.git/info/refs?service="
+    assert gateway.anonymous("GET", path + "git-upload-pack", headers=token).status_code == 200
+    assert gateway.anonymous("GET", path + "git-receive-pack", headers=token).status_code == 403
+
+
+def test_a_wrong_password_stores_nothing(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    work = repository(tmp_path / "w", FILES)
+    status, told = gateway.run(
+        "push", gateway.remote("wrong/fns"), "main", cwd=work, password="guess"
+    )
+    assert status != 0
+    assert "Authentication failed" in told
+    assert not (gateway.settings.git_folder / "wrong").exists()
+    assert store.find_repository("wrong/fns") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Upper/fns", "is not a namespace"),
+        ("kube-system/fns", "reserved"),
+        ("a--b/fns", "'--'"),
+        ("names/..%2Fx", ""),
+        ("names/x.lock", "is not a repository name"),
+    ],
+)
+def test_names_that_are_none_are_refused(
+    gateway: Gateway, tmp_path: Path, name: str, said: str
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    status, told = gateway.run("push", gateway.remote(name), "main", cwd=work)
+    assert status != 0
+    assert said in told
+
+
+def test_a_namespace_of_a_forge_is_refused(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    store.claim_namespace("taken", "https://github.com#7")
+    work = repository(tmp_path / "w", FILES)
+    status, told = gateway.run("push", gateway.remote("taken/fns"), "main", cwd=work)
+    assert status != 0
+    assert "belongs to https://github.com#7" in told
+    assert not (gateway.settings.git_folder / "taken").exists()
+
+
+def test_a_push_over_the_limit_is_refused(
+    valkey: str, store: Store, short_tmp: Path, tmp_path: Path
+) -> None:
+    small = {"SLIPWAY_MAX_PUSH": "1Mi"}
+    work = repository(tmp_path / "w", {"big": os.urandom(3 * 2**20)})
+    with running(short_tmp, valkey, **small) as gateway:
+        status, told = gateway.run("push", gateway.remote("large/fns"), "main", cwd=work)
+        assert status != 0
+        assert "pack exceeds maximum allowed size (1.00 MiB)" in told
+        assert stored(gateway, "large/fns", "refs/heads/main") == ""
+        objects = gateway.settings.git_folder / "large/fns.git/objects"
+        assert sum(each.stat().st_size for each in objects.rglob("*") if each.is_file()) == 0
+    assert store.releases("large") == []
+
+
+def test_a_corrupt_pack_is_refused(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    work = repository(tmp_path / "w", FILES)
+    gateway.call("GET", "/git/corrupt/fns.git/info/refs?service=git-receive-pack")
+    command = f"{'0' * 40} {head(work)} refs/heads/main\0 report-status\n"
+    pack = b"PACK" + (2).to_bytes(4, "big") + (3).to_bytes(4, "big") + os.urandom(500)
+    body = f"{len(command) + 4:04x}{command}0000".encode() + pack
+    answer = gateway.call(
+        "POST",
+        "/git/corrupt/fns.git/git-receive-pack",
+        data=body,
+        headers={"Content-Type": "application/x-git-receive-pack-request"},
+    )
+    assert b"unpack" in answer.content
+    assert b"ng refs/heads/main" in answer.content
+    assert stored(gateway, "corrupt/fns", "refs/heads/main") == ""
+    assert store.releases("corrupt") == []
+
+
+def test_an_object_that_git_calls_broken_is_refused(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    broken = f"tree {head(work, 'HEAD^{tree}')}\nauthor nobody\ncommitter nobody\n\nx\n"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    made = subprocess.run(
+        ["git", "-C", str(work), "hash-object", "-t", "commit", "-w", "--literally", "--stdin"],
+        input=broken,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    status, told = gateway.run(
+        "push", gateway.remote("fsck/fns"), f"{made}:refs/heads/main", cwd=work
+    )
+    assert status != 0
+    assert "missingEmail" in told or "bad" in told.lower()
+    assert stored(gateway, "fsck/fns", "refs/heads/main") == ""
+    assert store.releases("fsck") == []
+
+
+def test_a_client_that_goes_away_stops_nothing(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    push = gateway.start("push", gateway.remote("gone/fns"), "main", cwd=work)
+    wait_for(lambda: len(store.releases("gone")) == 1)
+    (release,) = store.releases("gone")
+    push.kill()
+    push.communicate()
+    worker = gateway.worker()
+    store.append_log(release.id, [line("", "plan", "step", "reading")])
+    wait_for(lambda: not descendants(worker), 20)
+    assert stored(gateway, "gone/fns", "refs/heads/main") == head(work)
+    assert go_live(store, release).state is State.LIVE
+
+
+def test_a_gateway_that_dies_loses_no_push(
+    valkey: str, store: Store, short_tmp: Path, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    with running(short_tmp, valkey) as gateway:
+        push = gateway.start("push", gateway.remote("dies/fns"), "main", cwd=work)
+        wait_for(lambda: len(store.releases("dies")) == 1)
+        below = descendants(gateway.process.pid)
+        os.killpg(gateway.process.pid, signal.SIGKILL)
+        gateway.process.wait()
+        push.communicate()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
+        assert stored(gateway, "dies/fns", "refs/heads/main") == head(work)
+    (release,) = store.releases("dies")
+    assert (release.state, release.commit) == (State.QUEUED, head(work))
+
+
+def test_a_gateway_that_stops_tells_the_client_how_to_follow(
+    valkey: str, store: Store, short_tmp: Path, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    with running(short_tmp, valkey) as gateway:
+        push = gateway.start("push", gateway.remote("stops/fns"), "main", cwd=work)
+        wait_for(lambda: len(store.releases("stops")) == 1)
+        gateway.process.send_signal(signal.SIGTERM)
+        told, _ = push.communicate(timeout=20)
+    assert push.returncode == 0, told
+    assert f"follow it with: slipway wait {head(work)}" in told
+
+
+def test_the_gateway_finds_the_deploy_branch_of_an_older_push(
+    valkey: str, store: Store, short_tmp: Path, tmp_path: Path
+) -> None:
+    """A crash between storing a push and its hook: the next start tells the sweep of heads."""
+    work = repository(tmp_path / "w", FILES, branch="master")
+    with running(short_tmp, valkey) as gateway:
+        gateway.call("GET", "/git/crash/fns.git/info/refs?service=git-receive-pack")
+        bare = gateway.settings.git_folder / "crash/fns.git"
+        status, told = gateway.run("push", str(bare), "master", cwd=work)
+        assert status == 0, told
+    assert store.repository("crash", "fns").deploy_branch == ""
+    with running(short_tmp, valkey):
+        wait_for(lambda: store.repository("crash", "fns").deploy_branch == "master")
+
+
+def test_only_smart_http_is_served(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    work = repository(tmp_path / "w", FILES)
+    with Hand(store, lambda release: go_live(store, release)):
+        gateway.run("push", gateway.remote("dumb/fns"), "main", cwd=work)
+    for path in ("HEAD", "config", "objects/info/packs", "info/refs", "../x.git/HEAD"):
+        answer = gateway.call("GET", f"/git/dumb/fns.git/{path}")
+        assert answer.status_code in (400, 404), path
+        assert "ref:" not in answer.text
+    assert (
+        gateway.call("GET", "/git/none/x.git/info/refs?service=git-upload-pack").status_code == 404
+    )
+    assert not (gateway.settings.git_folder / "none").exists()
+    assert gateway.anonymous("GET", "/git/dumb/fns.git/HEAD").status_code == 401
+
+
+def test_a_page_of_another_site_cannot_push(gateway: Gateway) -> None:
+    for headers in ({"Origin": "http://evil.test"}, {"Sec-Fetch-Site": "cross-site"}):
+        path = "/git/origin/fns.git/info/refs?service=git-receive-pack"
+        assert gateway.call("GET", path, headers=headers).status_code == 403
+    assert not (gateway.settings.git_folder / "origin").exists()
+
+
+def test_the_hooks_route_wants_the_token_of_a_running_push(gateway: Gateway) -> None:
+    body = f"{'0' * 40} {'a' * 40} refs/heads/main\n"
+    for authorization in ("", "Bearer x", f"Bearer {gateway.token}"):
+        answer = gateway.anonymous(
+            "POST",
+            "/internal/pushes/live/fns",
+            data=body,
+            headers={"Authorization": authorization},
+        )
+        assert answer.status_code == 401
+
+
+def test_a_large_push_takes_no_memory(
+    valkey: str, store: Store, short_tmp: Path, tmp_path: Path
+) -> None:
+    size = 40 * 2**20
+    work = repository(tmp_path / "w", {"big": os.urandom(size)})
+    with running(short_tmp, valkey) as gateway, Hand(store, lambda r: go_live(store, r)):
+        worker = gateway.worker()
+        before = memory_mb(worker)
+        status, told = gateway.run("push", gateway.remote("big/fns"), "main", cwd=work)
+        grown = memory_mb(worker) - before
+        assert status == 0, told
+        assert stored(gateway, "big/fns", "refs/heads/main") == head(work)
+    assert grown < 20, f"the worker grew by {grown:.0f} MB for a pack of {size / 2**20:.0f} MB"

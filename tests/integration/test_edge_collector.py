@@ -1,0 +1,97 @@
+"""The collector behind a real HAProxy: counts, breaks, receipts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings
+from runtime.edge.collector import Collector
+from tests.integration.edge_harness import Proxy, until
+
+
+@pytest.fixture
+def proxy(short_tmp: Path) -> Iterator[Proxy]:
+    proxy = Proxy(Settings.from_env({"SLIPWAY_STATE": str(short_tmp)}))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def collector(proxy: Proxy) -> Iterator[Collector]:
+    collector = Collector(proxy.settings)
+    collector.start()
+    yield collector
+    collector.stop()
+
+
+def test_function_requests_are_counted_and_nothing_else(proxy: Proxy, collector: Collector) -> None:
+    proxy.route({"f.ann": proxy.function("f")})
+    for _ in range(5):
+        proxy.get("/function/f.ann")
+    proxy.get("/function/f.ann?status=500")
+    proxy.get("/function/asleep.ann")
+    proxy.get("/function/unknown.ann?status=404")
+    for path in ("/", "/system/functions", "/function"):
+        proxy.get(path)
+    until(lambda: collector.counts() == {"f.ann": 6, "asleep.ann": 1})
+    tally = collector.tallies()["f.ann"]
+    assert tally.by_status == {200: 5, 500: 1}
+    assert tally.failed == 0
+    assert 0 <= tally.seconds < 1
+
+
+def test_failures_of_the_platform_are_told_apart(proxy: Proxy, collector: Collector) -> None:
+    proxy.route({"f.ann": proxy.function("f")})
+    proxy.get("/function/f.ann?status=503")
+    proxy.raw(
+        b"POST /function/f.ann?abort=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    proxy.get("/function/asleep.ann?status=503")
+    until(lambda: collector.counts() == {"f.ann": 2, "asleep.ann": 1})
+    failed = {function: tally.failed for function, tally in collector.tallies().items()}
+    assert failed == {"f.ann": 1, "asleep.ann": 1}
+
+
+def test_collector_away_for_a_while_misses_and_repeats_nothing(proxy: Proxy) -> None:
+    proxy.route({"f.ann": proxy.function("f")})
+    told = 0
+    for turn in range(3):
+        proxy.get("/function/f.ann")  # while nobody listens
+        collector = Collector(proxy.settings)
+        collector.start()
+        until(lambda collector=collector: collector.counts() == {"f.ann": 1})
+        proxy.get("/function/f.ann")
+        until(lambda collector=collector: collector.counts() == {"f.ann": 2})
+        time.sleep(0.5)
+        told += collector.counts()["f.ann"]
+        collector.stop()
+        assert told == 2 * (turn + 1)
+
+
+def test_receipt_of_a_switch(proxy: Proxy, collector: Collector) -> None:
+    old, new = proxy.function("old"), proxy.function("new")
+    proxy.route({"f.ann": old, "other.ann": old})
+    proxy.get("/function/f.ann")
+    until(lambda: collector.counts() == {"f.ann": 1})
+    window = collector.begin_window(["f.ann"])
+    slow = threading.Thread(target=lambda: proxy.get("/function/f.ann?sleep=0.5"))
+    slow.start()
+    time.sleep(0.1)
+    proxy.route({"f.ann": new, "other.ann": old})
+    slow.join()
+    for _ in range(10):
+        proxy.get("/function/f.ann")
+        proxy.get("/function/other.ann")
+    until(lambda: collector.counts() == {"f.ann": 12, "other.ann": 10})
+    receipt = window.close()
+    assert (receipt.requests, receipt.failed) == (11, 0)
+    assert 450 < receipt.longest_gap_ms < 700
+    proxy.get("/function/f.ann")
+    until(lambda: collector.counts()["f.ann"] == 13)
+    assert window.requests == 11

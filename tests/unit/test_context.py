@@ -1,0 +1,631 @@
+"""From a commit to a function's files: the layout, and all that has to be refused before it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from builder.check import check_stack
+from builder.context import MODIFIED, write_context
+from builder.source import Damaged, Source, stack_file
+from builder.templates import available, find_template
+from core.errors import (
+    BuildFailed,
+    ConfigError,
+    InvalidRequest,
+    InvalidStack,
+    NotFound,
+    NotSupported,
+    TooLarge,
+)
+from core.stackfile import StackFunction, parse
+from tests.unit.repositories import EXECUTABLE, LINK, SUBMODULE, BareRepository, Content
+
+Open = Callable[..., Source]
+
+HANDLER: dict[str, Content] = {"fn/handler.py": "def handle(event, context): ...\n"}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> BareRepository:
+    return BareRepository(tmp_path / "repository.git")
+
+
+@pytest.fixture
+def opened(repository: BareRepository) -> Iterator[Open]:
+    """Commits files, or takes a commit, and opens it; all are closed at the end."""
+    sources = []
+
+    def open_(
+        what: Mapping[str, Content] | str, *, max_files: int = 20_000, max_bytes: int = 2**28
+    ) -> Source:
+        commit = what if isinstance(what, str) else repository.commit(what)
+        source = Source(repository.path, commit, max_files=max_files, max_bytes=max_bytes)
+        sources.append(source)
+        return source
+
+    yield open_
+    for source in sources:
+        source.close()
+
+
+@pytest.fixture
+def templates(tmp_path: Path) -> Path:
+    """A folder with one template, small and complete."""
+    folder = tmp_path / "templates"
+    write(folder / "py" / "template.yml", "language: python3\nfprocess: python3 'index.py'\n")
+    write(folder / "py" / "index.py", "print('server')\n")
+    write(folder / "py" / "start.sh", "#!/bin/sh\n", mode=0o755)
+    write(folder / "py" / "function" / "handler.py", "def handle(*_): return 'sample'\n")
+    write(folder / "py" / "function" / "handler_test.py", "def test(): ...\n")
+    write(folder / "py" / "function" / "__init__.py", "")
+    write(folder / "py" / "function" / "requirements.txt", "")
+    write(folder / "py" / "__pycache__" / "index.cpython-311.pyc", "left over")
+    return folder
+
+
+def write(path: Path, text: str, *, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def function(
+    handler: str = "fn", *, lang: str = "py", copy: list[str] | None = None
+) -> StackFunction:
+    return StackFunction(name="fn", lang=lang, handler=handler, lines={"name": 1}, copy=copy or [])
+
+
+def built(source: Source, templates: Path, folder: Path, of: StackFunction | None = None) -> str:
+    return write_context(source, of or function(), find_template("py", templates), folder)
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# The layout.
+
+
+def test_template_handler_and_copies(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened(
+        {
+            **HANDLER,
+            "fn/requirements.txt": "requests\n",
+            "fn/deep/er/data.bin": b"\0\xff",
+            "fn/build/x": "left out",
+            "fn/template/x": "left out",
+            "fn/deep/build/x": "kept",
+            "common/lib.py": "lib",
+            "data/one.json": "{}",
+            "data/two.json": "{}",
+            "other/handler.py": "not ours",
+        }
+    )
+    built(source, templates, tmp_path / "app", function(copy=["common", "data/one.json"]))
+    assert listing(tmp_path / "app") == {
+        "template.yml": b"language: python3\nfprocess: python3 'index.py'\n",
+        "index.py": b"print('server')\n",
+        "start.sh": b"#!/bin/sh\n",
+        "function/__init__.py": b"",
+        "function/handler.py": b"def handle(event, context): ...\n",
+        "function/requirements.txt": b"requests\n",
+        "function/deep/er/data.bin": b"\0\xff",
+        "function/deep/build/x": b"kept",
+        "function/common/lib.py": b"lib",
+        "function/data/one.json": b"{}",
+    }
+
+
+def test_the_sample_handler_is_never_served(opened: Open, templates: Path, tmp_path: Path) -> None:
+    built(opened({"fn/main.py": "x"}), templates, tmp_path / "app")
+    names = set(listing(tmp_path / "app" / "function"))
+    assert names == {"__init__.py", "main.py", "requirements.txt"}
+
+
+def test_copied_files_win(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened({**HANDLER, "fn/common/a": "handler's", "common/a": "copied"})
+    built(source, templates, tmp_path / "app", function(copy=["common"]))
+    assert (tmp_path / "app" / "function" / "common" / "a").read_bytes() == b"copied"
+
+
+def test_the_whole_repository_as_a_handler(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened({"handler.py": "x", "stack.yml": "y", "template/py/index.py": "left out"})
+    built(source, templates, tmp_path / "app", function("."))
+    assert {"handler.py", "stack.yml"} <= set(listing(tmp_path / "app" / "function"))
+    assert not (tmp_path / "app" / "function" / "template").exists()
+
+
+def test_without_a_template_the_handler_lies_at_the_root(opened: Open, tmp_path: Path) -> None:
+    source = opened({"fn/Dockerfile": "FROM scratch\n"})
+    write_context(source, function(lang="dockerfile"), None, tmp_path / "app")
+    assert listing(tmp_path / "app") == {"Dockerfile": b"FROM scratch\n"}
+
+
+def test_modes_and_times_are_fixed(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened({**HANDLER, "fn/run": (EXECUTABLE, "#!/bin/sh\n")})
+    before = os.umask(0o077)
+    try:
+        built(source, templates, tmp_path / "app")
+    finally:
+        os.umask(before)
+    modes = {}
+    for path in [tmp_path / "app", *(tmp_path / "app").rglob("*")]:
+        status = path.lstat()
+        assert status.st_mtime == MODIFIED, path
+        modes[str(path.relative_to(tmp_path))] = stat.S_IMODE(status.st_mode)
+    assert {path for path, mode in modes.items() if mode == 0o755} == {
+        "app",
+        "app/function",
+        "app/function/run",
+        "app/start.sh",
+    }
+    assert set(modes.values()) == {0o755, 0o644}
+
+
+def test_the_digest_is_of_content_modes_and_names(
+    opened: Open, templates: Path, tmp_path: Path
+) -> None:
+    variants: list[dict[str, Content]] = [
+        {**HANDLER, "fn/x": "1"},
+        {**HANDLER, "fn/x": "2"},
+        {**HANDLER, "fn/x": (EXECUTABLE, "1")},
+        {**HANDLER, "fn/y": "1"},
+        {**HANDLER, "fn/x": "1", "fn/y": ""},
+    ]
+    digests = [
+        built(opened(files), templates, tmp_path / f"a{number}")
+        for number, files in enumerate(variants)
+    ]
+    assert len(set(digests)) == len(variants)
+    again = built(opened({**variants[0], "elsewhere": "y"}), templates, tmp_path / "again")
+    assert again == digests[0]
+
+
+def test_many_threads_share_one_source(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened({f"f{n}/data{i}": f"{n}-{i}\n" * 5000 for n in range(12) for i in range(3)})
+
+    def build(number: int) -> bool:
+        built(source, templates, tmp_path / f"app{number}", function(f"f{number}"))
+        return all(
+            (tmp_path / f"app{number}" / "function" / f"data{i}").read_text()
+            == f"{number}-{i}\n" * 5000
+            for i in range(3)
+        )
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(build, range(12)))
+
+
+def test_fifty_functions_are_quick(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened({f"f{n}/{name}.py": str(n) for n in range(50) for name in "abc"})
+    begun = time.process_time()
+    for number in range(50):
+        built(source, templates, tmp_path / f"app{number}", function(f"f{number}"))
+    assert time.process_time() - begun < 50 * 0.010  # seconds of our own CPU
+
+
+# Attributes, filters and replacements have no say.
+
+
+def test_attributes_change_nothing(
+    opened: Open, repository: BareRepository, templates: Path, tmp_path: Path
+) -> None:
+    attributes = (
+        "* text eol=crlf\n*.txt export-subst ident\nsecret export-ignore\n*.py filter=evil\n"
+    )
+    files: dict[str, Content] = {
+        "fn/handler.py": "one\ntwo\n",
+        "fn/version.txt": "$Format:%H$ $Id$\n",
+        "fn/secret": "kept\n",
+        "fn/.gitattributes": attributes,
+        ".gitattributes": attributes,
+    }
+    proof = tmp_path / "ran"
+    repository.git("config", "filter.evil.smudge", f"touch {proof}")
+    write(repository.path / "info" / "attributes", attributes)
+    built(opened(files), templates, tmp_path / "app")
+    found = listing(tmp_path / "app" / "function")
+    assert found["handler.py"] == b"one\ntwo\n"
+    assert found["version.txt"] == b"$Format:%H$ $Id$\n"
+    assert found["secret"] == b"kept\n"
+    assert found[".gitattributes"] == attributes.encode()
+    assert not proof.exists()
+
+
+def test_replaced_objects_are_not_followed(opened: Open, repository: BareRepository) -> None:
+    source = opened(HANDLER)
+    real = source.tree_id("fn/handler.py")
+    repository.git("replace", real, repository.blob(b"evil"))
+    assert opened(source.commit).read("fn/handler.py", 99) == b"def handle(event, context): ...\n"
+
+
+def test_git_lfs_pointers_are_told(opened: Open, templates: Path, tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    with pytest.raises(BuildFailed, match="Git LFS") as caught:
+        built(opened({**HANDLER, "fn/model.bin": pointer}), templates, tmp_path / "app")
+    assert "function/model.bin" in str(caught.value)
+
+
+# What is refused, by name, before anything is written.
+
+
+def refused(source: Source, templates: Path, folder: Path, of: StackFunction | None = None) -> str:
+    with pytest.raises(BuildFailed) as caught:
+        built(source, templates, folder, of)
+    assert not folder.exists(), "nothing was written"
+    assert caught.value.function == "fn"
+    return str(caught.value)
+
+
+def test_links_in_a_handler(opened: Open, templates: Path, tmp_path: Path) -> None:
+    files: dict[str, Content] = {
+        **HANDLER,
+        "fn/passwd": (LINK, "/etc/passwd"),
+        "fn/sub/up": (LINK, "../../other"),
+        "fn/inside": (LINK, "handler.py"),
+    }
+    text = refused(opened(files), templates, tmp_path / "app")
+    for path in ("'fn/passwd'", "'fn/sub/up'", "'fn/inside'"):
+        assert f"{path} is a symbolic link" in text
+
+
+def test_a_handler_through_a_link(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened({"real/fn/handler.py": "x", "link": (LINK, "real"), "out": (LINK, "/etc")})
+    for handler in ("link", "link/fn", "out", "out/ssl"):
+        text = refused(source, templates, tmp_path / "app", function(handler))
+        assert f"{handler.split('/')[0]!r} is a symbolic link" in text
+
+
+def test_copies_through_a_link(opened: Open, templates: Path, tmp_path: Path) -> None:
+    source = opened({**HANDLER, "etc": (LINK, "/etc"), "common/x": (LINK, "/etc/shadow")})
+    for path in ("etc", "etc/passwd", "common", "common/x"):
+        text = refused(source, templates, tmp_path / "app", function(copy=[path]))
+        assert "is a symbolic link" in text
+
+
+def test_submodules(opened: Open, templates: Path, tmp_path: Path) -> None:
+    modules = '[submodule "x"]\n\tpath = fn/x\n\turl = ext::sh -c id\n'
+    files: dict[str, Content] = {
+        **HANDLER,
+        ".gitmodules": modules,
+        "fn/x": (SUBMODULE, "1" * 40),
+        "vendor": (SUBMODULE, "2" * 40),
+    }
+    text = refused(opened(files), templates, tmp_path / "app")
+    assert "'fn/x' is a submodule" in text
+    text = refused(opened(files), templates, tmp_path / "app", function("vendor/lib"))
+    assert "'vendor' is a submodule" in text
+    del files["fn/x"]
+    built(opened(files), templates, tmp_path / "app")  # elsewhere it is nobody's business
+
+
+BAD_NAMES = [
+    *(b"..", b".", b".git", b".GIT", b".Git ", b".git.", b"git~1", b"GIT~2", b".git::$INDEX"),
+    *("‌.git".encode(), ".g‍it".encode(), b"a\nb", b"a\x1b[31mb", b"a\\b", b"a\x7f"),
+    *(b"a\xff", "a\x85b".encode(), "a\u2028b".encode()),
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("folder", [False, True])
+def test_names_that_cannot_be_built(
+    opened: Open,
+    repository: BareRepository,
+    templates: Path,
+    tmp_path: Path,
+    name: bytes,
+    folder: bool,
+) -> None:
+    blob = repository.blob(b"x")
+    bad = repository.tree([("100644", b"config", blob)]) if folder else blob
+    fn = repository.tree(
+        [("40000" if folder else "100644", name, bad), ("100644", b"handler.py", blob)]
+    )
+    commit = repository.commit_tree(repository.tree([("40000", b"fn", fn)]))
+    text = refused(opened(commit), templates, tmp_path / "app")
+    assert "has a name that" in text
+    assert text.isprintable()
+
+
+def test_names_with_a_slash_in_a_tree(
+    opened: Open, repository: BareRepository, templates: Path, tmp_path: Path
+) -> None:
+    blob = repository.blob(b"x")
+    fn = repository.tree([("100644", b"../../../tmp/evil", blob)])
+    commit = repository.commit_tree(repository.tree([("40000", b"fn", fn)]))
+    assert "has a name that" in refused(opened(commit), templates, tmp_path / "app")
+
+
+def test_two_entries_of_one_name(
+    opened: Open, repository: BareRepository, templates: Path, tmp_path: Path
+) -> None:
+    one, two = repository.blob(b"1"), repository.blob(b"2")
+    inner = repository.tree([("100644", b"x", one)])
+    fn = repository.tree([("100644", b"a", two), ("40000", b"a", inner)])
+    commit = repository.commit_tree(repository.tree([("40000", b"fn", fn)]))
+    assert "a file in one place and a folder" in refused(
+        opened(commit), templates, tmp_path / "app"
+    )
+
+
+def test_a_file_where_the_template_has_a_folder(
+    opened: Open, templates: Path, tmp_path: Path
+) -> None:
+    write(templates / "py" / "function" / "static" / "x", "x")
+    text = refused(opened({**HANDLER, "fn/static": "a file"}), templates, tmp_path / "app")
+    assert "'function/static' is a file in one place and a folder in another" in text
+
+
+def test_unusual_names_that_are_fine(opened: Open, templates: Path, tmp_path: Path) -> None:
+    names = ["with space", "ünïcode", "-rf", "$(id)", "a;b", ".gitignore", ".github", "git", "*"]
+    built(opened({f"fn/{name}": name for name in names}), templates, tmp_path / "app")
+    assert set(names) <= set(listing(tmp_path / "app" / "function"))
+
+
+# Counts and sizes, from names and headers alone.
+
+
+def test_a_hundred_thousand_files(
+    opened: Open, repository: BareRepository, templates: Path, tmp_path: Path
+) -> None:
+    blob = repository.blob(b"x")
+    fn = repository.tree([("100644", b"%06d" % number, blob) for number in range(100_000)])
+    source = opened(repository.commit_tree(repository.tree([("40000", b"fn", fn)])))
+    begun = time.monotonic()
+    with pytest.raises(TooLarge, match="more than 20000 files"):
+        built(source, templates, tmp_path / "app")
+    assert time.monotonic() - begun < 5
+    assert not (tmp_path / "app").exists()
+
+
+def test_a_tree_that_unfolds_without_end(
+    opened: Open, repository: BareRepository, templates: Path, tmp_path: Path
+) -> None:
+    tree = repository.tree([("100644", b"x", repository.blob(b"x"))])
+    for _ in range(12):
+        tree = repository.tree([("40000", b"%d" % number, tree) for number in range(10)])
+    source = opened(repository.commit_tree(repository.tree([("40000", b"fn", tree)])))
+    begun = time.monotonic()
+    with pytest.raises(TooLarge, match="more than 20000 files"):  # of 10**12
+        built(source, templates, tmp_path / "app")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_path_without_end(
+    opened: Open, repository: BareRepository, templates: Path, tmp_path: Path
+) -> None:
+    tree = repository.tree([("100644", b"x", repository.blob(b"x"))])
+    for _ in range(100):
+        tree = repository.tree([("40000", b"d", tree)])
+    source = opened(repository.commit_tree(repository.tree([("40000", b"fn", tree)])))
+    assert "folders deep" in refused(source, templates, tmp_path / "app")
+
+
+def test_a_large_file_is_refused_unread(
+    opened: Open, repository: BareRepository, templates: Path, tmp_path: Path
+) -> None:
+    size = 300 * 2**20
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(size)
+    blob = repository.git("-c", "core.bigFileThreshold=1m", "hash-object", "-w", str(sparse))
+    fn = repository.tree([("100644", b"large", blob)])
+    source = opened(repository.commit_tree(repository.tree([("40000", b"fn", fn)])))
+    begun = time.monotonic()
+    with pytest.raises(TooLarge, match=rf"seen at 'large', which has {size}"):
+        built(source, templates, tmp_path / "app")
+    assert time.monotonic() - begun < 1
+    assert not (tmp_path / "app").exists()
+
+
+def test_copies_count_as_well(opened: Open, templates: Path, tmp_path: Path) -> None:
+    files: dict[str, Content] = {**HANDLER, "a/x": "x" * 600, "b/x": "x" * 600}
+    source = opened(files, max_bytes=1000)
+    with pytest.raises(TooLarge, match="with what it copies"):
+        built(source, templates, tmp_path / "app", function(copy=["a", "b"]))
+    source = opened(files, max_files=2)
+    with pytest.raises(TooLarge, match="with what it copies"):
+        built(source, templates, tmp_path / "app", function(copy=["a", "b"]))
+
+
+def test_reading_one_file_is_bounded(opened: Open) -> None:
+    source = opened({"x": "12345", "folder/y": ""})
+    assert source.read("x", 5) == b"12345"
+    with pytest.raises(TooLarge, match="5 bytes, and 4 are allowed"):
+        source.read("x", 4)
+    with pytest.raises(NotFound, match="has no 'z'"):
+        source.read("z", 4)
+    with pytest.raises(NotFound, match="is a folder"):
+        source.read("folder", 4)
+    with pytest.raises(NotFound):
+        source.read("x/y", 4)
+
+
+def test_a_commit_that_is_none(repository: BareRepository) -> None:
+    repository.commit(HANDLER)
+    tree = repository.git("rev-parse", "main^{tree}")
+    for wrong in ("1" * 40, tree):
+        with pytest.raises(Damaged):
+            Source(repository.path, wrong, max_files=9, max_bytes=9)
+    with pytest.raises(InvalidRequest, match="not a full commit id"):
+        Source(repository.path, "main", max_files=9, max_bytes=9)
+
+
+# The stack file, held against the commit.
+
+STACK = "provider: {name: openfaas}\nfunctions:"
+
+
+def test_where_the_stack_file_lies(opened: Open) -> None:
+    assert stack_file(opened({"stack.yml": "a"})) == ("stack.yml", b"a")
+    assert stack_file(opened({"stack.yml": "a", "stack.yaml": "b"})) == ("stack.yaml", b"b")
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"README": "x"}, "has none at its root"),
+        ({"sub/stack.yml": "x"}, "has none at its root"),
+        ({"stack.yml": (LINK, "/etc/passwd")}, "is a symbolic link"),
+        ({"stack.yml/x": "y"}, "is a folder"),
+        ({"stack.yml": b"#" * 10_000_000}, "10000000 bytes"),
+    ],
+)
+def test_no_stack_file(opened: Open, files: dict[str, Content], why: str) -> None:
+    with pytest.raises(InvalidStack, match=why):
+        stack_file(opened(files))
+
+
+def test_all_that_a_stack_file_names_is_looked_up(opened: Open, templates: Path) -> None:
+    text = f"""{STACK}
+  ok: {{lang: py, handler: fn, environment_file: [env.yml], namespace: alice}}
+  lost:
+    lang: cobol
+    handler: nowhere
+    build_options: [dev]
+  linked:
+    lang: py
+    handler: link
+    build_options: [dev]
+    copy: [missing]
+  file:
+    lang: py@1.2
+    handler: README
+    namespace: bob
+    environment_file: [gone.yml, README]
+  docker: {{lang: dockerfile, handler: fn}}
+"""
+    source = opened(
+        {**HANDLER, "env.yml": "environment: {A: b}", "link": (LINK, "fn"), "README": "hello"}
+    )
+    stack, _ = parse(text.encode(), "stack.yml", max_functions=9)
+    with pytest.raises(InvalidStack) as caught:
+        check_stack(source, stack, namespace="alice", templates=templates)
+    mistakes = caught.value.mistakes
+    told = [(mistake.line, mistake.text) for mistake in mistakes]
+    expected = [
+        (5, "no template 'cobol': this installation has py"),
+        (6, "no folder 'nowhere'"),
+        (7, "no template 'cobol'"),
+        (10, "'link' is a symbolic link"),
+        (11, "no build option 'dev'"),
+        (12, "has no 'missing'"),
+        (14, "one version of a template"),
+        (15, "'README' is a file"),
+        (16, "belongs to 'alice'"),
+        (17, "README has 1 mistake"),
+        (17, "has no 'gone.yml'"),
+        (18, "needs the docker runtime"),
+    ]
+    assert [line for line, _ in told] == [line for line, _ in expected]
+    for (_, text_), (_, why) in zip(told, expected, strict=True):
+        assert why in text_
+    assert all(mistake.text.count(str(source.git_dir)) == 0 for mistake in mistakes)
+
+
+# Templates.
+
+
+def test_a_template_is_read(templates: Path) -> None:
+    write(
+        templates / "py" / "template.yml",
+        "language: python3\nfprocess: python3 -u 'in dex.py'\nhandler_folder: src/app\n"
+        "welcome_message: |\n  Hello\nbuild_options:\n"
+        "  - name: dev\n    packages: [make, gcc]\n  - name: db\n    packages: [libpq, gcc]\n",
+    )
+    template = find_template("py", templates)
+    assert template.process == ["python3", "-u", "in dex.py"]
+    assert template.handler_folder == "src/app"
+    assert template.packages(["dev", "db"]) == ["gcc", "libpq", "make"]
+    assert template.packages([]) == []
+    assert not any("pycache" in path for path in template.files)
+    with pytest.raises(InvalidRequest, match="it has db, dev"):
+        template.packages(["tex"])
+
+
+@pytest.mark.parametrize(
+    "lang", ["..", "../py", "py/../py", "/etc", "PY", "", "py\n", "py/function"]
+)
+def test_a_lang_is_never_a_path(templates: Path, lang: str) -> None:
+    with pytest.raises(InvalidRequest, match="there is no template"):
+        find_template(lang, templates)
+
+
+def test_langs_that_wait_for_later(templates: Path) -> None:
+    with pytest.raises(NotSupported, match="docker runtime"):
+        find_template("dockerfile", templates)
+    with pytest.raises(NotSupported, match="write 'py'"):
+        find_template("py@v1", templates)
+
+
+def test_links_within_templates_are_followed(templates: Path, tmp_path: Path) -> None:
+    write(templates / "two" / "template.yml", "language: b\nfprocess: b\n")
+    (templates / "two" / "index.py").symlink_to("../py/index.py")
+    (templates / "two" / "shared").symlink_to("../py/function", target_is_directory=True)
+    template = find_template("two", templates)
+    assert set(template.files) == {
+        "index.py",
+        "template.yml",
+        *(
+            f"shared/{n}"
+            for n in ("__init__.py", "handler.py", "handler_test.py", "requirements.txt")
+        ),
+    }
+    before = template.digest
+    write(templates / "py" / "index.py", "print('changed')\n")
+    assert find_template("two", templates).digest != before
+    (templates / "two" / "out").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="leads out"):
+        find_template("two", templates)
+
+
+def test_a_link_to_itself_in_a_template(templates: Path) -> None:
+    (templates / "py" / "again").symlink_to(".", target_is_directory=True)
+    with pytest.raises(ConfigError, match="link to itself"):
+        find_template("py", templates)
+
+
+def test_the_digest_of_a_template(templates: Path) -> None:
+    digests = {find_template("py", templates).digest}
+    (templates / "py" / "index.py").chmod(0o755)
+    write(templates / "py" / "index.py", "print('more')\n", mode=0o755)
+    digests.add(find_template("py", templates).digest)
+    write(templates / "py" / "new", "")
+    digests.add(find_template("py", templates).digest)
+    assert len(digests) == 3
+    write(templates / "py" / "__pycache__" / "x.pyc", "tools leave this behind")
+    assert find_template("py", templates).digest in digests
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("language: x\n", "no 'fprocess:'"),
+        ("fprocess: x\n", "no 'language:'"),
+        ('language: x\nfprocess: "\'open"\n', "not a command line"),
+        ("language: x\nfprocess: y\nfunction_folder: z\n", "not known"),
+        ("language: x\nfprocess: y\nhandler_folder: ../z\n", "leads out"),
+        ("language: x\nfprocess: y\nbuild_options: [a]\n", "has to be a mapping"),
+        ("language: [", "not YAML"),
+    ],
+)
+def test_a_template_that_is_wrong(templates: Path, text: str, why: str) -> None:
+    write(templates / "py" / "template.yml", text)
+    with pytest.raises(ConfigError, match=why):
+        find_template("py", templates)
+
+
+def test_the_installations_own_templates_are_right() -> None:
+    names = available()
+    assert {"python3-http", "python3-flask", "node"} <= set(names)
+    for name in names:
+        assert find_template(name).process
