@@ -8,7 +8,7 @@ READY_DEV := .venv/.installed-dev
 # Compiled modules make every later start quicker.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up check check-static test setup setup-dev
+.PHONY: help up check check-static test bench setup setup-dev
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ check-static: $(READY_DEV) ## Lint, format, types, and who may import whom
 
 test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY_DEV) ## Measure the figures that we claim, beside their references; ARGS= as its --help says
+	$(BIN)/python -m bench $(ARGS)
 
 setup: $(READY) ## Set up and stop there
 

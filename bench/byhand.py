@@ -44,8 +44,7 @@ class Server:
     def install(self) -> None:
         """Installs the template's dependencies; uv's cache is below HOME."""
         argv = [uv.find_uv_bin(), "pip", "install", "--quiet", "--system-certs"]
-        argv += ["--python", sys.executable, "--only-binary", ":all:", "--compile-bytecode"]
-        argv += ["--target", str(self.dependencies)]
+        argv += ["--python", sys.executable, "--target", str(self.dependencies)]
         argv += ["-r", str(self.app / "requirements.txt")]
         done = subprocess.run(argv, env=self._env, capture_output=True, text=True, check=False)
         if done.returncode:

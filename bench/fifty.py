@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import dataclass
 
 from bench import byhand, harness, processes
 from bench.figures import Figure, Result
@@ -17,45 +18,48 @@ from bench.processes import PeakMemory
 from bench.repository import Repository
 
 COUNT = 50
-ROUNDS = 3
-"""At most: a round takes a minute, and its length varies little."""
+
+
+@dataclass(frozen=True)
+class Round:
+    seconds: float
+    peak: int
+    """Bytes at most: of the workers, or of one install by hand."""
+    idle: int = 0
+    """Bytes of the workers before."""
 
 
 def run(repeat: int) -> Result:
-    """Measures both in turns; a round is long, so there are few, and none to warm up."""
-    seconds, peaks, idle = [], [], []
-    byhand_seconds, byhand_peaks = [], []
-    for _ in range(min(repeat, ROUNDS)):
-        took, peak, before = _pushed()
-        seconds.append(took)
-        peaks.append(peak / 2**20)
-        idle.append(before / 2**20)
-        took, peak = _by_hand()
-        byhand_seconds.append(took)
-        byhand_peaks.append(peak / 2**20)
+    """Measures both in turns, ``repeat`` rounds after one that warms up."""
+    pushed: list[Round] = []
+    by_hand: list[Round] = []
+    for _ in range(repeat + 1):
+        pushed.append(_push())
+        by_hand.append(_by_hand())
+    del pushed[0], by_hand[0]
     return Result(
         figures=[
             Figure(
                 name=f"{COUNT} functions, push to all answer",
                 unit="s",
-                samples=seconds,
+                samples=[each.seconds for each in pushed],
                 reference="one after another by hand",
-                reference_samples=byhand_seconds,
+                reference_samples=[each.seconds for each in by_hand],
             ),
             Figure(
                 name="peak memory of the workers (PSS)",
                 unit="MB",
-                samples=peaks,
+                samples=[each.peak / 2**20 for each in pushed],
                 reference="one install by hand",
-                reference_samples=byhand_peaks,
+                reference_samples=[each.peak / 2**20 for each in by_hand],
             ),
         ],
-        notes=[f"The workers idle before the push: {idle[0]:.0f} MB."],
+        notes=[f"The workers before the push: {pushed[0].idle / 2**20:.0f} MB."],
     )
 
 
-def _pushed() -> tuple[float, int, int]:
-    """Seconds, peak bytes of the workers, and their bytes before."""
+def _push() -> Round:
+    """A fresh platform, one push."""
     names = [f"f{number:02}" for number in range(COUNT)]
     with harness.scratch() as folder, harness.running(folder) as platform:
         repository = Repository(folder, platform, "fifty")
@@ -72,11 +76,11 @@ def _pushed() -> tuple[float, int, int]:
             for name in names:
                 harness.await_answer(platform.url, repository.path(name), name)
             ended = time.monotonic()
-    return ended - begun, memory.peak, before.peak
+    return Round(ended - begun, memory.peak, before.peak)
 
 
-def _by_hand() -> tuple[float, int]:
-    """Seconds, and peak bytes of one install with a warm cache."""
+def _by_hand() -> Round:
+    """Fifty servers, each with dependencies of its own out of a warm cache."""
     with harness.scratch() as folder, contextlib.ExitStack() as held:
         env = harness.clean_environment(folder / "home")
         for name in ("cold", "warm"):
@@ -94,4 +98,4 @@ def _by_hand() -> tuple[float, int]:
             server.start()
             harness.await_answer(server.url, "/", f"f{number:02}")
         ended = time.monotonic()
-    return ended - begun, memory.peak - own
+    return Round(ended - begun, memory.peak - own)

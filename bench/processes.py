@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from core.sandbox.launch import marker
+
 _TICKS = os.sysconf("SC_CLK_TCK")
-SANDBOX = "bwrap"
-"""A process of this name and all below it are a function (or a function's tests)."""
+_SANDBOX = marker("")
+"""A process called so and all below it are a function (or a function's tests)."""
 
 
 def cpu_seconds(pid: int) -> float:
@@ -36,7 +38,6 @@ def pss(pid: int) -> int:
 def tree(pids: Iterable[int], *, functions: bool = True) -> list[int]:
     """The processes and all that descend from them; without what runs in a sandbox if asked."""
     children: dict[int, list[int]] = {}
-    names: dict[int, str] = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -44,10 +45,9 @@ def tree(pids: Iterable[int], *, functions: bool = True) -> list[int]:
         fields = _stat(pid)
         if fields is not None:
             children.setdefault(int(fields[1]), []).append(pid)
-            names[pid] = _name(pid)
     found = list(pids)
     for pid in found:  # grows while it is walked
-        found += [child for child in children.get(pid, ()) if functions or names[child] != SANDBOX]
+        found += [child for child in children.get(pid, ()) if functions or not _sandboxed(child)]
     return found
 
 
@@ -102,8 +102,5 @@ def _stat(pid: int) -> list[str] | None:
     return text.rpartition(")")[2].split()
 
 
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+def _sandboxed(pid: int) -> bool:
+    return "".join(arguments(pid)[:1]).startswith(_SANDBOX)

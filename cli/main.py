@@ -306,7 +306,7 @@ def _body(data: str | None) -> bytes | IO[bytes] | None:
         return sys.stdin.buffer
     if data.startswith("@"):
         try:
-            return Path(data[1:]).open("rb")
+            return click.get_current_context().with_resource(Path(data[1:]).open("rb"))
         except OSError as error:
             raise InvalidRequest(f"{data[1:]} cannot be read: {error.strerror}") from error
     return data.encode()

@@ -241,6 +241,12 @@ class Settings:
         return Path(f"/tmp/slipway-{os.getuid()}-{mark}")
 
     @property
+    def mark(self) -> str:
+        """Tells this installation's links, tables and control groups from those of others on the
+        same host: 6 hex digits."""
+        return hashlib.sha256(os.fsencode(self.state)).hexdigest()[:6]
+
+    @property
     def store_url(self) -> str:
         return self.redis_url or f"unix://{self.run / 'redis.sock'}"
 

@@ -56,6 +56,7 @@ def environment(settings: Settings, path: Path) -> dict[str, str]:
         "http.receivepack": "true",
         "receive.fsckObjects": "true",
         "receive.maxInputSize": str(settings.max_push),
+        "receive.unpackLimit": "1",  # as a pack, whose errors name the limit
         "receive.denyDeleteCurrent": "refuse",
         "receive.advertisePushOptions": "false",
         "gc.autoDetach": "false",  # a collection of ours must not outlive the push

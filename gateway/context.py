@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
 FUNCTION_PREFIX = "/function/"
+UPGRADE = "slipway.upgrade"
+"""Where a request's ``Upgrade`` header lies in its environ."""
 
 
 class Gateway(Flask):
@@ -41,6 +43,8 @@ class Gateway(Flask):
         # one, and a function gets every byte of its path.
         if raw_target(environ).startswith(FUNCTION_PREFIX):
             environ["PATH_INFO"] = FUNCTION_PREFIX
+        # Routing would refuse it before we can say why.
+        environ[UPGRADE] = environ.pop("HTTP_UPGRADE", "")
         return super().wsgi_app(environ, start_response)
 
 

@@ -35,7 +35,7 @@ from core.models import FunctionSpec, Observed
 from core.settings import seconds
 from gateway import problems
 from gateway.auth import NOBODY, caller
-from gateway.context import FUNCTION_PREFIX, Gateway, here, raw_target
+from gateway.context import FUNCTION_PREFIX, UPGRADE, Gateway, here, raw_target
 from gateway.headers import request_headers, response_headers, status_line
 from gateway.streams import CHUNK, BrokenOff, Pump, content_length, guarded, has_body
 
@@ -87,7 +87,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
     path, mark, query = raw_target(environ).partition("?")
     name, _, rest = path.removeprefix(FUNCTION_PREFIX).partition("/")
     function, observed, patience = _find(gateway, name)
-    if "websocket" in environ.get("HTTP_UPGRADE", "").lower():
+    if "websocket" in environ[UPGRADE].lower():
         raise NotSupported("WebSockets need the edge: start Slipway with SLIPWAY_EDGE=haproxy")
     headers = request_headers(
         environ,
@@ -158,10 +158,10 @@ def _find(gateway: Gateway, name: str) -> tuple[str, Observed, float]:
     if observed is None or not observed.endpoints:
         trouble = observed.trouble if observed and observed.trouble else "none is healthy yet"
         raise NoEndpoints(f"no endpoints available for {function}: {trouble}")
-    return function, observed, _patience(record.spec)
+    return function, observed, patience_of(record.spec)
 
 
-def _patience(spec: FunctionSpec) -> float:
+def patience_of(spec: FunctionSpec) -> float:
     """Seconds: a function that gives itself more time than usual gets it."""
     try:
         own = seconds((spec.env_vars or {}).get("exec_timeout", ""))

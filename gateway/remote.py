@@ -103,6 +103,8 @@ def _git(
         raise
 
     def close() -> None:
+        if push:  # answered, or the client went away: nobody is there to watch
+            push.gone.set()
         try:
             backend.close()
         finally:

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-from core.errors import SlipwayError, Unavailable
+from core.errors import NotFound, SlipwayError, Unavailable
 from core.settings import ROOT, Settings
 from core.signing import secret_file
 from supervisor import parts
@@ -90,7 +90,7 @@ class Demo:
             raise DemoFailed(f"{ROOT} has no {' and no '.join(absent)} that could be pushed")
         self._git("init", "--quiet", "--bare")
         tree = self._tree()
-        heads = self._git("ls-remote", self.remote, f"refs/heads/{BRANCH}").split()
+        heads = self._heads()
         parent = []
         if heads:
             self._git("fetch", "--quiet", "--depth=1", self.remote, heads[0])
@@ -99,6 +99,14 @@ class Demo:
             parent = ["-p", heads[0]]
         message = "The functions that Slipway's own checkout ships"
         return self._git("commit-tree", tree, *parent, "-m", message)
+
+    def _heads(self) -> list[str]:
+        """``[commit, ref]`` of the remote's main; [] where there is none yet."""
+        asked = {"service": "git-upload-pack"}
+        answer = self.session.get(f"{self.remote}/info/refs", params=asked, timeout=10)
+        if answer.status_code == NotFound.status:
+            return []  # the first push makes the repository
+        return self._git("ls-remote", self.remote, f"refs/heads/{BRANCH}").split()
 
     def _tree(self) -> str:
         """The checkout's files as they are now, but for what its .gitignore names."""
@@ -225,7 +233,7 @@ class Demo:
         remote = f"{host.scheme}://admin@{host.netloc}/git/<namespace>/<repository>.git"
         print(
             f"\nTry next:\n"
-            f"  curl {url}/any/path?name=you\n"
+            f"  curl '{url}/any/path?name=you'\n"
             f"  git push {remote} main      a repository with a stack.yml of your own\n"
             f"  {_slipway()} list            functions; 'releases' and 'logs <release>' likewise\n"
             f"  {_slipway()} --help          what else there is\n"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -253,20 +254,26 @@ class Installation:
         keeper.stop(["gateway"])
         had_controller = "controller" in keeper.names
         keeper.stop(["controller"])
+        ended = not had_controller
         if had_controller:
             screen.doing("stopping: functions")
             stop_all = parts.python("runtime.controller", "--stop-all")
-            self._chore("controller", stop_all, STOP_FUNCTIONS_SECONDS)
+            ended = self._chore("controller", stop_all, STOP_FUNCTIONS_SECONDS)
             self._chore("network", parts.python("supervisor.chores", "network-down"), 10)
         screen.doing("stopping: the store")
         keeper.stop(keeper.names)
+        if ended and self.settings.run.parent != self.settings.state:
+            shutil.rmtree(self.settings.run, ignore_errors=True)  # nobody would tidy up in /tmp
         screen.doing("")
         screen.say("slipway: stopped; what was pushed is kept for the next start")
 
-    def _chore(self, name: str, argv: list[str], seconds: float) -> None:
-        if self.keeper.run(name, argv, seconds) != 0:
-            log = self.logs.path(name)
-            self.screen.say(f"slipway: '{' '.join(argv[3:])}' did not succeed: see {log}")
+    def _chore(self, name: str, argv: list[str], seconds: float) -> bool:
+        """Runs a helper and tells of a failure; returns whether it succeeded."""
+        if self.keeper.run(name, argv, seconds) == 0:
+            return True
+        log = self.logs.path(name)
+        self.screen.say(f"slipway: '{' '.join(argv[3:])}' did not succeed: see {log}")
+        return False
 
     def _close_listeners(self) -> None:
         self.listener.close()

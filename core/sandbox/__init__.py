@@ -16,6 +16,7 @@ from core.sandbox.process import (
     kill,
     kill_marked,
     open_process,
+    program,
     reap,
     terminate,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "kill_marked",
     "marker",
     "open_process",
+    "program",
     "reap",
     "terminate",
 ]

@@ -25,7 +25,10 @@ def launch(cell: Cell, group: Cgroup, wiring: Wiring, record: Callable[[Process]
     Raises:
         Unavailable: the system has no room for a process.
     """
-    env = {name: _outside(value, cell) for name, value in cell.env.items()}
+    env = {  # search paths name several places
+        name: ":".join(_outside(part, cell) for part in value.split(":"))
+        for name, value in cell.env.items()
+    }
     if "PATH" in env:
         env["PATH"] = ":".join([*_interpreter_folders(), env["PATH"]])
     argv = ["env", "-i", f"--chdir={_outside(cell.cwd, cell)}"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from core.errors import InvalidRequest
 from core.models import Struct
 
 Outcome = Literal["exited", "timeout", "output", "memory"]
@@ -45,6 +46,16 @@ class Cell:
     network: Literal["none", "egress"] = "none"
     """``egress``: the outside world and the edge, where this host can give it."""
     hostname: str = "function"
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest for a NUL: it ends one of bubblewrap's options and begins another,
+        so that a variable's value could mount the host."""
+        texts = [*self.argv, *self.env, *self.env.values(), self.cwd, self.hostname]
+        texts += [each for mount in self.mounts for each in (str(mount.source), mount.target)]
+        if any("\0" in text for text in texts):
+            raise InvalidRequest(
+                "a command, a variable or a path holds a NUL character: take it out"
+            )
 
 
 class Process(Struct, frozen=True):

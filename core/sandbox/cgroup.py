@@ -111,7 +111,7 @@ class Cgroups:
         Raises:
             Unavailable: the kernel refused.
         """
-        group = Cgroup(hierarchy.folder / name for hierarchy in self.hierarchies)
+        group = self.named(name)
         try:
             for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
                 _make(hierarchy, folder)
@@ -124,6 +124,10 @@ class Cgroups:
             group.remove()
             raise Unavailable(f"the kernel made no control group: {error}") from error
         return group
+
+    def named(self, name: str) -> Cgroup:
+        """The group of that name, whether it is there or not."""
+        return Cgroup(hierarchy.folder / name for hierarchy in self.hierarchies)
 
     def sweep(self) -> None:
         """Removes empty groups that are over an hour old: left by a killed test run."""

@@ -33,6 +33,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from core.errors import ConfigError, Unavailable
 from core.sandbox import nft
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class Network:
     """One installation's network; cheap to make, changes nothing until ``setup``."""
 
     def __init__(self, mark: str, subnet: str, port: int) -> None:
-        """``mark``: at most 6 characters that tell installations apart. ``port``: the edge's.
+        """``mark``: at most 6 characters that tell installations apart. ``port``: the edge's; 0:
+        there is none, and nothing of the host is open to functions.
 
         Raises:
             ConfigError: the subnet is none, or too small.
@@ -84,6 +86,12 @@ class Network:
         self.address = self.subnet[1]
         """The bridge's own address: where functions reach the edge, on ``port``."""
         self.nameservers = nameservers()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Network:
+        """The network of this installation, the same in every process of it."""
+        port = 0 if settings.edge == "none" else settings.port
+        return cls(settings.mark, settings.subnet, port)
 
     def setup(self) -> None:
         """Makes bridge, rules and forwarding, or repairs them.
@@ -111,7 +119,7 @@ class Network:
         if os.geteuid() != 0:
             return
         with nft.Firewall() as firewall:
-            self._close_foreign(firewall)
+            self.close_foreign(firewall)
             for table in firewall.tables():
                 if table.startswith(f"slipway_{self.mark}_"):
                     firewall.delete_table(table)
@@ -160,7 +168,7 @@ class Network:
                     )
                 number = self._plug(ip, bridge[0], namespace)
             address = self.subnet[number]
-            _in_namespace(namespace, lambda: self._configure(address))
+            in_namespace(namespace, lambda: self._configure(address))
         except (OSError, NetlinkError) as error:
             raise Unavailable(f"a cell got no network: {error}") from error
         finally:
@@ -253,7 +261,8 @@ class Network:
         """(chain, parts) in order. ``guarded``: interfaces that forward only because of us."""
         inside, outside = nft.comes_in(self.bridge), nft.goes_out(self.bridge)
         edge = nft.destination(IPv4Network(self.address))
-        yield "input", [inside, edge, nft.port("tcp", self.port), nft.ACCEPT]
+        if self.port:
+            yield "input", [inside, edge, nft.port("tcp", self.port), nft.ACCEPT]
         for chain in ("input", "forward"):
             for server in self.nameservers:
                 for protocol in nft.PROTOCOLS:
@@ -289,7 +298,8 @@ class Network:
             if chain["hook"] == _HOOK_FORWARD:
                 firewall.insert_rule(table, name, nft.goes_out(self.bridge), nft.ACCEPT)
 
-    def _close_foreign(self, firewall: nft.Firewall) -> None:
+    def close_foreign(self, firewall: nft.Firewall) -> None:
+        """Takes back what ``setup`` put into others' chains."""
         for chain in firewall.chains():
             if chain["table"].startswith(f"slipway_{self.mark}_"):
                 continue
@@ -369,8 +379,8 @@ def _sysctl(name: str, value: str) -> None:
         raise Unavailable(f"the kernel setting {path} cannot be changed: {error}") from error
 
 
-def _in_namespace(namespace: int, work: Callable[[], None]) -> None:
-    """Runs ``work()`` in a network namespace: in a thread of its own, which ends with it."""
+def in_namespace(namespace: int, work: Callable[[], None]) -> None:
+    """Runs ``work()`` in the network namespace of a descriptor: in a thread that ends with it."""
     failed: list[BaseException] = []
 
     def inside() -> None:

@@ -108,16 +108,26 @@ def terminate(process: Process) -> None:
     if process.monitor == process.pid:
         _signal(process.pid, process)
         return
-    # The init forks the program within milliseconds of the start.
+    pid = program(process)
+    if pid is not None:
+        _signal(pid, process)
+    else:
+        kill(process)
+
+
+def program(process: Process) -> int | None:
+    """The pid of the cell's program; None: it ended, or was never released to run.
+
+    The init forks the program within milliseconds of the release: it is waited for.
+    """
     for _ in range(50):
         if not alive(process):
-            return
+            return None
         for pid in _children(process.pid):
             if _inner_pid(pid) == _PROGRAM:
-                _signal(pid, process)
-                return
+                return pid
         time.sleep(0.01)
-    kill(process)
+    return None
 
 
 def kill(process: Process, timeout: float = 10) -> int | None:

@@ -6,7 +6,6 @@ See launch.py for how a cell is started and in what order it is bound.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import random
@@ -62,9 +61,8 @@ class Sandbox:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Sandbox:
-        mark = hashlib.sha256(os.fsencode(settings.state)).hexdigest()[:6]
-        network = Network(mark, settings.subnet, settings.port)
-        return cls(mark, network, unsafe=settings.unsafe_no_sandbox)
+        network = Network.from_settings(settings)
+        return cls(settings.mark, network, unsafe=settings.unsafe_no_sandbox)
 
     def start(
         self,

@@ -1,22 +1,20 @@
 """Counts requests from the edge's log: one line per function request, over a unix socket.
 
-HAProxy keeps the newest lines in a ring and connects to us. After a break it sends the whole ring
-again, lines that we have had included, so the last line of each HAProxy process is remembered (on
-disk as well, whenever ``counts`` is asked, so that the next collector goes on from what was told).
-A full ring forgets its oldest lines silently: counts are then too low, never too high.
+HAProxy keeps the newest lines in a ring and connects to us. After a break it goes on where it was,
+but it notices the break only by the first write that fails, and what that had is lost; a full ring
+forgets its oldest lines silently. So counts may be a little too low, never too high.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import selectors
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from core import logging
 from core.models import Receipt
@@ -29,11 +27,6 @@ log = logging.get()
 MAX_FUNCTIONS = 10_000
 """Functions that are counted: callers make names up, and must not fill our memory."""
 _MAX_LINE = 4096
-_MAX_REPLAY = 200_000
-_REPLAY_PAUSE = 0.3
-"""Seconds of silence after which a replay without the line that we know is over."""
-_REMEMBERED = 4
-"""HAProxy processes whose last line is remembered; two at most run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +45,17 @@ class Line:
     platform_failed: bool
     """No answer, or one that broke off, or a 5xx that the platform made and not the function."""
     by_gateway: bool
-    process: str
-    number: str
-    """Together with ``process`` unique."""
+    received: int
+    sent: int
+    """Bytes from and to the client, headers included."""
 
     @classmethod
     def parse(cls, text: str) -> Line:
         """Raises ValueError for a line that is torn or not of a function."""
         words = text.split(" ")
-        if len(words) != 13:
+        if len(words) != 10:
             raise ValueError(f"{len(words)} fields")
-        function, status, start, receive, total, data, _, _, end, backend, _, process, number = (
-            words
-        )
+        function, status, start, receive, total, data, received, sent, end, backend = words
         code = max(int(status), 0)
         arrived = int(start) / 1e9
         spent = max(int(total) - max(int(receive), 0), 0)
@@ -77,8 +68,8 @@ class Line:
             seconds=max(int(total), 0) / 1e3,
             platform_failed=_platform_failed(code, end, by_gateway),
             by_gateway=by_gateway,
-            process=process,
-            number=number,
+            received=int(received),
+            sent=int(sent),
         )
 
 
@@ -105,6 +96,8 @@ class Tally:
     failed: int = 0
     """By the platform, not by the function."""
     seconds: float = 0.0
+    received: int = 0
+    sent: int = 0
     by_status: Counter[int] = field(default_factory=Counter)
     """Status → requests; 0: no answer."""
 
@@ -148,12 +141,7 @@ class _Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.rest = b""
-        self.first = True
-        self.until = ""
-        """Number of the line up to which everything is known; '' outside a replay."""
-        self.held: list[Line] = []
-        """Lines of a replay, as long as it is open whether they are new."""
-        self.last_data = time.monotonic()
+        """Begin of a line whose end is still to come."""
 
 
 class Collector:
@@ -161,14 +149,9 @@ class Collector:
 
     def __init__(self, settings: Settings) -> None:
         self._path = config.log_socket(settings)
-        self._memory = self._path.with_suffix(".seen")
         self.lock = threading.Lock()
         self.windows: set[Window] = set()
         self._tallies: dict[str, Tally] = {}
-        self._last: dict[str, str] = {}
-        """Process → number of its last line."""
-        self._saved: dict[str, str] = {}
-        self._listener: socket.socket | None = None
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -178,9 +161,6 @@ class Collector:
         Raises:
             OSError: the run folder is not there.
         """
-        with contextlib.suppress(OSError, ValueError):
-            told = json.loads(self._memory.read_text())
-            self._last = {str(process): str(number) for process, number in told.items()}
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -191,7 +171,6 @@ class Collector:
         except OSError:
             listener.close()
             raise
-        self._listener = listener
         self._wake, waker = socket.socketpair()
         self._thread = threading.Thread(
             target=self._run, args=(listener, waker), name="collector", daemon=True
@@ -207,29 +186,16 @@ class Collector:
             self._path.unlink(missing_ok=True)
 
     def counts(self) -> dict[str, int]:
-        """Requests of each function since ``start``.
-
-        What was told here is not told again by a later collector.
-        """
+        """Requests of each function since ``start``."""
         with self.lock:
-            counts = {function: tally.requests for function, tally in self._tallies.items()}
-            last = dict(self._last)
-        if last != self._saved:
-            draft = self._memory.with_suffix(".draft")
-            try:
-                draft.write_text(json.dumps(last))
-                draft.replace(self._memory)
-                self._saved = last
-            except OSError as error:
-                log.warning("collector_memory_not_saved", error=str(error))
-        return counts
+            return {function: tally.requests for function, tally in self._tallies.items()}
 
     def tallies(self) -> dict[str, Tally]:
         """Everything that is counted, by function."""
         with self.lock:
             return {
-                function: Tally(t.requests, t.failed, t.seconds, t.by_status.copy())
-                for function, t in self._tallies.items()
+                function: replace(tally, by_status=tally.by_status.copy())
+                for function, tally in self._tallies.items()
             }
 
     def begin_window(self, functions: Iterable[str]) -> Window:
@@ -248,8 +214,7 @@ class Collector:
             open_: list[_Connection] = []
             stopping = False
             while not stopping:
-                replaying = any(connection.until for connection in open_)
-                for key, _ in selector.select(_REPLAY_PAUSE if replaying else None):
+                for key, _ in selector.select():
                     if key.fileobj is waker:
                         stopping = True
                     elif key.fileobj is listener:
@@ -263,9 +228,6 @@ class Collector:
                         selector.unregister(key.data.socket)
                         key.data.socket.close()
                         open_.remove(key.data)
-                for connection in open_:
-                    if connection.until and _quiet(connection):
-                        self._admit(connection)
             for connection in open_:
                 connection.socket.close()
 
@@ -278,50 +240,20 @@ class Collector:
         except OSError:
             data = b""
         if not data:
-            self._admit(connection)
             return False
-        connection.last_data = time.monotonic()
         lines = (connection.rest + data).split(b"\n")
         connection.rest = lines.pop()[-_MAX_LINE:]
         with self.lock:
             for each in lines:
                 if each and not each.startswith(b"- "):
-                    self._take(connection, each.decode("ascii", "replace"))
+                    self._count(each.decode("ascii", "replace"))
         return True
 
-    def _take(self, connection: _Connection, text: str) -> None:
+    def _count(self, text: str) -> None:
         try:
             line = Line.parse(text)
         except (ValueError, IndexError):
             return  # torn where the ring overflowed
-        if connection.first:
-            connection.first = False
-            connection.until = self._last.get(line.process, "")
-        if not connection.until:
-            self._count(line)
-        elif line.number == connection.until:  # all up to here is known
-            connection.until = ""
-            connection.held.clear()
-        else:
-            connection.held.append(line)
-            if len(connection.held) > _MAX_REPLAY:
-                self._release(connection)
-
-    def _admit(self, connection: _Connection) -> None:
-        with self.lock:
-            self._release(connection)
-
-    def _release(self, connection: _Connection) -> None:
-        """The line that we know is not in the ring any more: all of it is new."""
-        connection.until = ""
-        for line in connection.held:
-            self._count(line)
-        connection.held.clear()
-
-    def _count(self, line: Line) -> None:
-        if line.process not in self._last and len(self._last) >= _REMEMBERED:
-            del self._last[next(iter(self._last))]
-        self._last[line.process] = line.number
         tally = self._tallies.get(line.function)
         if tally is None:
             unknown = line.by_gateway and line.status == 404
@@ -331,11 +263,9 @@ class Collector:
         tally.requests += 1
         tally.failed += line.platform_failed
         tally.seconds += line.seconds
+        tally.received += line.received
+        tally.sent += line.sent
         tally.by_status[line.status] += 1
         for window in self.windows:
             if line.function in window.functions:
                 window.add(line)
-
-
-def _quiet(connection: _Connection) -> bool:
-    return time.monotonic() - connection.last_data > _REPLAY_PAUSE

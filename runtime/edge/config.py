@@ -170,7 +170,7 @@ def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False)
         *([f"  maxconn {FUNCTIONS_MAX}"] if inside else []),
         "  log ring@access len 1024 format raw local0",
         # The fields that collector.py reads, in its order.
-        '  log-format "%[var(txn.fn)] %ST %[var(txn.start)] %TR %Ta %Td %U %B %ts %b %s %pid %rt"',
+        '  log-format "%[var(txn.fn)] %ST %[var(txn.start)] %TR %Ta %Td %U %B %ts %b"',
         "  acl function var(txn.fn) -m found",
         "  acl live var(txn.be),nbsrv gt 0",
         '  http-request return status 405 content-type "text/plain; charset=utf-8" string '

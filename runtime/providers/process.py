@@ -33,6 +33,7 @@ from core.sandbox import (
     Cell,
     Process,
     Sandbox,
+    alive,
     describe_exit,
     ended,
     exit_status,
@@ -41,6 +42,7 @@ from core.sandbox import (
     kill_marked,
     marker,
     open_process,
+    program,
     reap,
     terminate,
 )
@@ -244,16 +246,21 @@ class ProcessProvider:
         self._records.clear_halves()
         for id, _ in list(self._records.scan()):
             record = self._records.read(id)
-            if record is not None and record.process is None:
-                log.info("%s was being started when Slipway was killed: ended", id)
-                kill_marked(marker(id))
-                for hierarchy in self._sandbox.cgroups.hierarchies:
-                    with contextlib.suppress(OSError):
-                        (hierarchy.folder / id).rmdir()
-                Path(record.socket).unlink(missing_ok=True)
-                self._records.remove(id)
+            if record is None or (record.process and self._was_released(record, record.process)):
+                continue
+            log.info("%s was being started when Slipway was killed: ended", id)
+            kill_marked(marker(id))
+            self._sandbox.cgroups.named(id).remove()
+            Path(record.socket).unlink(missing_ok=True)
+            self._records.remove(id)
         with self._lock:
             self._refresh()
+
+    def _was_released(self, record: Record, process: Process) -> bool:
+        """Whether the program was let go, as far as it can be told: it is there, or has ended."""
+        if not is_marked(process, marker(record.id)) or not alive(process):
+            return True
+        return program(process) is not None or not alive(process)
 
     def _refresh(self) -> None:
         """Makes the cache follow the folder; only new and changed documents are read."""
@@ -355,7 +362,7 @@ class ProcessProvider:
 
     def _edge(self) -> str:
         """Where functions reach the edge; empty where they have no network."""
-        if not self._sandbox.root:
+        if not self._sandbox.root or not self._sandbox.network.port:
             return ""
         return f"http://{self._sandbox.network.address}:{self._sandbox.network.port}"
 

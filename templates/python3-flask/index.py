@@ -6,6 +6,7 @@ The watchdog's threads call Flask as the WSGI application it is (PEP 3333).
 import io
 import os
 import sys
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from flask import Flask, request
@@ -21,7 +22,7 @@ class Function(Flask):
 
     def __init__(self, handle):
         # Where render_template looks for the function's templates/.
-        super().__init__("function", root_path=os.path.abspath("function"), static_folder=None)
+        super().__init__("function", root_path=str(Path("function").resolve()), static_folder=None)
         self.config["PROPAGATE_EXCEPTIONS"] = True  # to the watchdog, which logs and answers 500
         self._handle = handle
         self._as_text = os.environ.get("RAW_BODY", "").lower() not in ("true", "1")

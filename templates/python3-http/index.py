@@ -9,16 +9,16 @@ from slipway_watchdog.answers import from_result
 
 
 class Headers(dict):
-    """Names in lower case; asked for in any case."""
+    """Names written like Content-Type; asked for in any case."""
 
     def __getitem__(self, name):
-        return super().__getitem__(name.lower())
+        return super().__getitem__(name.title())
 
     def __contains__(self, name):
-        return isinstance(name, str) and super().__contains__(name.lower())
+        return isinstance(name, str) and super().__contains__(name.title())
 
     def get(self, name, default=None):
-        return super().get(name.lower(), default)
+        return super().get(name.title(), default)
 
 
 class Query(dict):
@@ -41,9 +41,9 @@ class Event:
         self.body = bytes(request.body)
         self.headers = headers = Headers()
         for raw_name, raw_value in request.headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            name, value = raw_name.decode("latin-1").title(), raw_value.decode("latin-1")
             if name in headers:
-                value = headers[name] + ("; " if name == "cookie" else ", ") + value
+                value = headers[name] + ("; " if name == "Cookie" else ", ") + value
             headers[name] = value
         self.method = request.method
         self.query = Query(request.query)

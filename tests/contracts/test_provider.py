@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import shutil
 import socket
 import threading
 import time
@@ -153,6 +154,7 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     house.artifact = artifact(settings, {"server.py": SERVER}, ["python3", "server.py"])
     yield house
     house.close()
+    shutil.rmtree(settings.run)
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ class Platform:
                 for entry in json.loads(file.read_text()).get("parts", []):
                     if entry.get("name") == name:
                         return int(entry["pid"])
-        raise AssertionError(f"no part {name}")
+        raise ProcessLookupError(f"no part {name} just now")
 
     # Using it
 

@@ -128,8 +128,9 @@ def test_node_and_flask_functions_run(platform: Platform) -> None:
         }
     )
     assert pushed.last.startswith("slipway: live"), pushed.text + platform.logs()
-    node = platform.call("n7.ann", b"x", "/deep?q=1")
-    assert node.status == 201
+    plain = {"Content-Type": "text/plain"}
+    node = platform.request("/function/n7.ann/deep?q=1", method="POST", data=b"x", headers=plain)
+    assert (node.status, node.json()["got"]) == (201, "x"), node.text
     assert node.json()["path"] == "/deep"
     flask = platform.call("f7.ann", b"abc")
     assert (flask.status, flask.text) == (202, "ABC")

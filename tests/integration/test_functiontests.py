@@ -35,7 +35,8 @@ NODE = template("node", "node index.js")
 def settings() -> Iterator[Settings]:
     """One state folder for all: pytest's layer is made once."""
     folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    yield replace(Settings.from_env({"SLIPWAY_STATE": str(folder)}), **SMALL)
+    settings = replace(Settings.from_env({"SLIPWAY_STATE": str(folder)}), **SMALL)
+    yield settings
     shutil.rmtree(folder)
 
 

@@ -9,7 +9,7 @@ const http = require('node:http')
 const os = require('node:os')
 const path = require('node:path')
 const { Readable, pipeline } = require('node:stream')
-const { setImmediate: turn } = require('node:timers/promises')
+const { setTimeout: sleep } = require('node:timers/promises')
 
 const { checkSize, readBody } = require('./body')
 const { duration } = require('./options')
@@ -18,6 +18,7 @@ const { Refusal } = require('./refusal')
 const MAX_HEAD = 2 ** 20 // bytes of request line and headers; then 431
 const IDLE_TIMEOUT = 75000 // longer than any proxy's pool keeps a connection
 const BACKLOG = 4096
+const QUIET = 50 // milliseconds without a new connection before the listening socket is closed
 // Framing and the connection are the server's; a handler cannot be right about them.
 const OURS = new Set(['connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'upgrade',
   'trailer', 'content-length'])
@@ -39,6 +40,7 @@ class Watchdog {
       connectionsCheckingInterval: 500,
       requireHostHeader: false,
     })
+    this.server.httpAllowHalfOpen = true // who stops sending may still read the answer
     this.server.on('connection', () => { this.connections += 1 })
     this.server.on('request', (incoming, response) => this.#arrived(incoming, response))
     this.server.on('checkContinue', (incoming, response) => this.#arrived(incoming, response, true))
@@ -67,8 +69,8 @@ class Watchdog {
     if (!target.startsWith('/') && URL.canParse(target)) target = new URL(target).pathname
     call.path = target
     call.query = question < 0 ? '' : incoming.url.slice(question + 1)
-    if (target.startsWith('/_/') && this.#ownPath(call)) return
-    if (!target.startsWith('/_/') && this.#full()) return this.#tooMany(call)
+    if (this.#ownPath(call)) return
+    if (this.#full()) return this.#tooMany(call)
     this.inFlight.add(call)
     try {
       if (expects) {
@@ -80,7 +82,6 @@ class Watchdog {
       if (body === undefined) return
       this.#startClock(call)
       const answer = await this.invoke({ ...call, body, options: this.options })
-      clearTimeout(call.timer)
       await this.#answer(call, answer)
     } catch (error) {
       if (error instanceof Refusal) return this.#refuse(call, error.status, error.message)
@@ -122,6 +123,7 @@ class Watchdog {
       type = 'application/json; charset=utf-8'
       content = JSON.stringify(body)
     }
+    if (call.incoming.method === 'HEAD') response.setHeader('Content-Length', Buffer.byteLength(content))
     this.#head(call, status, headers, type)
     response.end(content)
     if (response.writableLength > 0) this.#limitWaiting(response)
@@ -226,7 +228,9 @@ class Watchdog {
 
   /**
    * Until the requests in flight have their answers, new ones are still served, each as the last
-   * one of its connection. Then the backlog of the listening socket is taken, and nothing after it.
+   * one of its connection; then until no new connection came for a moment. Node cannot refuse new
+   * connections while it takes those that wait, so one made in the last instant may be reset: who
+   * sends requests here has to stop before SIGTERM, or when readiness is 503.
    */
   async #drain() {
     if (this.draining) return
@@ -238,10 +242,7 @@ class Watchdog {
     for (;;) {
       while (this.inFlight.size > 0) await sleep(5)
       const before = this.connections
-      // Two turns of the event loop have one look at the socket between them, which takes all of
-      // the backlog; nothing new there and nothing in flight is the end.
-      await turn()
-      await turn()
+      await sleep(QUIET)
       if (this.inFlight.size === 0 && this.connections === before) break
     }
     this.server.close(() => leave(0))
@@ -265,10 +266,6 @@ class Watchdog {
 
 function leave(status) {
   process.exit(status)
-}
-
-function sleep(milliseconds) {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds))
 }
 
 function log(text) {

@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
 from .handler import handle
 
 
-def test_it_says_hello():
-    answer = handle(event=None, context=None)
+def test_it_says_what_it_got():
+    event = SimpleNamespace(method="GET", path="/ahoy")
+
+    answer = handle(event, SimpleNamespace(hostname="here"))
 
     assert answer["statusCode"] == 200
-    assert "Hello" in answer["body"]
+    assert answer["body"].endswith("here got GET /ahoy")

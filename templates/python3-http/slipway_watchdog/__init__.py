@@ -4,6 +4,8 @@
     options.py    what the environment asks for
     watchdog.py   admits requests, runs them in threads, bounds and counts them, drains
     http1.py      one HTTP/1.1 connection: bytes in, requests out, answers back in order
+    request.py    what arrived
+    stream.py     an answer's body that comes in pieces
     answers.py    what a handler returned → status, headers, body
 
 No web framework and no event loop but uvloop is imported here: that is what starts a function in

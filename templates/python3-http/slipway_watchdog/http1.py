@@ -1,7 +1,7 @@
 """HTTP/1.1 of one connection: bytes in, requests out, answers back in the order of the requests.
 
 httptools (llhttp, the parser of Node) reads; what is left here is when to answer what, and bounds.
-Everything runs in the event loop's thread, but for ``Stream.send``.
+Everything runs in the event loop's thread.
 
 One request at a time is ``current``; those that a client pipelines behind it wait in a queue while
 reading is paused. A request is admitted once its head is there, so that a refusal does not wait
@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import httptools
 
-from slipway_watchdog.answers import Answer
+from slipway_watchdog.request import Request
 
 if TYPE_CHECKING:
+    from slipway_watchdog.stream import Stream
     from slipway_watchdog.watchdog import Watchdog
 
 MAX_HEAD = 2**20
@@ -30,67 +31,8 @@ IDLE_TIMEOUT = 75.0
 """Seconds between two requests of a connection: longer than any proxy's pool keeps it."""
 LINGER = 2.0
 """Seconds in which a client that still sends may read why it was refused."""
-
-
-class Request:
-    """What arrived. ``body`` is whole when the handler sees it."""
-
-    __slots__ = (
-        "abandoned",
-        "body",
-        "complete",
-        "connection",
-        "counted",
-        "deadline",
-        "expects",
-        "head_done",
-        "headers",
-        "http10",
-        "keep_alive",
-        "method",
-        "path",
-        "query",
-        "raw_path",
-        "refusal",
-        "running",
-        "started",
-        "target",
-    )
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.target = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body: bytes | bytearray = b""
-        self.method = ""
-        self.raw_path = b"/"
-        self.path = "/"
-        self.query = ""
-        self.http10 = False
-        self.keep_alive = False
-        self.expects = False
-        self.head_done = False
-        self.complete = False
-        self.refusal: Answer | None = None
-        """Answer of what cannot be understood or is too large; given when its turn comes."""
-        # The watchdog's own.
-        self.started = 0.0
-        self.deadline: asyncio.TimerHandle | None = None
-        self.counted = False
-        self.running = False
-        self.abandoned = False
-
-    def header(self, name: bytes) -> bytes:
-        """The last value of a header by its lower-case name, or nothing."""
-        found = b""
-        for key, value in self.headers:
-            if key.lower() == name:
-                found = value
-        return found
-
-    def refuse(self, status: int, text: str) -> None:
-        if self.refusal is None:
-            self.refusal = Answer.plain(status, text)
+FIRST_BYTES = 1.0
+"""Seconds that a new connection has for its first bytes when the server ends."""
 
 
 class Connection(asyncio.Protocol):
@@ -108,6 +50,8 @@ class Connection(asyncio.Protocol):
         """Admitted and not yet answered."""
         self._waiting: deque[Request] = deque()
         self._paused = False
+        self._used = False
+        """Something was received."""
         self._last = False
         """No further request will be read."""
         self._eof = False
@@ -139,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._parser = None
 
     def data_received(self, data: bytes) -> None:
+        self._used = True
         if self._last:
             return
         if self._incoming is None or not self._incoming.head_done:
@@ -147,6 +92,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._last = True  # we do not upgrade: the request is answered, what follows is unknown
+        except httptools.HttpParserCallbackError:
+            traceback.print_exc()  # a mistake of ours, not of the client
+            self.abort()
+            return
         except httptools.HttpParserError:
             if not self._last:
                 self._broken(400, "This is not a valid HTTP request.")
@@ -312,7 +261,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._transport.write(data)
-        self._answered(self.current, self._last or not self.current.keep_alive)
+        self._answered(self.current, not self.current.keep_alive)
 
     def _ending(self, request: Request) -> bool:
         """Whether the connection ends with this answer; if so, no further request is read."""
@@ -348,13 +297,17 @@ class Connection(asyncio.Protocol):
 
     # The end
 
-    def drain(self) -> None:
+    def drain(self, patient: bool = True) -> None:
         """Takes nothing new: what was sent already is answered, then the connection closes.
 
         The socket is shut for reading, which tells the peer on a unix socket at once and gives us
-        what it had sent before, and then the end of the stream.
+        what it had sent before, and then the end of the stream. ``patient``: a connection that
+        was only just made has a moment for its request.
         """
         if self._transport is None or self._lingering:
+            return
+        if patient and not self._used:
+            self._loop.call_later(FIRST_BYTES, self.drain, False)
             return
         ours = self._transport.get_extra_info("socket")
         if self.current is None and self._incoming is None and not self._waiting and ours:
@@ -404,6 +357,8 @@ class Connection(asyncio.Protocol):
         """Closes; where the client may still be sending, in a way that lets it read the answer."""
         assert self._transport is not None
         self._last = True
+        self._incoming = None
+        self._stop_read_timer()
         if request.complete or self._eof:
             self._transport.close()
             return
@@ -448,48 +403,3 @@ class Connection(asyncio.Protocol):
         if self._read_timer:
             self._read_timer.cancel()
             self._read_timer = None
-
-
-class Stream:
-    """The way of a body's pieces from a handler's thread to the connection, no faster than it goes.
-
-    ``send`` is called by the thread, everything else in the event loop.
-    """
-
-    AHEAD = 8
-    """Pieces that may be on their way."""
-
-    def __init__(self, connection: Connection, timeout: float) -> None:
-        self._connection = connection
-        self._timeout = timeout
-        self._credits = threading.Semaphore(self.AHEAD)
-        self._held = 0
-        self._holding = False
-        self._gone = False
-
-    def send(self, data: bytes) -> bool:
-        """Gives a piece on, waiting for the client to read; False once there is no use in it."""
-        if not self._credits.acquire(timeout=self._timeout) or self._gone:
-            return False
-        connection = self._connection
-        connection._loop.call_soon_threadsafe(connection.write_piece, self, data)
-        return True
-
-    def written(self) -> None:
-        if self._holding:
-            self._held += 1
-        else:
-            self._credits.release()
-
-    def hold(self) -> None:
-        self._holding = True
-
-    def release(self) -> None:
-        self._holding = False
-        if self._held:
-            self._credits.release(self._held)
-            self._held = 0
-
-    def gone(self) -> None:
-        self._gone = True
-        self._credits.release(self.AHEAD)

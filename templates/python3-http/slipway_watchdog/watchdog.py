@@ -26,8 +26,10 @@ from pathlib import Path
 import uvloop
 
 from slipway_watchdog.answers import Answer, BadAnswer, head
-from slipway_watchdog.http1 import Connection, Request, Stream
+from slipway_watchdog.http1 import Connection
 from slipway_watchdog.options import Options, duration
+from slipway_watchdog.request import Request
+from slipway_watchdog.stream import Stream
 
 Invoke = Callable[[Request], Answer]
 """Runs the handler on one complete request; called in a thread."""
@@ -132,14 +134,12 @@ class Watchdog:
 
     def admit(self, request: Request) -> Answer | None:
         """Counts a request in, or answers it: health, readiness, too many at once."""
-        if request.path.startswith("/_/"):
-            if request.path == "/_/health":
-                return self._health(request)
-            if request.path == "/_/ready":
-                answer = self._ready(request)
-                if answer is not None:
-                    return answer
-        elif self._full():
+        if request.path == "/_/health":
+            return self._health(request)
+        answer = self._ready(request) if request.path == "/_/ready" else None
+        if answer is not None:
+            return answer
+        if self._full():
             return self._too_many()
         request.counted = True
         self._in_flight += 1
@@ -229,7 +229,11 @@ class Watchdog:
         """Sends a body as it is made: chunked, or by the handler's own Content-Length."""
         connection = request.connection
         call = self.loop.call_soon_threadsafe
-        start, length = head(answer, _seconds_since(request.started), self._now())
+        try:
+            start, length = head(answer, _seconds_since(request.started), self._now())
+        except BadAnswer:
+            _close(pieces)
+            raise
         chunked = length is None and not request.http10
         if length is not None:
             start += _content_length(length)

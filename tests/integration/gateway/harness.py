@@ -16,7 +16,18 @@ from pathlib import Path
 import requests
 
 from core import queues
-from core.models import Artifact, FunctionSpec, LogLine, Release, State, now
+from core.models import (
+    Artifact,
+    Build,
+    FunctionRow,
+    FunctionSpec,
+    LogLine,
+    Observed,
+    Release,
+    Repository,
+    State,
+    now,
+)
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store
@@ -92,6 +103,7 @@ class Gateway:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def worker(self) -> int:
@@ -278,6 +290,8 @@ def go_live(store: Store, release: Release, names: Sequence[str] = ("hello",)) -
     store.move(release.id, BUILDER, State.BUILDING)
     for name in names:
         store.append_log(release.id, [line(name, "context", "step", "building")])
+        row = FunctionRow(name=name, key="k", build=Build.BUILT, seconds=0.1)
+        store.save_row(release.id, row)
     store.put_artifacts(release.id, release.commit, [artifact(release, name) for name in names])
     store.switch(release.id, lambda _: 1)
     done = store.finish(release.id, "http://slipway.test")
@@ -316,3 +330,95 @@ class Hand(threading.Thread):
                     except BaseException as error:
                         self.errors.append(error)
             time.sleep(0.02)
+
+
+class Upstream:
+    """A function's server, byte by byte: ``handle(connection, head)`` answers each connection."""
+
+    def __init__(self, path: Path, handle: Callable[[socket.socket, bytes], None]) -> None:
+        self.address = f"unix@{path}"
+        self.heads: list[bytes] = []
+        self._handle = handle
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(64)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Upstream:
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=[connection], daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(10)
+            head = b""
+            try:
+                while not head.endswith(b"\r\n\r\n"):
+                    byte = connection.recv(1)
+                    if not byte:
+                        return
+                    head += byte
+                self.heads.append(head)
+                self._handle(connection, head)
+            except OSError:
+                return
+
+    def headers(self, number: int = -1) -> dict[str, str]:
+        """Header fields of one request, names in lower case."""
+        lines = self.heads[number].decode("latin-1").split("\r\n")[1:-2]
+        return {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+
+    def request_line(self, number: int = -1) -> str:
+        return self.heads[number].decode("latin-1").split("\r\n")[0]
+
+
+def answering(response: bytes) -> Callable[[socket.socket, bytes], None]:
+    """A handler that always sends the same bytes."""
+    return lambda connection, _: connection.sendall(response)
+
+
+def deploy(store: Store, function: str, endpoints: Sequence[str], trouble: str = "") -> None:
+    """Makes a function exist, with these endpoints, as the controller would."""
+    name, _, namespace = function.rpartition(".")
+    known = Repository(namespace=namespace, name="fns", source="git", deploy_branch="main")
+    store.save_repository(known)
+    release = store.create_release(known, "a" * 40, "main", again=True)
+    queues.dispatch(store, known.key)
+    go_live(store, release, [name])
+    store.save_observed(
+        {function: Observed(available=len(endpoints), endpoints=list(endpoints), trouble=trouble)}
+    )
+
+
+def raw(gateway: Gateway, request: bytes) -> socket.socket:
+    """A connection on which these bytes were sent."""
+    connection = socket.create_connection(("127.0.0.1", gateway.settings.port), 10)
+    connection.sendall(request)
+    return connection
+
+
+def exchange(gateway: Gateway, request: bytes) -> bytes:
+    """Everything that comes back for these bytes, until the connection ends."""
+    with raw(gateway, request) as connection:
+        got = b""
+        while data := connection.recv(65536):
+            got += data
+        return got

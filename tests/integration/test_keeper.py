@@ -1,0 +1,372 @@
+"""The supervisor's machinery on small real processes: restarts, ends, leftovers, claims, logs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigError
+from core.settings import Settings
+from supervisor import claims, parts, processes
+from supervisor.keeper import Interrupted, Keeper
+from supervisor.leftovers import Leftovers, Record
+from supervisor.logfiles import LogFiles
+from supervisor.parts import Part
+
+SLEEP = ["/bin/sleep", "120"]
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"],
+                         start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(120)
+"""
+SERVER = """
+import socket, sys, time
+listener = socket.socket(fileno=int(sys.argv[1]))
+time.sleep(float(sys.argv[2]))
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(b"hello")
+    connection.close()
+"""
+
+
+class Told(list[str]):
+    """What the keeper said."""
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, told: Told) -> Iterator[Keeper]:
+    (tmp_path / "log").mkdir()
+    made = Keeper(
+        {"PATH": "/usr/bin:/bin"},
+        tmp_path,
+        LogFiles(tmp_path / "log"),
+        Leftovers(tmp_path / "parts.json"),
+        told.append,
+    )
+    with made:
+        yield made
+        made.stop(made.names)
+    assert Leftovers(tmp_path / "parts.json").read() == []
+
+
+def pid_of(keeper: Keeper, name: str) -> int:
+    found = [each for each in keeper.leftovers.read() if each.name == name]
+    return found[0].pid if found else 0
+
+
+def python(name: str, code: str, *arguments: str, **more: object) -> Part:
+    return Part(name=name, argv=[sys.executable, "-c", code, *arguments], **more)  # type: ignore[arg-type]  # Part's own fields
+
+
+def printed(keeper: Keeper, name: str) -> list[str]:
+    return keeper.logs.tail(name).split()
+
+
+def test_a_part_that_dies_is_started_again(keeper: Keeper, told: Told) -> None:
+    keeper.start(Part(name="sleeper", argv=SLEEP))
+    first = pid_of(keeper, "sleeper")
+    os.kill(first, signal.SIGKILL)
+    begun = time.monotonic()
+    assert keeper.wait(5, lambda: pid_of(keeper, "sleeper") not in (0, first))
+    assert time.monotonic() - begun < 1
+    assert "the sleeper was ended by SIGKILL" in told[0]
+    assert str(keeper.logs.path("sleeper")) in told[0]
+
+
+def test_restarts_are_further_and_further_apart(keeper: Keeper, told: Told) -> None:
+    keeper.start(Part(name="failing", argv=["/bin/false"]))
+    keeper.wait(2)  # 0, 0.1, 0.3, 0.7, 1.5 s
+    assert 3 <= len(told) <= 5
+    assert "ended with status 1" in told[0]
+    assert keeper.deaths("failing") == len(told)
+
+
+def test_a_program_that_is_not_there_is_told_at_once(keeper: Keeper) -> None:
+    with pytest.raises(ConfigError, match=r"the ghost \(/no/such/program\) cannot be started"):
+        keeper.start(Part(name="ghost", argv=["/no/such/program"]))
+    assert keeper.names == []
+
+
+def test_connections_wait_in_the_socket_while_their_part_is_away(keeper: Keeper) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.fileno()
+        server = python("server", SERVER, str(number), "0.3", listeners=[number])
+        keeper.start(server)
+        first = pid_of(keeper, "server")
+        os.kill(first, signal.SIGKILL)
+        with socket.create_connection(listener.getsockname(), timeout=10) as client:
+            keeper.wait(10, lambda: _readable(client))
+            assert client.recv(16) == b"hello"
+        assert pid_of(keeper, "server") != first
+
+
+def _readable(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return bool(client.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+
+
+def test_what_does_not_end_when_asked_is_killed_with_its_tree(keeper: Keeper, told: Told) -> None:
+    keeper.start(python("stubborn", STUBBORN, patience=0.5))
+    assert keeper.wait(10, lambda: bool(printed(keeper, "stubborn")))
+    child = int(printed(keeper, "stubborn")[0])
+    assert processes.start_time(child)
+    begun = time.monotonic()
+    keeper.stop(["stubborn"])
+    assert 0.4 < time.monotonic() - begun < 5
+    assert told == ["the stubborn took over 0 s: killed"]
+    assert keeper.names == []
+    assert _gone(child)
+
+
+def test_what_must_outlive_its_part_is_left_alone(keeper: Keeper) -> None:
+    keeper.start(python("controller", STUBBORN, patience=0.2, tree=False))
+    assert keeper.wait(10, lambda: bool(printed(keeper, "controller")))
+    child = int(printed(keeper, "controller")[0])
+    keeper.stop(["controller"])
+    try:
+        assert processes.start_time(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_first_signal_interrupts_and_a_second_one_hurries(keeper: Keeper) -> None:
+    keeper.start(python("stubborn", STUBBORN, patience=60.0))
+    assert keeper.wait(10, lambda: bool(printed(keeper, "stubborn")))
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted):
+        keeper.wait(10)
+    keeper.wait(0.1)  # only once
+    os.kill(os.getpid(), signal.SIGINT)
+    begun = time.monotonic()
+    keeper.stop(["stubborn"])
+    assert time.monotonic() - begun < 10
+
+
+def test_a_helper_is_run_to_its_end_and_not_beyond_its_time(keeper: Keeper) -> None:
+    assert keeper.run("good", ["/bin/sh", "-c", "echo done"], 10) == 0
+    assert printed(keeper, "good") == ["done"]
+    assert keeper.run("bad", ["/bin/false"], 10) == 1
+    assert keeper.run("slow", SLEEP, 0.3) is None
+    assert keeper.names == []
+
+
+def test_parts_get_an_environment_of_their_own(tmp_path: Path) -> None:
+    settings = Settings.from_env({"SLIPWAY_STATE": str(tmp_path), "SLIPWAY_PORT": "9"})
+    env = {
+        "PATH": "/bin",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_PRELOAD": "/evil.so",
+        "SLIPWAY_PORT": "10",
+        "SSL_CERT_FILE": "/ca",
+        "UV_DEFAULT_INDEX": "https://index.example",
+        "https_proxy": "http://proxy.example",
+    }
+    given = parts.environment(env, settings)
+    ours = {name: value for name, value in given.items() if not name.startswith("SLIPWAY_")}
+    assert ours == {
+        "PATH": "/bin",
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+        "SSL_CERT_FILE": "/ca",
+        "UV_DEFAULT_INDEX": "https://index.example",
+        "https_proxy": "http://proxy.example",
+    }
+    told = {name: value for name, value in given.items() if name.startswith("SLIPWAY_")}
+    assert Settings.from_env(told) == settings
+
+
+# Leftovers
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        made.append(subprocess.Popen(SLEEP, env={}, start_new_session=True))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.kill()
+        each.wait()
+
+
+def record(process: subprocess.Popen[bytes], name: str, **changed: int) -> Record:
+    started = processes.start_time(process.pid)
+    assert started
+    stop = int(signal.SIGTERM)
+    return Record(
+        **{"name": name, "pid": process.pid, "started": started, "stop": stop, "tree": True}  # type: ignore[arg-type]  # Record's own fields
+        | changed
+    )
+
+
+def test_leftovers_are_ended_and_nobody_else(
+    tmp_path: Path, sleeper: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    ours, reused = sleeper(), sleeper()
+    leftovers = Leftovers(tmp_path / "parts.json")
+    leftovers.write([record(ours, "edge"), record(reused, "gateway", started=1)])
+    assert leftovers.end() == ["edge"]
+    assert ours.wait(1) == -signal.SIGTERM
+    assert reused.poll() is None, "a process that has a leftover's number was ended"
+
+
+def test_leftovers_of_an_earlier_boot_are_nobody(
+    tmp_path: Path, sleeper: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    ours = sleeper()
+    leftovers = Leftovers(tmp_path / "parts.json")
+    leftovers.write([record(ours, "edge")])
+    text = leftovers.path.read_text().replace(processes.boot_id(), "0" * 36)
+    leftovers.path.write_text(text)
+    assert leftovers.end() == []
+    assert ours.poll() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"boot": 1}', '{"parts": [{"pid": 1}]}'])
+def test_a_torn_record_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "parts.json"
+    path.write_text(text)
+    assert Leftovers(path).end() == []
+
+
+# Claims
+
+
+def test_one_state_folder_one_slipway(tmp_path: Path) -> None:
+    settings = Settings.from_env({"SLIPWAY_STATE": str(tmp_path / "state")})
+    lock = claims.claim_state(settings)
+    try:
+        assert settings.state.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(ConfigError, match=f"process {os.getpid()}.*SLIPWAY_STATE"):
+            claims.claim_state(settings)
+    finally:
+        os.close(lock)
+    os.close(claims.claim_state(settings))
+
+
+def test_a_state_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = Settings.from_env({"SLIPWAY_STATE": str(tmp_path / "file" / "state")})
+    with pytest.raises(ConfigError, match="SLIPWAY_STATE"):
+        claims.claim_state(settings)
+
+
+def test_a_run_folder_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is not a folder of this user"):
+        claims.make_run_folder(tmp_path / "link")
+    claims.make_run_folder(tmp_path / "run")
+    (tmp_path / "run").chmod(0o755)
+    claims.make_run_folder(tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def settings_for(port: int, bind: str = "127.0.0.1") -> Settings:
+    return Settings.from_env({"SLIPWAY_PORT": str(port), "SLIPWAY_BIND": bind})
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])
+def test_a_taken_port_is_told_with_its_setting(bind: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(ConfigError, match="SLIPWAY_PORT"),
+    ):
+        claims.claim_port(settings_for(other.getsockname()[1], bind))
+
+
+def test_two_of_us_never_share_a_port() -> None:
+    port = free_port()
+    with (
+        claims.claim_port(settings_for(port, "0.0.0.0")),
+        pytest.raises(ConfigError, match="listens on"),
+    ):
+        claims.claim_port(settings_for(port, "0.0.0.0"))
+
+
+def test_an_address_that_is_not_ours_is_told() -> None:
+    with pytest.raises(ConfigError, match="SLIPWAY_BIND"):
+        claims.claim_port(settings_for(free_port(), "192.0.2.1"))
+
+
+def test_the_functions_listener_is_the_one_that_functions_reach() -> None:
+    """The narrower address wins over a wildcard one on the same port."""
+    settings = settings_for(free_port(), "0.0.0.0")
+    with (
+        claims.claim_port(settings) as public,
+        claims.claim_inside(settings, "127.0.0.2") as inside,
+        socket.create_connection(("127.0.0.2", settings.port), timeout=5),
+        socket.create_connection(("127.0.0.1", settings.port), timeout=5),
+    ):
+        for listener in (public, inside):
+            listener.settimeout(5)
+        accepted, _ = inside.accept()
+        assert accepted.getsockname()[0] == "127.0.0.2"
+        accepted.close()
+        accepted, _ = public.accept()
+        assert accepted.getsockname()[0] == "127.0.0.1"
+        accepted.close()
+
+
+@pytest.mark.parametrize(
+    ("bind", "exposed"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("::", True)]
+)
+def test_what_others_reach_is_known(bind: str, exposed: bool) -> None:
+    assert claims.exposed(settings_for(8080, bind)) is exposed
+
+
+# Logs
+
+
+def test_a_log_that_grew_is_emptied_under_its_writer(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path / "log", most=1000)
+    writer = logs.open("edge")
+    try:
+        for number in range(200):
+            os.write(writer, f"line {number}\n".encode())
+        logs.rotate()
+        assert logs.path("edge").stat().st_size == 0
+        kept = logs.path("edge").with_suffix(".log.1")
+        assert kept.stat().st_size == 1000
+        assert kept.read_text().endswith("line 199\n")
+        os.write(writer, b"and on\n")
+        assert logs.tail("edge") == "and on"
+    finally:
+        os.close(writer)
+
+
+def _gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if processes.start_time(pid) is None:
+            return True
+        time.sleep(0.02)
+    return False

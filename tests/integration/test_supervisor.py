@@ -1,0 +1,329 @@
+"""`slipway up` with every real part, on a state folder and a port of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import requests
+
+from core.sandbox.network import Network
+from core.settings import ROOT, Settings
+from supervisor import parts, processes
+from supervisor.leftovers import Leftovers
+from tests.conftest import missing
+
+SUPERVISOR_MB = 20.0
+"""The supervisor's own share of memory (PSS)."""
+
+
+class Up:
+    """One running `slipway up`; its output is read by a thread."""
+
+    def __init__(self, settings: Settings, *arguments: str, **changed: str) -> None:
+        self.settings = settings
+        self.output = ""
+        env = parts.passed(os.environ) | settings.environment() | changed
+        self.process = subprocess.Popen(
+            [*parts.python("cli.main"), "up", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.output += line
+
+    def await_line(self, start: str, seconds: float = 60) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in self.output.splitlines():
+                if line.startswith(start):
+                    return line
+            assert self.process.poll() is None, self.output
+            time.sleep(0.02)
+        pytest.fail(f"no line {start!r} in {seconds} s:\n{self.output}")
+
+    def await_end(self, seconds: float = 60) -> int:
+        status = self.process.wait(seconds)
+        self._reader.join()
+        assert self.process.stdout
+        self.process.stdout.close()
+        return status
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.await_end()
+
+    def children(self) -> dict[str, int]:
+        """Part → pid, of those that live."""
+        leftovers = Leftovers(self.settings.run / "parts.json")
+        return {each.name: each.pid for each in leftovers.read()}
+
+    def await_health(self, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        told: object = ""
+        while time.monotonic() < deadline:
+            try:
+                answer = requests.get(f"{self.settings.base_url}/healthz", timeout=5)
+                if answer.ok:
+                    return
+                told = answer.text
+            except requests.RequestException as error:
+                told = error
+            time.sleep(0.05)
+        pytest.fail(f"not healthy: {told}\n{self.output}")
+
+
+@pytest.fixture
+def settings(short_tmp: Path) -> Settings:
+    """Nothing of it is another Slipway's on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    subnet = f"10.{random.randrange(64, 128)}.{random.randrange(256)}.0/24"
+    return Settings.from_env(
+        {
+            "SLIPWAY_STATE": str(short_tmp / "state"),
+            "SLIPWAY_PORT": str(port),
+            "SLIPWAY_SUBNET": subnet,
+            "SLIPWAY_WORKERS": "1",
+        }
+    )
+
+
+@pytest.fixture
+def started(settings: Settings) -> Iterator[list[Up]]:
+    """Put what you start in here: whatever is left of it is ended."""
+    ups: list[Up] = []
+    yield ups
+    for each in ups:
+        if each.process.poll() is None:
+            each.interrupt()
+        elif each.process.stdout and not each.process.stdout.closed:
+            Leftovers(settings.run / "parts.json").end()
+            each.await_end()
+    Leftovers(settings.run / "parts.json").end()
+    if ups and os.geteuid() == 0:
+        run_chore(settings, "network-down")
+
+
+def run_chore(settings: Settings, *arguments: str) -> None:
+    env = parts.environment(os.environ, settings)
+    subprocess.run(parts.python("supervisor.chores", *arguments), env=env, check=True, timeout=60)
+
+
+def up(started: list[Up], settings: Settings, *arguments: str, **changed: str) -> Up:
+    started.append(Up(settings, *arguments, **changed))
+    return started[-1]
+
+
+def ready(started: list[Up], settings: Settings, **changed: str) -> Up:
+    made = up(started, settings, "--no-demo", **changed)
+    made.await_line("slipway: ready")
+    return made
+
+
+def refused(settings: Settings, **changed: str) -> str:
+    """What a start that cannot be says; it must leave nothing behind."""
+    made = Up(settings, "--no-demo", **changed)
+    assert made.await_end() == 1, made.output
+    assert made.children() == {}
+    return made.output
+
+
+def bridge(settings: Settings) -> Path:
+    from core.sandbox import Sandbox
+
+    return Path("/sys/class/net", Sandbox.from_settings(settings).network.bridge)
+
+
+def memory(pid: int) -> float:
+    """PSS in MB; of a process that must be there."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss: +(\d+) kB", text, re.M)
+    assert found
+    return int(found[1]) / 1024
+
+
+def test_up_serves_and_ctrl_c_leaves_nothing(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings)
+    assert made.output.endswith("slipway: ready\n")
+    made.await_health()
+    children = made.children()
+    assert set(children) == {"store", "gateway", "worker-1", "controller", "edge"}
+    assert memory(made.process.pid) < SUPERVISOR_MB
+    if os.geteuid() == 0:
+        assert bridge(settings).exists()
+    for name in ("", "lock", "run", "log", "store"):
+        assert (settings.state / name).stat().st_mode & 0o077 == 0, name
+    assert made.interrupt() == 0, made.output
+    assert "killed" not in made.output
+    assert all(processes.start_time(pid) is None for pid in children.values())
+    assert not bridge(settings).exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", settings.port), timeout=1).close()
+
+
+def test_sigterm_ends_it_like_ctrl_c(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings)
+    made.process.terminate()
+    assert made.await_end() == 0, made.output
+
+
+def test_a_second_start_on_the_same_state_is_refused(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings)
+    second = Up(settings, "--no-demo")
+    assert second.await_end() == 1
+    assert f"process {made.process.pid}" in second.output
+    assert str(settings.state) in second.output
+    made.await_health()
+
+
+def test_a_taken_port_is_refused(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", settings.port)):
+        told = refused(settings)
+    assert f"127.0.0.1:{settings.port}" in told
+    assert "SLIPWAY_PORT" in told
+
+
+def test_what_a_part_cannot_do_is_told_in_its_own_words(settings: Settings) -> None:
+    told = refused(settings, SLIPWAY_RUNTIME="docker")
+    assert "the controller keeps ending" in told
+    assert "SLIPWAY_RUNTIME=docker is not there yet" in told
+
+
+def test_a_redis_that_does_not_answer_is_told(settings: Settings) -> None:
+    told = refused(settings, SLIPWAY_REDIS_URL="unix:///nowhere/redis.sock")
+    assert "SLIPWAY_REDIS_URL" in told
+    assert "Traceback" not in told
+
+
+def test_a_wrong_setting_is_told(settings: Settings) -> None:
+    told = refused(settings, SLIPWAY_PROT="80")
+    assert "SLIPWAY_PROT is not a setting: did you mean SLIPWAY_PORT?" in told
+
+
+def test_every_child_may_be_killed(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings)
+    for name, pid in made.children().items():
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while made.children().get(name, pid) == pid and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert made.children()[name] != pid, made.output
+        made.await_health()
+        assert f"the {name} was ended by SIGKILL" in made.output
+
+
+def test_connections_wait_while_the_edge_is_away(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings)
+    statuses = []
+    for _ in range(3):
+        os.kill(made.children()["edge"], signal.SIGKILL)
+        statuses.append(requests.get(settings.base_url, timeout=20).status_code)
+        made.await_health()
+    assert statuses == [200, 200, 200]
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["supervisor alone", "everything"])
+def test_it_comes_back_from_kill_9(settings: Settings, started: list[Up], everything: bool) -> None:
+    made = ready(started, settings)
+    with redis.Redis.from_url(settings.store_url) as store:
+        store.set("kept", "yes")
+        if everything:
+            time.sleep(1.2)  # appendfsync everysec
+    before = made.children()
+    made.process.kill()
+    made.process.wait()
+    if everything:
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+    again = ready(started, settings)
+    assert ("ended its" in again.output) is not everything
+    again.await_health()
+    assert all(processes.start_time(pid) is None for pid in before.values())
+    assert not set(again.children().values()) & set(before.values())
+    with redis.Redis.from_url(settings.store_url) as store:
+        assert store.get("kept") == b"yes"
+    assert again.interrupt() == 0
+
+
+def test_without_an_edge_the_gateway_has_the_socket(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings, SLIPWAY_EDGE="none")
+    assert "edge" not in made.children()
+    made.await_health()
+    os.kill(made.children()["gateway"], signal.SIGKILL)
+    assert requests.get(settings.base_url, timeout=20).status_code == 200
+    assert made.interrupt() == 0
+
+
+def test_a_bind_beyond_loopback_warns(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings, SLIPWAY_BIND="0.0.0.0")
+    assert "WARNING" in made.output
+    made.await_health()
+    if os.geteuid() == 0:
+        address = str(Network("x", settings.subnet, 1).address)
+        inside = requests.get(f"http://{address}:{settings.port}/healthz", timeout=5)
+        assert inside.status_code == 403, "functions reach the public listener"
+
+
+def test_the_network_is_the_sandbox_s_own(settings: Settings) -> None:
+    from supervisor import chores
+
+    assert Path("/sys/class/net", chores._network(settings).bridge) == bridge(settings)
+
+
+def test_the_demo_goes_live_and_outlives_restarts(settings: Settings, started: list[Up]) -> None:
+    if not (ROOT / "stack.yml").exists():
+        missing("the checkout's stack.yml")
+    made = up(started, settings)
+    made.await_line("slipway: ready", 170)
+    assert made.output.endswith("slipway: ready\n"), made.output
+    assert re.search(r"^remote: slipway: live r\d+-[0-9a-f]{7}", made.output, re.M)
+    found = re.search(r"^\$ curl (\S+)$", made.output, re.M)
+    assert found
+    url = found[1]
+    assert url.startswith(f"{settings.base_url}/function/")
+    password = settings.password_file.read_text().strip()
+    assert password not in made.output
+
+    made.process.kill()  # the functions and all the rest live on
+    made.process.wait()
+    assert requests.get(url, timeout=20).ok
+    again = live_already(started, settings)
+    assert requests.get(url, timeout=20).ok
+
+    replicas = {each.name for each in settings.instances.iterdir()}
+    assert again.interrupt() == 0  # which ends the functions too
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=5)
+    last = live_already(started, settings)
+    assert requests.get(url, timeout=20).ok
+    assert replicas.isdisjoint(each.name for each in settings.instances.iterdir())
+    assert last.interrupt() == 0
+
+
+def live_already(started: list[Up], settings: Settings) -> Up:
+    """A start that finds the demo as it left it."""
+    made = up(started, settings)
+    made.await_line("slipway: ready", 60)
+    assert "is live already" in made.output, made.output
+    assert made.output.endswith("slipway: ready\n"), made.output
+    return made

@@ -1,0 +1,145 @@
+"""Usage, exit statuses and what is said where nothing answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import main
+from core.settings import ROOT, Settings
+from supervisor import parts
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SLIPWAY_")]:
+        monkeypatch.delenv(name)
+
+
+def run(*arguments: str, state: Path | str = "/nowhere/state") -> Result:
+    return CliRunner().invoke(main, ["--state", str(state), *arguments])
+
+
+def nobody() -> str:
+    """A URL where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["releases"],
+        ["logs", "r1-abcdef0"],
+        ["invoke", "hello.alice"],
+        ["cancel", "r1-abcdef0"],
+        ["redeploy", "alice/fns"],
+    ],
+)
+def test_where_nothing_answers_it_says_what_to_do(tmp_path: Path, arguments: list[str]) -> None:
+    url = nobody()
+    done = run("--url", url, *arguments, state=tmp_path)
+    assert done.exit_code == 1
+    assert f"nothing answers at {url}: is it running? Start it with 'make up'" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["list", "--nonsense"],
+        ["wait"],
+        ["releases", "--limit", "0"],
+        ["redeploy", "fns"],
+        ["invoke", "hello", "--header", "nonsense"],
+        ["list", "--output", "xml"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_a_body_that_cannot_be_read_is_told() -> None:
+    done = run("invoke", "hello", "-d", "@/nowhere/body")
+    assert done.exit_code == 1
+    assert "/nowhere/body cannot be read" in done.stderr
+
+
+def test_wrong_settings_are_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_PORT", "eighty")
+    done = run("up")
+    assert done.exit_code == 1
+    assert "SLIPWAY_PORT='eighty'" in done.stderr
+
+
+def test_config_shows_settings_and_masks_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_GITHUB_WEBHOOK_SECRET", "hush")
+    done = run("config", "--output", "json", state=tmp_path)
+    told = json.loads(done.stdout)
+    assert told["settings"]["SLIPWAY_STATE"] == str(tmp_path)
+    assert told["settings"]["SLIPWAY_PORT"] == "8080"
+    assert told["enforced"]
+    assert "hush" not in done.output
+    assert "hush" not in run("config", state=tmp_path).output
+
+
+def test_the_state_folder_of_the_checkout_is_the_default() -> None:
+    done = CliRunner().invoke(main, ["config", "--output", "json"])
+    assert json.loads(done.stdout)["settings"]["SLIPWAY_STATE"] == str(ROOT / ".slipway")
+
+
+def test_commands_find_an_installation_on_another_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "url").write_text("http://127.0.0.1:9\n")
+    assert "at http://127.0.0.1:9:" in run("list", state=tmp_path).stderr
+    monkeypatch.setenv("SLIPWAY_PORT", "7")
+    assert "at http://127.0.0.1:7:" in run("list", state=tmp_path).stderr
+
+
+def test_doctor_looks_at_the_machine_where_nothing_runs(tmp_path: Path) -> None:
+    done = run("doctor", "--output", "json", state=tmp_path)
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    assert found["python"]["state"] == found["git"]["state"] == found["uv"]["state"] == "ok"
+    assert found["running"]["state"] == "warn"
+    failed = [each for each in found.values() if each["state"] == "FAIL"]
+    assert done.exit_code == (1 if failed else 0)
+    assert all(each["advice"] for each in found.values() if each["state"] != "ok")
+
+
+def test_doctor_fails_where_others_read_the_password(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "admin-password"
+    path.write_text("x")
+    path.chmod(0o644)
+    done = run("doctor", state=tmp_path)
+    assert done.exit_code == 1
+    assert f"chmod go= {path}" in done.stdout
+
+
+def test_up_hands_settings_on_and_nothing_else(tmp_path: Path) -> None:
+    """It becomes the supervisor, which refuses a state folder that is a file."""
+    state = tmp_path / "file"
+    state.write_text("")
+    settings = Settings.from_env({})
+    env = {**parts.passed(os.environ), "SLIPWAY_PORT": str(settings.port)}
+    done = subprocess.run(
+        [*parts.python("cli.main"), "--state", str(state), "up", "--no-demo"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"the state folder {state} cannot be used" in done.stderr

@@ -1,0 +1,82 @@
+"""How results look, and that what strangers wrote cannot steer a terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli import show
+
+FUNCTION = {
+    "name": "hello",
+    "namespace": "alice",
+    "replicas": 2,
+    "availableReplicas": 1,
+    "invocationCount": 12345678.0,
+    "annotations": {"com.slipway.release": "r1-abcdef0"},
+}
+RELEASE = {
+    "id": "r1-abcdef0",
+    "namespace": "alice",
+    "repository": "fns",
+    "branch": "main",
+    "commit": "abcdef0" + "0" * 33,
+    "state": "failed",
+    "reason": "hello test: one\ntwo",
+    "createdAt": "2026-01-01T00:00:00.000Z",
+    "finishedAt": None,
+    "receipt": None,
+    "functions": [
+        {"name": "hello", "build": "failed", "seconds": 1.25, "key": "f" * 64, "url": ""}
+    ],
+}
+
+
+def test_functions_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    api = {"name": "plain", "namespace": "openfaas-fn"}  # deployed by API, nothing known yet
+    show.functions([FUNCTION, api], "http://here")
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["FUNCTION", "NAMESPACE", "REPLICAS", "INVOCATIONS", "RELEASE", "URL"]
+    url = "http://here/function/hello.alice"
+    assert first.split() == ["hello", "alice", "1/2", "12345678", "r1-abcdef0", url]
+    url = "http://here/function/plain"
+    assert second.split() == ["plain", "openfaas-fn", "0/0", "0", "-", url]
+    assert head.index("URL") == first.index("http") == second.index("http")
+
+
+def test_releases_tell_why_one_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    show.releases([RELEASE])
+    assert capsys.readouterr().out.splitlines()[1].endswith("hello test: one two")
+
+
+def test_a_release_is_told_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    receipt = {"requests": 40, "failed": 0, "longestGapMs": 3.5}
+    show.release({**RELEASE, "receipt": receipt})
+    told = capsys.readouterr().out
+    assert "reason     hello test: one\ntwo" in told
+    assert "40 requests during the switch, 0 failed, longest gap 3.5 ms" in told
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            {"time": "T", "function": "hello", "step": "test", "stream": "stdout", "text": "x"},
+            "T hello test | x",
+        ),
+        (
+            {"time": "T", "function": "", "step": "checkout", "stream": "step", "text": "begins"},
+            "T checkout = begins",
+        ),
+        ({"state": "live", "reason": ""}, "live"),
+        ({"state": "failed", "reason": "it broke"}, "failed: it broke"),
+    ],
+)
+def test_log_lines(line: dict[str, str], told: str) -> None:
+    assert show.log_line(line) == told
+
+
+def test_what_a_build_printed_cannot_steer_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2Jok\r\x9b31m\u202e"
+    line = {"time": "T", "function": "f", "step": "s", "stream": "stdout", "text": hostile}
+    assert show.log_line(line) == "T f s | ]0;owned[2Jok31m"
+    assert show.log_line({"state": "failed", "reason": hostile}) == "failed: ]0;owned[2Jok31m"

@@ -1,0 +1,31 @@
+"""Bounded logs on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.logfiles import LogWriter, read_lines
+
+
+def test_newest_lines_are_kept_within_the_bound(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path / "log", 1000)
+    for number in range(200):
+        log.append(b"line %05d\n" % number)
+        total = sum(path.stat().st_size for path in (tmp_path / "log").iterdir())
+        assert total <= 1000
+    log.close()
+    lines = list(read_lines(tmp_path / "log"))
+    assert lines == [b"line %05d\n" % number for number in range(200 - len(lines), 200)]
+    assert len(lines) >= 45
+
+
+def test_writer_goes_on_where_an_earlier_one_stopped(tmp_path: Path) -> None:
+    for text in (b"one\n", b"two\n"):
+        log = LogWriter(tmp_path, 1000)
+        log.append(text)
+        log.close()
+    assert list(read_lines(tmp_path)) == [b"one\n", b"two\n"]
+
+
+def test_nothing_written_is_nothing_read(tmp_path: Path) -> None:
+    assert list(read_lines(tmp_path / "none")) == []
