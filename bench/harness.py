@@ -97,7 +97,7 @@ class Platform:
         while not self._ready.wait(0.1):
             self._check("was ready")
         if not self._said_ready:
-            raise BenchError(f"{self.command} ended before it was ready:\n{self._tail()}")
+            raise BenchError(f"{self.command} did not become ready:\n{self._tail()}")
 
     def await_health(self) -> None:
         """Returns when /healthz has answered 200."""
@@ -167,8 +167,9 @@ class Platform:
             for line in self._process.stdout:
                 out.write(line)
                 out.flush()
-                if line.decode(errors="replace").strip() == READY:
-                    self._said_ready = True
+                told = line.decode(errors="replace").strip()
+                if told.startswith(READY):  # it may go on: "(the demo failed: …)"
+                    self._said_ready = told == READY
                     self._ready.set()
         self._ready.set()
 

@@ -3,7 +3,8 @@
 - A release whose worker died (it has the turn, but no lease and no job that waits) is queued again.
 - A repository whose waiting release has no turn, because a crash came between, gets it.
 - Once a minute, and at the start: branch heads without a release get one, so that no stored push
-  is lost when everything died between the push and its release.
+  is lost when everything died between the push and its release; and what killed builds left
+  half-made in the folders of layers and bundles goes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 
+from builder import dependencies
 from builder.mirror import Mirror, local_url
 from core import keys, logging, queues
 from core.errors import SlipwayError
@@ -44,6 +46,7 @@ class Sweep:
             self._builds(repository)
         if time.monotonic() - self._heads_at > HEADS_EVERY or not self._heads_at:
             self._heads_at = time.monotonic()
+            dependencies.sweep(self.settings)
             for repository in repositories:
                 self._head(repository)
 

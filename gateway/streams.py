@@ -100,7 +100,7 @@ def decoded(environ: dict[str, Any], type_: type[T], limit: int = 2**20) -> T:
     try:
         return msgspec.json.decode(whole(environ, limit), type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not what this takes: {error}") from error
+        raise InvalidRequest(f"the body is not the JSON that this takes: {error}") from error
 
 
 class _Deadline:

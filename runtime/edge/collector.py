@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from core import logging
 from core.models import Receipt
+from core.names import DEFAULT_NAMESPACE
 from core.settings import Settings
 from runtime.edge import config
 from runtime.edge.receipt import Gaps
@@ -61,7 +62,7 @@ class Line:
         spent = max(int(total) - max(int(receive), 0), 0)
         by_gateway = backend == config.GATEWAY
         return cls(
-            function=function,
+            function=function if "." in function else f"{function}.{DEFAULT_NAMESPACE}",
             status=code,
             answered=arrived + max(spent - max(int(data), 0), 0) / 1e3,
             arrived=arrived,

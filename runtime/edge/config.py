@@ -26,7 +26,6 @@ import os
 from pathlib import Path
 
 from core.errors import ConfigError
-from core.names import DEFAULT_NAMESPACE
 from core.settings import Settings
 
 POOL = 2048
@@ -111,8 +110,8 @@ def render(settings: Settings, *, listener: int, functions_bind: str = "", pool:
     parts = [_global(settings), _defaults(), _frontend("public", f"fd@{listener}", settings)]
     if functions_bind:
         parts.append(_frontend("functions", functions_bind, settings, inside=True))
-    parts.append(_gateway(settings))
-    parts.extend(f"backend {backend_name(number)}\n" for number in range(pool))
+    parts += [_gateway(settings), _function_defaults()]
+    parts += [f"backend {backend_name(number)} from function\n" for number in range(pool)]
     return "\n".join(parts)
 
 
@@ -139,7 +138,7 @@ def _defaults() -> str:
         for status, text in _ERRORS.items()
     )
     return f"""\
-defaults
+defaults every
   mode http
   balance leastconn
   retries 2
@@ -163,47 +162,36 @@ defaults
 
 
 def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False) -> str:
-    """One listener. ``inside``: for functions, who may call functions and nothing else."""
+    """One listener. ``inside``: for functions, who may call functions and nothing else.
+
+    Every request pays for each line here, so what only functions need stands in their backends.
+    """
     lines = [
-        f"frontend {name}",
+        f"frontend {name} from every",
         f"  bind {bind}",
         *([f"  maxconn {FUNCTIONS_MAX}"] if inside else []),
         "  log ring@access len 1024 format raw local0",
         # The fields that collector.py reads, in its order.
         '  log-format "%[var(txn.fn)] %ST %[var(txn.start)] %TR %Ta %Td %U %B %ts %b"',
-        "  acl function var(txn.fn) -m found",
         "  acl live var(txn.be),nbsrv gt 0",
-        '  http-request return status 405 content-type "text/plain; charset=utf-8" string '
-        '"This is no forward proxy.\\n" if { method CONNECT }',
+        "  acl websocket req.hdr(Upgrade) -i -m str websocket",
+        f"  {_refuse(405, 'This is no forward proxy.')} if {{ method CONNECT }}",
         # A request line in absolute form would reach the function as it is.
         "  http-request set-uri %[pathq] if !{ url_beg / } { path_beg / }",
         "  http-request set-var(txn.fn) path,field(3,/) if { path_beg /function/ }",
-        "  http-request set-var(txn.fn) str(-) if { var(txn.fn),length gt 127 }",
-        f"  http-request set-var(txn.fn) var(txn.fn),concat(.{DEFAULT_NAMESPACE})"
-        " if function !{ var(txn.fn) -m sub . }",
-        f"  http-request set-var(txn.be) var(txn.fn),map_str({map_file(settings)}) if function",
-        "  http-request set-log-level silent if !function",
+        f"  http-request set-var(txn.be) var(txn.fn),map_str({map_file(settings)})",
+        "  http-request set-log-level silent if !{ var(txn.fn) -m found }",
         *(_INSIDE if inside else []),
         "  http-request disable-l7-retry if !METH_GET !{ method OPTIONS }",
         # Hop-by-hop (RFC 9110 §7.6.1); the one upgrade there is, is WebSocket.
-        "  http-request del-header Upgrade if { req.hdr_cnt(Upgrade) gt 0 }"
-        " !{ req.hdr(Upgrade) -i -m str websocket }",
-        "  http-request del-header Connection if !{ req.hdr(Upgrade) -m found }",
-        "  http-request del-header ^(te|keep-alive|proxy-connection|proxy-authorization)$ -m reg",
-        # OpenFaaS' headers. Its own gateway believes a client's X-Forwarded-For; we do not.
+        "  http-request del-header Upgrade if !websocket",
+        "  http-request del-header Connection if !websocket",
+        "  http-request del-header Keep-Alive",
+        "  http-request del-header TE",
+        "  http-request del-header Proxy- -m beg",
+        # OpenFaaS' gateway believes a client's X-Forwarded-For; we do not.
         "  http-request set-header X-Forwarded-For %[src]",
         "  http-request set-header X-Forwarded-Host %[req.hdr(host)]",
-        "  http-request set-var(txn.start) date(0,us),mul(1000) if function",
-        "  http-request set-header X-Start-Time %[var(txn.start)] if function",
-        "  http-request set-var(txn.id) req.fhdr(X-Call-Id) if function"
-        f" {{ req.fhdr(X-Call-Id) -m reg ^[-A-Za-z0-9._:]{{1,{MAX_CALL_ID}}}$ }}",
-        "  http-request set-var(txn.id) uuid() if function !{ var(txn.id) -m found }",
-        "  http-request set-header X-Call-Id %[var(txn.id)] if function",
-        # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
-        "  http-request set-path /%[path,field(4,/,0)] if live",
-        "  http-after-response set-header X-Call-Id %[var(txn.id)] if function",
-        "  http-after-response set-header X-Start-Time %[var(txn.start)] if function",
-        f'  http-after-response add-header Content-Security-Policy "{SANDBOX}" if function',
         "  http-after-response del-header Server",
         "  use_backend %[var(txn.be)] if live",
         f"  default_backend {GATEWAY}",
@@ -211,22 +199,61 @@ def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False)
     return "\n".join(lines) + "\n"
 
 
-_REFUSED = (
-    'http-request return status 403 content-type "text/plain; charset=utf-8" string '
-    '"From a function only /function/ and /async-function/ can be called.\\n"'
+def _refuse(status: int, text: str) -> str:
+    return (
+        f"http-request return status {status} "
+        f'content-type "text/plain; charset=utf-8" string "{text}\\n"'
+    )
+
+
+_FUNCTIONS_ONLY = _refuse(
+    403, "From a function only /function/ and /async-function/ can be called."
 )
 _INSIDE = [
-    f"  {_REFUSED} if !{{ path_beg /function/ /async-function/ }}",
+    f"  {_FUNCTIONS_ONLY} if !{{ path_beg /function/ /async-function/ }}",
     # The gateway must not see a path that could be read as one outside of these two.
-    f"  {_REFUSED} if !live {{ path,url_dec -m sub /.. }}",
+    f"  {_FUNCTIONS_ONLY} if !live {{ path,url_dec -m sub /.. }}",
 ]
+
+
+def _function_headers(condition: str = "") -> str:
+    """Rules of the headers that go with a call of a function, as OpenFaaS has them, and the
+    sandbox that its pages live in."""
+    rules = [
+        "http-request set-var(txn.start) date(0,us),mul(1000)",
+        "http-request set-header X-Start-Time %[var(txn.start)]",
+        "http-request set-header X-Call-Id %[uuid()]",
+        "http-request set-var(txn.id) req.hdr(X-Call-Id)",
+        "http-after-response set-header X-Start-Time %[var(txn.start)]",
+        "http-after-response set-header X-Call-Id %[var(txn.id)]",
+        f'http-after-response add-header Content-Security-Policy "{SANDBOX}"',
+    ]
+    known = f"{{ req.fhdr(X-Call-Id) -m reg ^[-A-Za-z0-9._:]{{1,{MAX_CALL_ID}}}$ }}"
+    lines = []
+    for rule in rules:
+        tests = [condition] if condition else []
+        if "uuid" in rule:
+            tests.append(f"!{known}")
+        lines.append(f"  {rule}" + (f" if {' '.join(tests)}" if tests else ""))
+    return "\n".join(lines)
 
 
 def _gateway(settings: Settings) -> str:
     return f"""\
-backend {GATEWAY}
+backend {GATEWAY} from every
   timeout server {GATEWAY_TIMEOUT}
+{_function_headers("{ var(txn.fn) -m found }")}
   server gateway unix@{settings.gateway_socket} pool-purge-delay 200ms
+"""
+
+
+def _function_defaults() -> str:
+    """What all backends of functions share: a rule here is kept once, not 2048 times."""
+    return f"""\
+defaults function from every
+{_function_headers()}
+  # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
+  http-request set-path /%[path,field(4,/,0)]
 """
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from core import logging
 from core.errors import InvalidRequest, Unavailable
+from core.names import DEFAULT_NAMESPACE, split_function
 from core.settings import Settings
 from runtime.edge import Route, config
 from runtime.edge.admin import AdminSocket, chunks
@@ -196,7 +197,7 @@ class HAProxyEdge:
         seen = _Seen()
         for line in self._socket.send(f"show map {self._map}").splitlines():
             words = line.split(" ")
-            if len(words) == 3 and words[0].startswith("0x"):
+            if len(words) == 3 and "." in words[1]:
                 seen.rows[words[1]] = words[2]
         for line in self._socket.send("show servers state").splitlines():
             words = line.split(" ")
@@ -263,7 +264,7 @@ class HAProxyEdge:
         version = re.fullmatch(r"New version created: (\d+)", reply.strip())
         if not version:
             raise Unavailable(f"the edge cannot prepare new routes: {reply.strip()!r}")
-        rows = (f"{function} {backend}" for function, backend in placed.items())
+        rows = (f"{key} {b}" for function, b in placed.items() for key in _keys(function))
         for chunk in chunks(rows, "\n"):
             self._silent(f"add map @{version[1]} {self._map}", "\n".join(chunk))
         self._silent(f"commit map @{version[1]} {self._map}")
@@ -363,6 +364,12 @@ def _wanted(routes: Mapping[str, Route]) -> dict[str, dict[str, str]]:
         if route.endpoints:
             wanted[function] = {_server_name(each): each for each in route.endpoints}
     return wanted
+
+
+def _keys(function: str) -> list[str]:
+    """What a path may call it: without its namespace as well, if that is the default one."""
+    name, namespace = split_function(function)
+    return [function, name] if namespace == DEFAULT_NAMESPACE else [function]
 
 
 def _server_name(endpoint: str) -> str:

@@ -199,7 +199,7 @@ def test_functions_listener_refuses_all_but_functions(proxy: Proxy) -> None:
     ):
         status, _, echo = proxy.get(path, port=inside)
         assert status == 403, path
-        assert "only /function/ and /async-function/" in echo["text"]
+        assert "call only /function/ and /async-function/" in echo["text"]
     refused = proxy.raw(
         b"GET http://h/system/info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", inside
     )

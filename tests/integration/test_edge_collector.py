@@ -30,15 +30,20 @@ def collector(proxy: Proxy) -> Iterator[Collector]:
 
 
 def test_function_requests_are_counted_and_nothing_else(proxy: Proxy, collector: Collector) -> None:
-    proxy.route({"f.ann": proxy.function("f")})
+    function = proxy.function("f")
+    proxy.route({"f.ann": function, "bare.openfaas-fn": function})
     for _ in range(5):
         proxy.get("/function/f.ann")
     proxy.get("/function/f.ann?status=500")
+    proxy.get("/function/bare")
+    proxy.get("/function/bare.openfaas-fn")
     proxy.get("/function/asleep.ann")
     proxy.get("/function/unknown.ann?status=404")
     for path in ("/", "/system/functions", "/function"):
         proxy.get(path)
-    until(lambda: collector.counts() == {"f.ann": 6, "asleep.ann": 1})
+    proxy.get("/function/" + "x" * 3000)
+    expected = {"f.ann": 6, "asleep.ann": 1, "bare.openfaas-fn": 2}
+    until(lambda: collector.counts() == expected)
     tally = collector.tallies()["f.ann"]
     assert tally.by_status == {200: 5, 500: 1}
     assert tally.failed == 0

@@ -91,7 +91,8 @@ def test_a_clients_headers_arrive_but_for_those_of_one_hop(
     exchange(
         gateway,
         b"GET /function/hello.inv HTTP/1.1\r\nHost: a.test\r\nX-Call-Id: mine\r\nX-Own: 1\r\n"
-        b"Connection: close\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nProxy-Authorization: x\r\n"
+        b"Connection: close\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+        b"TE: trailers\r\nProxy-Authorization: x\r\n"
         b"Keep-Alive: 5\r\nX-Forwarded-For: 6.6.6.6\r\nAuthorization: Bearer theirs\r\n\r\n",
     )
     got = hello.headers()

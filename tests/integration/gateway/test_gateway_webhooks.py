@@ -196,7 +196,8 @@ def test_without_a_secret_all_are_refused(valkey: str, store: Store, short_tmp: 
     assert store.releases() == []
 
 
-def test_stalled_bodies_leave_room_for_others(gateway: Gateway, store: Store) -> None:
+@pytest.mark.usefixtures("store")
+def test_stalled_bodies_leave_room_for_others(gateway: Gateway) -> None:
     """More senders that stall than there are places: the next is told to come again at once."""
     head = (
         b"POST /webhooks/github HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n"

@@ -1,0 +1,91 @@
+"""Small parts of the gateway: slots, refs of a push, tokens, origins, raw targets."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.errors import BadCredentials, InvalidRequest, Unavailable
+from gateway.context import raw_target
+from gateway.internal import Update, not_deployed, read_updates
+from gateway.pools import THREADS, Pool, Pools
+from gateway.pushes import Pushes
+from gateway.webhooks import namespace_of
+
+OLD, NEW, NONE = "a" * 40, "b" * 40, "0" * 40
+
+
+def test_a_slot_is_given_back_once() -> None:
+    pool = Pool("things", 2)
+    first, second = pool.take(), pool.take()
+    with pytest.raises(Unavailable, match="all 2 places for things"):
+        pool.take()
+    first()
+    first()
+    third = pool.take()
+    with pytest.raises(Unavailable):
+        pool.take()
+    second()
+    third()
+    pool.take()
+
+
+def test_threads_are_left_for_short_requests() -> None:
+    pools = Pools()
+    taken = sum(pool.slots for pool in vars(pools).values())
+    assert THREADS - taken >= 8
+
+
+def test_a_pushs_token_is_good_for_that_push_alone() -> None:
+    pushes = Pushes()
+    push = pushes.open("ann", "fns")
+    other = pushes.open("bob", "fns")
+    assert pushes.find(push.token, "ann", "fns") is push
+    assert push.token not in repr(push)
+    for token, namespace in (("", "ann"), (other.token, "ann"), (push.token, "bob"), ("é", "ann")):
+        with pytest.raises(BadCredentials):
+            pushes.find(token, namespace, "fns")
+    pushes.close(push)
+    assert push.gone.is_set()
+    with pytest.raises(BadCredentials):
+        pushes.find(push.token, "ann", "fns")
+
+
+def test_refs_of_a_push_are_read() -> None:
+    body = f"{OLD} {NEW} refs/heads/main\n{NONE} {NEW} refs/tags/v1\n{OLD} {NONE} refs/heads/x\n"
+    main, tag, gone = read_updates(body.encode())
+    assert (main.branch, main.deleted) == ("main", False)
+    assert (tag.branch, tag.deleted) == ("", False)
+    assert (gone.branch, gone.deleted) == ("x", True)
+    for wrong in (b"x", b"a b refs/heads/x", f"{OLD} {NEW} refs/heads/a b".encode(), b"\xff"):
+        with pytest.raises(InvalidRequest):
+            read_updates(wrong)
+
+
+def test_what_is_not_deployed_is_told() -> None:
+    updates = [Update(OLD, NEW, ref) for ref in ("refs/heads/main", "refs/heads/x", "refs/tags/t")]
+    assert list(not_deployed(updates, "main")) == [
+        "x: stored, not deployed: the deploy branch is main",
+        "t: stored, not deployed: only branches are",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ("/a?b=c", "/a?b=c"),
+        ("http://h:1/a?b", "/a?b"),
+        ("http://h", "/"),
+        ("/a#f", "/a"),
+        ("", "/"),
+        ("*", "*"),
+    ],
+)
+def test_targets_in_origin_form(given: str, target: str) -> None:
+    assert raw_target({"RAW_URI": given}) == target
+
+
+def test_logins_and_namespaces() -> None:
+    assert namespace_of("Codertocat") == "codertocat"
+    for login in ("kube-ann", "OpenFaaS", "under_score", "a--b", "System"):
+        with pytest.raises(InvalidRequest, match=login):
+            namespace_of(login)
