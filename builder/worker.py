@@ -1,19 +1,25 @@
-"""One rq worker: ``python -m builder.worker <n>``, settings from the environment.
+"""The pool of rq workers: ``python -m builder.worker``, settings from the environment.
 
-Modules that builds need are imported here once, so that the process forked for each job has them.
-A thread tells that the worker lives and sweeps; it works on a connection of its own and never
-logs while a fork may happen in the middle of it, other than through the sweep's rare findings.
+All that builds need is imported and made once, in the pool's process; workers are forked from it,
+and so is the process of each job. They share that memory, and a job begins without importing
+anything. A worker that dies is replaced within a second; the pool dies, and so do its workers, and
+the supervisor starts it again.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
-import sys
+import signal
 import threading
+from functools import cache
+from typing import Any
 
 from redis.exceptions import RedisError
 from rq import Worker
 from rq.serializers import JSONSerializer
+from rq.worker_pool import WorkerPool
 
 import builder.jobs  # noqa: F401  # imported for the forks
 from builder import tool
@@ -24,31 +30,51 @@ from core.settings import Settings
 from core.store import Store, connect
 
 BEAT, BEAT_LIFE = 1.0, 10.0
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 log = logging.get()
 
 
+@cache
+def _settings() -> Settings:
+    return Settings.from_env(os.environ)
+
+
+class BuildWorker(Worker):
+    """Takes builds; a thread of its own tells that it lives, and sweeps."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **(options | {"worker_ttl": 30, "maintenance_interval": 60}))
+
+    def work(self, *args: Any, **options: Any) -> bool:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # ends with the pool
+        logging.configure(self.name[:8], _settings().log_format)
+        threading.Thread(target=_maintain, args=(self.name,), daemon=True).start()
+        log.info("worker_started", pid=os.getpid())
+        options |= {"with_scheduler": False, "logging_level": "WARNING"}
+        return super().work(*args, **options)
+
+
 def main() -> None:
-    settings = Settings.from_env(os.environ)
-    number = sys.argv[1] if len(sys.argv) > 1 else "1"
-    name = f"worker-{number}-{os.getpid()}"
-    logging.configure(f"worker-{number}", settings.log_format)
+    settings = _settings()
+    logging.configure("workers", settings.log_format)
     tool.sandbox(settings)  # once, for the forks
-    store = Store(connect(settings.store_url))
-    threading.Thread(target=_maintain, args=(settings, name), daemon=True).start()
-    worker = Worker(
-        [queues.builds(store)],
-        connection=store.redis,
-        name=name,
+    connection = connect(settings.store_url)
+    pool = WorkerPool(
+        [queues.BUILDS],
+        connection=connection,
+        num_workers=settings.workers,
+        worker_class=BuildWorker,
         serializer=JSONSerializer,
-        worker_ttl=30,
-        maintenance_interval=60,
     )
-    log.info("worker_started", name=name)
-    worker.work(logging_level="WARNING")
+    gc.collect()
+    gc.freeze()  # so that collections in the forks leave our pages shared
+    pool.start(logging_level="WARNING")
 
 
-def _maintain(settings: Settings, name: str) -> None:
+def _maintain(name: str) -> None:
+    """Beats and sweeps, on a connection of its own."""
+    settings = _settings()
     store = Store(connect(settings.store_url))
     sweep = Sweep(settings, store)
     pause = threading.Event()

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 import msgspec
+from redis.exceptions import RedisError
 
 from core import logging
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
@@ -138,12 +139,20 @@ def settle_deploy_branch(settings: Settings, store: Store, repository: Repositor
 def settle_all(settings: Settings, store: Store) -> None:
     """At the start: a push that was stored just before a crash gets its deploy branch, so that the
     sweep of branch heads finds it."""
-    for repository in store.repositories():
-        if repository.source == "git" and not repository.deploy_branch:
-            try:
-                settle_deploy_branch(settings, store, repository)
-            except SlipwayError as error:
-                log.warning("no_deploy_branch", repository=repository.key, reason=str(error))
+    try:
+        for repository in store.repositories():
+            if repository.source == "git" and not repository.deploy_branch:
+                settle(settings, store, repository.namespace, repository.name)
+    except RedisError as error:  # the store is away: a push settles its own
+        log.warning("no_deploy_branches", reason=str(error))
+
+
+def settle(settings: Settings, store: Store, namespace: str, name: str) -> None:
+    """Settles one repository's deploy branch; what goes wrong is logged."""
+    try:
+        settle_deploy_branch(settings, store, store.repository(namespace, name))
+    except (SlipwayError, OSError, RedisError) as error:
+        log.warning("no_deploy_branch", repository=f"{namespace}/{name}", reason=str(error))
 
 
 def head(settings: Settings, repository: Repository) -> str:

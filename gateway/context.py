@@ -37,6 +37,8 @@ class Gateway(Flask):
         self.builder_token = secret_file(settings.builder_token_file)
         self.alive: Callable[[], bool] = lambda: True
         """False once this process is told to stop: long streams then end."""
+        self.begin: Callable[[], None] = lambda: None
+        """What is to be done once as it starts, beside the first requests."""
 
     def wsgi_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         # Invocations are told by the raw target, as at the edge: a decoded path cannot turn into

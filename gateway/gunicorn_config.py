@@ -1,5 +1,7 @@
 """gunicorn's settings: ``python -m gunicorn -c python:gateway.gunicorn_config gateway.wsgi:app``.
 
+The process that reads this only watches over the worker: nothing heavy is imported here.
+
 One worker: the slots of long requests and the tokens of running pushes are counted in it, and its
 threads wait for others most of the time; functions' traffic goes through the edge.
 
@@ -16,10 +18,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from core import logging
-from gateway import bare
 from gateway.environment import LISTEN_FD, read_settings
 from gateway.pools import THREADS
 
@@ -68,14 +66,7 @@ def post_worker_init(worker: Any) -> None:
     for listener in worker.sockets:  # what is accepted from it has the same limit
         seconds = struct.pack("@ll", _IDLE_SECONDS, 0)  # struct timeval
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
-    threading.Thread(target=_settle, args=[app], name="settle", daemon=True).start()
-
-
-def _settle(app: Any) -> None:
-    try:
-        bare.settle_all(app.settings, app.store)
-    except RedisError as error:
-        logging.get().warning("no_deploy_branches", reason=str(error))
+    threading.Thread(target=app.begin, name="begin", daemon=True).start()
 
 
 def _listen(path: Path) -> int:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flask import Blueprint, Response, request
-from redis.exceptions import RedisError
 
-from core import logging, names
-from core.errors import InvalidRequest, NotFound, SlipwayError
+from core import names
+from core.errors import InvalidRequest, NotFound
 from gateway import bare
 from gateway.auth import refuse_other_sites
 from gateway.cgi import Backend
@@ -24,7 +23,6 @@ from gateway.pushes import Push
 from gateway.streams import guarded
 
 bp = Blueprint("remote", __name__)
-log = logging.get()
 
 SERVICES = ("git-upload-pack", "git-receive-pack")
 _PROTOCOL = re.compile(r"[a-z0-9=:]{1,100}")
@@ -36,7 +34,7 @@ def info_refs(namespace: str, repository: str) -> Response:
     _check(namespace, repository)
     service = request.args.get("service", "")
     if service not in SERVICES:
-        raise InvalidRequest("only smart HTTP is served here: use a git of this century")
+        raise InvalidRequest("only smart HTTP is served here: use git 1.6.6 or newer")
     gateway = here()
     if service == "git-receive-pack":
         refuse_other_sites()
@@ -60,7 +58,8 @@ def receive_pack(namespace: str, repository: str) -> Response:
 
     def ended() -> None:
         gateway.pushes.close(push)
-        _settle(gateway, namespace, repository)
+        # Should the hook have died: the deploy branch is known, so that the sweep finds the push.
+        bare.settle(gateway.settings, gateway.store, namespace, repository)
 
     try:
         return _git(gateway, namespace, repository, "git-receive-pack", push, ended)
@@ -148,12 +147,3 @@ def _variables(gateway: Gateway, path: Path, service: str, push: Push | None) ->
             "SLIPWAY_PUSH_TOKEN": push.token,
         }
     return env
-
-
-def _settle(gateway: Gateway, namespace: str, name: str) -> None:
-    """Should the hook have died: the deploy branch is known, so that the sweep finds the push."""
-    try:
-        repository = gateway.store.repository(namespace, name)
-        bare.settle_deploy_branch(gateway.settings, gateway.store, repository)
-    except (SlipwayError, OSError, RedisError) as error:
-        log.warning("no_deploy_branch", repository=f"{namespace}/{name}", reason=str(error))

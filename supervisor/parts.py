@@ -98,12 +98,9 @@ def gateway(settings: Settings, listener: int) -> Part:
     return Part(name="gateway", argv=argv, env={LISTEN_FD: str(listener)}, listeners=[listener])
 
 
-def workers(settings: Settings) -> list[Part]:
-    """Asked to end they finish their build, within bounds; what is cut off is built again."""
-    return [
-        Part(name=f"worker-{number}", argv=python("builder.worker", str(number)))
-        for number in range(1, settings.workers + 1)
-    ]
+def workers() -> Part:
+    """Asked to end they finish their builds, within bounds; what is cut off is built again."""
+    return Part(name="workers", argv=python("builder.worker"))
 
 
 def controller() -> Part:

@@ -111,9 +111,7 @@ class Installation:
             keeper.start(parts.store(settings, self.env))
             self._await("starting the store", STORE_SECONDS, self._store_answers, "store")
         keeper.start(parts.gateway(settings, self.listener.fileno()))
-        workers = parts.workers(settings)
-        for worker in workers:
-            keeper.start(worker)
+        keeper.start(parts.workers())
         address = self._make_network()
         keeper.start(parts.controller())
         if settings.edge != "none":
@@ -245,9 +243,8 @@ class Installation:
 
     def _stop(self) -> None:
         keeper, screen = self.keeper, self.screen
-        workers = [name for name in keeper.names if name.startswith("worker-")]
         screen.doing("stopping: builds")
-        keeper.stop(workers)
+        keeper.stop(["workers"])
         screen.doing("stopping: requests on their way")
         self._close_listeners()
         keeper.stop(["edge"])

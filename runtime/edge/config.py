@@ -143,7 +143,7 @@ defaults every
   balance leastconn
   retries 2
   option redispatch 1
-  retry-on conn-failure empty-response
+  retry-on conn-failure
   http-reuse safe
   option abortonclose
   option dontlognull
@@ -182,7 +182,6 @@ def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False)
         f"  http-request set-var(txn.be) var(txn.fn),map_str({map_file(settings)})",
         "  http-request set-log-level silent if !{ var(txn.fn) -m found }",
         *(_INSIDE if inside else []),
-        "  http-request disable-l7-retry if !METH_GET !{ method OPTIONS }",
         # Hop-by-hop (RFC 9110 §7.6.1); the one upgrade there is, is WebSocket.
         "  http-request del-header Upgrade if !websocket",
         "  http-request del-header Connection if !websocket",
@@ -251,6 +250,8 @@ def _function_defaults() -> str:
     """What all backends of functions share: a rule here is kept once, not 2048 times."""
     return f"""\
 defaults function from every
+  retry-on conn-failure empty-response
+  http-request disable-l7-retry if {{ nbsrv lt 2 }} or !METH_GET !{{ method OPTIONS }}
 {_function_headers()}
   # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
   http-request set-path /%[path,field(4,/,0)]

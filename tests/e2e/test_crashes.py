@@ -52,7 +52,14 @@ def healthy(platform: Platform) -> bool:
     return platform.request("/healthz", timeout=5).status == 200
 
 
-PARTS = ["store", "gateway", "worker-1", "controller", "edge"]
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+PARTS = ["store", "gateway", "workers", "controller", "edge"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -132,16 +139,34 @@ def test_a_build_whose_worker_died_is_resumed(crashing: Platform) -> None:
         "the test stage",
     )
     killed = time.monotonic()
-    for name in ("worker-1", "worker-2"):
-        parent = psutil.Process(crashing.part(name))
-        for process in [*parent.children(recursive=True), parent]:
-            process.kill()
+    pool = psutil.Process(crashing.part("workers"))
+    for process in [*pool.children(recursive=True), pool]:
+        process.kill()
     eventually(lambda: store.attempts(store.releases("kim", "slow")[0].id) == 2, 20, "a resume")
     eventually(lambda: store.leased(store.releases("kim", "slow")[0].id), 20, "a new builder")
     assert time.monotonic() - killed < 13, "resumed within 10 s of a worker being there"
     client.join(60)
     assert pushed[0].startswith("slipway: live"), pushed[0] + crashing.logs()
     store.redis.close()
+
+
+def test_a_single_worker_of_the_pool_is_replaced(crashing: Platform) -> None:
+    pool = psutil.Process(crashing.part("workers"))
+    before = {child.pid for child in pool.children()}
+    os.kill(min(before), signal.SIGKILL)
+    eventually(
+        lambda: len(new := {c.pid for c in pool.children()}) == len(before) and new != before,
+        10,
+        "a new worker",
+    )
+
+
+def test_workers_do_not_outlive_their_pool(crashing: Platform) -> None:
+    pool = psutil.Process(crashing.part("workers"))
+    workers = pool.children()
+    pool.kill()
+    eventually(lambda: not any(alive(worker) for worker in workers), 10, "their end")
+    eventually(lambda: healthy(crashing), 20, "health")
 
 
 def test_the_supervisor_alone_is_killed(crashing: Platform) -> None:

@@ -167,7 +167,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing(settings: Settings, started: list[U
     assert made.output.endswith("slipway: ready\n")
     made.await_health()
     children = made.children()
-    assert set(children) == {"store", "gateway", "worker-1", "controller", "edge"}
+    assert set(children) == {"store", "gateway", "workers", "controller", "edge"}
     assert memory(made.process.pid) < SUPERVISOR_MB
     if os.geteuid() == 0:
         assert bridge(settings).exists()

@@ -98,6 +98,7 @@ def test_too_many_at_once_get_429(start: Start, template: str) -> None:
         slow = [pool.submit(server.get, "/sleep?s=0.6") for _ in range(2)]
         time.sleep(0.3)
         refused = server.get("/teapot")
+        assert server.get("/_/anything-else").status == 429
         ready = server.get("/_/ready").status
         health = server.get("/_/health").status
         assert [each.result().text for each in slow] == ["slept", "slept"]

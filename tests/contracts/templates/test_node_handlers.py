@@ -132,7 +132,12 @@ def test_the_query_is_read_as_express_does(seen: Server, query: str, found: Any)
         ("async (e, c) => { c.succeed('first'); return 'second' }", 200, None, b"first"),
         ("async (e, c) => c.fail('no')", 500, None, b"no"),
         ("async (e, c) => c.status(409).fail(new Error('taken'))", 409, None, b"Error: taken"),
-        ("(e, c, callback) => setTimeout(() => callback(null, 'late'), 20)", 200, None, b"late"),
+        (
+            "(e, c, callback) => { setTimeout(() => callback(null, 'late'), 20) }",
+            200,
+            None,
+            b"late",
+        ),
         ("(e, c, callback) => callback('wrong')", 500, None, b"wrong"),
         ("(e, c) => 'not async'", 200, None, b"not async"),
         ("(e, c) => { throw new Error('x') }", 500, "text/plain; charset=utf-8", None),
@@ -173,9 +178,11 @@ def test_the_ways_to_export(start: Start, files: dict[str, str]) -> None:
 
 
 def test_a_crash_outside_of_a_request_answers_those_in_flight(start: Start) -> None:
-    handler = (
-        "module.exports = (e, c, callback) => setTimeout(() => { throw new Error('boom') }, 50)"
-    )
+    handler = """
+module.exports = (event, context, callback) => {
+  setTimeout(() => { throw new Error('boom') }, 50)
+}
+"""
     server = start("node", {"handler.js": handler})
     answer = server.get("/")
 

@@ -84,7 +84,8 @@ def handle(event, context):
     return {"body": {
         "body": repr(event.body), "path": event.path, "method": event.method,
         "first": event.query["a"], "all": event.query.getlist("a"), "none": event.query.get("z"),
-        "any case": [event.headers["x-test"], event.headers.get("X-TEST"), "X-tEsT" in event.headers],
+        "any case": [
+            event.headers["x-test"], event.headers.get("X-TEST"), "X-tEsT" in event.headers],
         "names": sorted(event.headers), "host": context.hostname}}
 """
     server = start("python3-http", {"handler.py": handler}, HOSTNAME="here")
@@ -264,7 +265,8 @@ def test_an_upload_in_pieces_of_any_size_arrives_whole(start: Start, template: s
     body = io.BytesIO(bytes(range(256)) * 400)
     with server.connect() as client:
         client.sendall(
-            b"POST /size HTTP/1.1\r\nHost: f\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /size HTTP/1.1\r\nHost: f\r\nConnection: close\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         sizes = (1, 7, 1000, 65536)
         for turn in range(100):

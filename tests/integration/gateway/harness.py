@@ -71,9 +71,10 @@ class Gateway:
     def git(self, *arguments: str, cwd: Path, password: str = "") -> list[str]:
         """Arguments and environment for a git client that knows the password."""
         host = self.url.removeprefix("http://")
-        credentials = self.home / "credentials"
-        credentials.write_text(f"http://admin:{password or self.auth[1]}@{host}\n")
-        credentials.chmod(0o600)
+        credentials = self.home / f"credentials-{password}"
+        if not credentials.exists():  # a git that runs already may be reading it
+            credentials.write_text(f"http://admin:{password or self.auth[1]}@{host}\n")
+            credentials.chmod(0o600)
         return [
             "git",
             *("-C", str(cwd)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import tempfile
 import threading
@@ -126,6 +127,18 @@ def test_pages_of_other_sites_cannot_write(
     assert answer.status_code == status
 
 
+def test_a_clients_header_cannot_move_a_path(gateway: Gateway) -> None:
+    """Behind a unix socket gunicorn would believe SCRIPT_NAME and PATH_INFO, if we let it."""
+    head = (
+        "GET /function/system/info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+        "SCRIPT_NAME: /function\r\nPATH_INFO: /system/info\r\nX-Forwarded-Proto: https\r\n\r\n"
+    )
+    with socket.socket(socket.AF_UNIX) as edge:
+        edge.connect(str(gateway.settings.gateway_socket))
+        edge.sendall(head.encode())
+        assert edge.recv(100).split()[1] == b"404", "it is a function that does not exist"
+
+
 # Errors
 
 
@@ -146,10 +159,9 @@ def test_errors_are_text_or_problem_details(gateway: Gateway) -> None:
 
 def test_what_is_not_here_is_404_405_or_501(gateway: Gateway) -> None:
     assert gateway.call("GET", "/system/nothing").status_code == 404
-    double = exchange(
-        gateway, b"GET //system/info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    )
-    assert double.startswith(b"HTTP/1.1 404 ")
+    for target, status in (("//system/info", 401), ("/%73ystem/info", 401), ("//function/x", 404)):
+        head = f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+        assert int(exchange(gateway, head).split()[1]) == status, target
     wrong = gateway.call("PATCH", "/system/functions")
     assert wrong.status_code == 405
     assert "GET" in wrong.headers["Allow"]

@@ -341,6 +341,26 @@ def test_the_gateway_finds_the_deploy_branch_of_an_older_push(
         wait_for(lambda: store.repository("crash", "fns").deploy_branch == "master")
 
 
+def test_pushes_that_cannot_be_watched_are_stored(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    pushes = [
+        gateway.start("push", gateway.remote(f"watch/fns{n}"), "main", cwd=work) for n in range(8)
+    ]
+    wait_for(lambda: len(store.releases("watch")) == 8)
+    status, told = gateway.run("push", gateway.remote("watch/last"), "main", cwd=work)
+    last = remote_lines(told)[-1]
+    assert status == 0
+    assert "too many pushes are watched" in last
+    assert last.endswith(f"slipway wait {head(work)}")
+    assert len(store.releases("watch", "last")) == 1
+    with Hand(store, lambda release: go_live(store, release, [release.repository])):
+        for push in pushes:
+            told, _ = push.communicate(timeout=30)
+            assert remote_lines(told)[-1].startswith("slipway: live "), told
+
+
 def test_only_smart_http_is_served(gateway: Gateway, store: Store, tmp_path: Path) -> None:
     work = repository(tmp_path / "w", FILES)
     with Hand(store, lambda release: go_live(store, release)):
