@@ -12,6 +12,7 @@ import sys
 
 from bench import figures, harness
 from bench.harness import BenchError
+from core import logging
 
 BENCHES = ("push", "fifty", "edge", "start")
 
@@ -28,6 +29,7 @@ def main() -> int:
         parser.error(f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHES)}")
     if options.repeat < 1:
         parser.error("--repeat must be at least 1")
+    logging.configure("bench")
     failed = []
     commit = harness.commit()
     for name in names:

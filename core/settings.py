@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +37,14 @@ def size(text: str) -> int:
         message = "write a size such as 512Mi or 1G"
         raise ValueError(message)
     return int(float(match[1]) * _SIZES[match[2] or ""])
+
+
+def _size_text(value: int) -> str:
+    """Bytes as ``size`` reads them: 268435456 → ``256Mi``."""
+    for unit, factor in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
+        if value and value % factor == 0:
+            return f"{value // factor}{unit}"
+    return str(value)
 
 
 def cpus(text: str) -> float:
@@ -161,7 +170,9 @@ class Settings:
     health_timeout: float = _setting(30.0, seconds, "time a new replica has to become healthy")
     drain_timeout: float = _setting(30.0, seconds, "time a leaving replica has for its requests")
     egress: bool = _setting(True, _flag, "whether functions reach the outside world")
-    subnet: str = _setting("10.99.0.0/16", str, "addresses of the functions' own network")
+    subnet: str = _setting(
+        "", str, "addresses of the functions' own network; unset: a /20 of 10.64.0.0/10"
+    )
     github_url: str = _setting("https://github.com", _url, "where GitHub repositories are cloned")
     github_webhook_secret: str = _setting(
         "", str, "secret of GitHub's webhooks; unset: they are refused", secret=True
@@ -211,6 +222,10 @@ class Settings:
             masked = "********" if each.metadata["secret"] and value else value
             if isinstance(masked, tuple):
                 masked = ",".join(masked)
+            elif each.metadata["read"] is size:
+                masked = _size_text(value)
+            elif each.metadata["read"] is seconds:
+                masked = f"{value:g}s"
             told[PREFIX + each.name.upper()] = "" if masked is None else str(masked)
         return told
 
@@ -239,6 +254,16 @@ class Settings:
             return inside
         mark = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
         return Path(f"/tmp/slipway-{os.getuid()}-{mark}")
+
+    @property
+    def functions_subnet(self) -> str:
+        """The functions' network: as set, or drawn by the state folder, so that two
+        installations on one host rarely want the same."""
+        if self.subnet:
+            return self.subnet
+        return str(
+            ip_network((int(IPv4Address("10.64.0.0")) + int(self.mark, 16) % 1024 * 4096, 20))
+        )
 
     @property
     def mark(self) -> str:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from core.settings import Settings
 def network_up(settings: Settings, out: Path) -> None:
     """Writes ``{"address": "10.99.0.1"}``, or ``{"missing": "<why>"}`` where none can be made."""
     told = {"address": ""}
-    network = _network(settings)
+    network = Network.from_settings(settings)
     try:
         network.setup()
         told["address"] = str(network.address)
@@ -32,7 +31,7 @@ def network_up(settings: Settings, out: Path) -> None:
 
 
 def network_down(settings: Settings) -> None:
-    _network(settings).teardown()
+    Network.from_settings(settings).teardown()
 
 
 def ask_store(settings: Settings) -> None:
@@ -62,12 +61,6 @@ def main() -> int:
             print(__doc__, file=sys.stderr)
             return 2
     return 0
-
-
-def _network(settings: Settings) -> Network:
-    """The same one as the sandbox's; without an edge nothing of the host is open to functions."""
-    mark = hashlib.sha256(os.fsencode(settings.state)).hexdigest()[:6]
-    return Network(mark, settings.subnet, 0 if settings.edge == "none" else settings.port)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class Network:
     def from_settings(cls, settings: Settings) -> Network:
         """The network of this installation, the same in every process of it."""
         port = 0 if settings.edge == "none" else settings.port
-        return cls(settings.mark, settings.subnet, port)
+        return cls(settings.mark, settings.functions_subnet, port)
 
     def setup(self) -> None:
         """Makes bridge, rules and forwarding, or repairs them.

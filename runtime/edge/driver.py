@@ -361,6 +361,12 @@ def _wanted(routes: Mapping[str, Route]) -> dict[str, dict[str, str]]:
     for function, route in routes.items():
         if not _FUNCTION.fullmatch(function):
             raise InvalidRequest(f"{function[:100]!r} is not name.namespace")
+        for endpoint in route.endpoints:
+            if not _ENDPOINT.fullmatch(endpoint):
+                raise InvalidRequest(
+                    f"{endpoint[:120]!r} is no endpoint: unix@/path of at most 97 plain "
+                    "characters, or host:port"
+                )
         if route.endpoints:
             wanted[function] = {_server_name(each): each for each in route.endpoints}
     return wanted
@@ -373,11 +379,6 @@ def _keys(function: str) -> list[str]:
 
 
 def _server_name(endpoint: str) -> str:
-    if not _ENDPOINT.fullmatch(endpoint):
-        raise InvalidRequest(
-            f"{endpoint[:120]!r} is no endpoint: unix@/path of at most 97 plain characters, "
-            "or host:port"
-        )
     return "s" + hashlib.sha256(endpoint.encode()).hexdigest()[:16]
 
 

@@ -63,6 +63,9 @@ class Platform:
     extra: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    python: tuple[str, ...] = (sys.executable,)
+    """What runs it; another user's begins with what changes to that user."""
+    checkout: Path = ROOT
 
     @property
     def env(self) -> dict[str, str]:
@@ -98,8 +101,8 @@ class Platform:
         offset = log.tell()
         with log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "up", *(argv or ("--no-demo",))],
-                cwd=ROOT,
+                [*self.python, "-m", "cli.main", "up", *(argv or ("--no-demo",))],
+                cwd=self.checkout,
                 env=self.env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -196,8 +199,8 @@ class Platform:
     def slipway(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line client."""
         return subprocess.run(
-            [sys.executable, "-m", "cli.main", *argv],
-            cwd=ROOT,
+            [*self.python, "-m", "cli.main", *argv],
+            cwd=self.checkout,
             env=self.env,
             check=check,
             capture_output=True,

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def test_functions_listener_refuses_all_but_functions(proxy: Proxy) -> None:
     ):
         status, _, echo = proxy.get(path, port=inside)
         assert status == 403, path
-        assert "call only /function/ and /async-function/" in echo["text"]
+        assert "only /function/ and /async-function/" in echo["text"]
     refused = proxy.raw(
         b"GET http://h/system/info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", inside
     )
@@ -752,7 +753,41 @@ def test_hostile_table_entries_are_refused(proxy: Proxy) -> None:
     ):
         with pytest.raises(InvalidRequest):
             proxy.edge.apply({function: Route(revision="1", endpoints=[endpoint])})
-    assert proxy.edge.alive()
+    proxy.route({})
+    proxy.edge.mark_down("")
+    assert proxy.edge.released("")
+
+
+@pytest.mark.root
+def test_runs_without_privileges(edge_settings: Settings) -> None:
+    nobody = 65534
+    run = edge_settings.run
+    run.mkdir()
+    function = Server(run / "f.sock", "f")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        path = config.write(edge_settings, listener=listener.fileno(), pool=4)
+        for each in (edge_settings.state, run, *run.iterdir()):
+            os.chown(each, nobody, nobody)
+        process = subprocess.Popen(
+            config.command(path),
+            pass_fds=(listener.fileno(),),
+            stderr=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin"},
+            user=nobody,
+            group=nobody,
+            extra_groups=(),
+        )
+        try:
+            edge = HAProxyEdge(edge_settings, pool=4)
+            until(edge.alive)
+            edge.apply(routes({"f.ann": function}))
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/function/f.ann"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                assert json.load(answer)["server"] == "f"
+        finally:
+            process.kill()
+            process.wait()
+            function.close()
 
 
 def test_no_edge_lets_go_at_once() -> None:

@@ -279,15 +279,9 @@ def test_a_bind_beyond_loopback_warns(settings: Settings, started: list[Up]) -> 
     assert "WARNING" in made.output
     made.await_health()
     if os.geteuid() == 0:
-        address = str(Network("x", settings.subnet, 1).address)
+        address = str(Network("x", settings.functions_subnet, 1).address)
         inside = requests.get(f"http://{address}:{settings.port}/healthz", timeout=5)
         assert inside.status_code == 403, "functions reach the public listener"
-
-
-def test_the_network_is_the_sandbox_s_own(settings: Settings) -> None:
-    from supervisor import chores
-
-    assert Path("/sys/class/net", chores._network(settings).bridge) == bridge(settings)
 
 
 def test_the_demo_goes_live_and_outlives_restarts(settings: Settings, started: list[Up]) -> None:
