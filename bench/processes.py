@@ -45,10 +45,14 @@ def tree(pids: Iterable[int], *, functions: bool = True) -> list[int]:
         fields = _stat(pid)
         if fields is not None:
             children.setdefault(int(fields[1]), []).append(pid)
-    found = list(pids)
-    for pid in found:  # grows while it is walked
-        found += [child for child in children.get(pid, ()) if functions or not _sandboxed(child)]
-    return found
+    found = dict.fromkeys(pids)  # in order, each once: one may descend from another
+    todo = list(found)
+    for pid in todo:  # grows while it is walked
+        for child in children.get(pid, ()):
+            if child not in found and (functions or not _sandboxed(child)):
+                found[child] = None
+                todo.append(child)
+    return todo
 
 
 def arguments(pid: int) -> list[str]:

@@ -65,7 +65,6 @@ class Platform:
     process: subprocess.Popen[bytes] | None = None
     python: tuple[str, ...] = (sys.executable,)
     """What runs it; another user's begins with what changes to that user."""
-    checkout: Path = ROOT
 
     @property
     def env(self) -> dict[str, str]:
@@ -102,7 +101,7 @@ class Platform:
         with log:
             self.process = subprocess.Popen(
                 [*self.python, "-m", "cli.main", "up", *(argv or ("--no-demo",))],
-                cwd=self.checkout,
+                cwd=ROOT,
                 env=self.env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -200,7 +199,7 @@ class Platform:
         """The command line client."""
         return subprocess.run(
             [*self.python, "-m", "cli.main", *argv],
-            cwd=self.checkout,
+            cwd=ROOT,
             env=self.env,
             check=check,
             capture_output=True,
