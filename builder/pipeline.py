@@ -119,18 +119,18 @@ def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Re
 
 def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
     """Reads the stack file and decides for each function what it is and whether to build it."""
-    with tools.steps.step("plan", told="reading the stack file") as out:
+    with tools.steps.step("plan", told="reading the stack file"):
         path, data = stack_file(source)
         stack, warnings = parse(data, path, max_functions=tools.settings.max_functions)
         for warning in warnings:
-            out(f"warning: {path}: {warning!r}")
+            tools.steps.log.add("", "plan", "stderr", f"warning: {path}: {warning!r}")
         check_stack(source, stack, namespace=release.namespace)
         _refuse_secrets(stack, release.namespace)
         jobs = [_job(release, function, source, tools) for function in stack.functions]
         for job in jobs:
             _row(job, Build.REUSED if job.reused else Build.PENDING, tools)
             if job.reused:
-                out(f"{job.name}: nothing to build, it is as it was")
+                tools.steps.log.add(job.name, "plan", "step", "unchanged: nothing to build")
         return jobs
 
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from core.settings import ROOT
 from tests.conftest import missing
 from tests.e2e.ordinary import BECOME, NOBODY
 from tests.e2e.platform import Platform, handler, running, stack
@@ -95,12 +97,13 @@ def test_without_the_edge_unknown_is_404_and_unhealthy_503(plain: Platform) -> N
     assert (unknown.status, "nobody.ann" in unknown.text) == (404, True)
     statuses = set()
     deadline = time.monotonic() + 20
-    while (answer := plain.call("lively.ann", path="/die")).status != 503:
+    while "exited with status 3" not in (answer := plain.call("lively.ann", path="/die")).text:
         statuses.add(answer.status)
         assert time.monotonic() < deadline, statuses
-    assert statuses == {502}, "it broke off in the middle of a request"
+    assert statuses <= {502, 503}, "it broke off, or refused, before we knew why"
+    assert 502 in statuses
+    assert answer.status == 503
     assert "no endpoints available for lively.ann" in answer.text
-    assert "status 3" in answer.text, "and why"
     assert answer.headers["Retry-After"]
     assert plain.call("p.ann").status == 200, "others are not concerned"
     while plain.call("lively.ann").status != 200:
@@ -212,12 +215,16 @@ def handle(event, context):
 @pytest.fixture(scope="module")
 def ordinary() -> Iterator[Platform]:
     """A platform that somebody other than root has started."""
-    if BECOME and os.environ.get("SLIPWAY_TEST_NO_MOUNTS"):
-        missing("an ordinary user has to be able to read this interpreter")
+    python = (*BECOME, sys.executable)
+    tried = subprocess.run(
+        [*python, "-P", "-c", "import cli.main"], cwd=ROOT, env={}, capture_output=True, check=False
+    )
+    if tried.returncode:
+        missing(f"no ordinary user can be had here: {tried.stderr.decode()[-500:]}")
     folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
     if BECOME:
         os.chown(folder, NOBODY, NOBODY)
-    up = Platform(folder, python=(*BECOME, sys.executable))
+    up = Platform(folder, python=python)
     try:
         up.start()
         yield up

@@ -279,6 +279,7 @@ def test_a_bind_beyond_loopback_warns(settings: Settings, started: list[Up]) -> 
     assert "WARNING" in made.output
     made.await_health()
     if os.geteuid() == 0:
+        assert "functions have no network" not in made.output
         address = str(Network("x", settings.functions_subnet, 1).address)
         inside = requests.get(f"http://{address}:{settings.port}/healthz", timeout=5)
         assert inside.status_code == 403, "functions reach the public listener"
