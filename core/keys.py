@@ -27,6 +27,10 @@ COUNTS = f"{ROOT}:counts"
 STAGING = f"{ROOT}:staging"
 """set of release ids in state ``staging`` · store · until they leave it."""
 
+BEATS = f"{ROOT}:beats"
+"""hash part → ``<unix time at which it counts as gone> <note>`` · each part of the installation ·
+emptied by the supervisor at its start: an earlier run's parts do not live."""
+
 WAKE = f"{ROOT}:wake"
 """channel · store → controller: something changed, look."""
 
@@ -79,11 +83,6 @@ def artifacts(namespace: str) -> str:
 def delivery(forge: str, id_: str) -> str:
     """string (release id) · gateway · a week (forges redeliver for three days)."""
     return f"{ROOT}:delivery:{forge}:{id_}"
-
-
-def beat(part: str) -> str:
-    """string · each part of the installation · seconds: the part lives."""
-    return f"{ROOT}:beat:{part}"
 
 
 def lock(name: str) -> str:

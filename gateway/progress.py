@@ -35,7 +35,7 @@ class Progress:
             yield from self._stage(line)
         elif self._after.get((line.function, line.step), 0):
             self._after[line.function, line.step] -= 1
-            yield _output(line.function, line.text)
+            yield _output(line.function, line.text[:_WIDTH])
         elif line.step == "plan" and line.stream == "stderr":  # a warning of the stack file
             yield printable(line.text)
         else:

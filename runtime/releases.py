@@ -5,7 +5,8 @@ the routes follow they are live. What cannot become healthy fails the release; w
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from core import logging
@@ -17,7 +18,7 @@ from runtime.edge import Route
 from runtime.edge.collector import Collector, Window
 from runtime.plan import Key, replicas
 from runtime.providers import Instance, Phase, Provider
-from runtime.replicas import Replicas
+from runtime.replicas import Replicas, Trouble
 
 RECEIPT_SECONDS = 5.0
 """The least time that a receipt covers."""
@@ -77,9 +78,9 @@ class Releases:
             if self.store.switched(id_):
                 continue
             missing = [a for a in artifacts if count.get(_key(a), 0) < replicas(a.spec)]
-            failed = [(a, t) for a in missing if (t := self.replicas.trouble(_key(a)))]
+            failed = {a.name: (a, t) for a in missing if (t := self.replicas.trouble(_key(a)))}
             if failed:
-                self._fail(id_, {artifact.name: trouble.reason for artifact, trouble in failed})
+                self._fail(id_, [failed[name] for name in sorted(failed)])
             elif not missing:
                 changed |= self._switch(id_, artifacts, records)
         return changed
@@ -149,11 +150,12 @@ class Releases:
             self._switches[id_] = _Switch(window, time.monotonic(), old)
         return True
 
-    def _fail(self, id_: str, reasons: Mapping[str, str]) -> None:
+    def _fail(self, id_: str, failed: Sequence[tuple[Artifact, Trouble]]) -> None:
         release = self.store.release(id_)
-        for name in reasons:
-            self._show_log(release, name)
-        told = "; ".join(f"{name} {reason}" for name, reason in sorted(reasons.items()))
+        wrote = [self._show_log(release, artifact) for artifact, _ in failed]
+        told = "; ".join(f"{artifact.name} {trouble.reason}" for artifact, trouble in failed)
+        if any(wrote):
+            told += "; what it wrote last is in the release's log"
         self._give_up(id_, told)
 
     def _give_up(self, id_: str, reason: str) -> None:
@@ -163,8 +165,18 @@ class Releases:
             return
         log.info("release_failed", release=id_, reason=reason)
 
-    def _show_log(self, release: Release, name: str) -> None:
-        lines = self.provider.logs(f"{name}.{release.namespace}", tail=FAILED_LINES)
+    def _show_log(self, release: Release, artifact: Artifact) -> bool:
+        """Copies the last lines of the revision that failed; tells whether there were any."""
+        ours = f"{artifact.spec.function}-{artifact.spec.revision}-"
+        wrote = deque(
+            (
+                line
+                for line in self.provider.logs(artifact.spec.function)
+                if line.instance.startswith(ours)  # not what the live revision writes
+            ),
+            maxlen=FAILED_LINES,
+        )
+        name = artifact.name
         self.store.append_log(
             release.id,
             [LogLine(time=now(), function=name, step="start", stream="step", text="failed")]
@@ -172,9 +184,10 @@ class Releases:
                 LogLine(
                     time=line.time, function=name, step="start", stream="stderr", text=line.text
                 )
-                for line in lines
+                for line in wrote
             ],
         )
+        return bool(wrote)
 
 
 def _key(artifact: Artifact) -> Key:

@@ -192,10 +192,14 @@ class Replicas:
             if not self._runs(instance):
                 return  # its death is told by died()
             time.sleep(0.05)
-        self.provider.remove(instance)
+        try:
+            self.provider.remove(instance)
+        except SlipwayError as error:  # not why it failed; it is buried once it has ended
+            log.warning("replica_stays", instance=instance.id, reason=str(error))
         self._failed(
             (instance.function, instance.revision),
-            f"did not become healthy within {self.settings.health_timeout:g} s: {answer}",
+            f"did not become healthy within {self.settings.health_timeout:g} s "
+            f"(SLIPWAY_HEALTH_TIMEOUT): {answer}",
         )
 
     def _probe(self, instance: Instance, health: _Health) -> None:

@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from core import keys
 from core.errors import ConfigError, SlipwayError, Unavailable
 from core.sandbox.network import Network
 from core.settings import Settings
@@ -35,12 +36,12 @@ def network_down(settings: Settings) -> None:
 
 
 def ask_store(settings: Settings) -> None:
-    """Raises ConfigError where the store of SLIPWAY_REDIS_URL does not answer."""
+    """Empties it of an earlier run's signs of life; ConfigError where it does not answer."""
     import redis
 
     try:
         with redis.Redis.from_url(settings.redis_url, socket_timeout=5) as connection:
-            connection.ping()
+            connection.delete(keys.BEATS)
     except redis.RedisError as error:
         raise ConfigError(
             f"the Redis of SLIPWAY_REDIS_URL does not answer ({error}): start it or correct the "

@@ -19,7 +19,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 
-from core import http
+from core import http, keys
 from core.errors import ConfigError, SlipwayError
 from core.settings import ROOT, Settings
 from supervisor import claims, parts
@@ -109,7 +109,7 @@ class Installation:
         else:
             (settings.state / "store").mkdir(mode=0o700, exist_ok=True)
             keeper.start(parts.store(settings, self.env))
-            self._await("starting the store", STORE_SECONDS, self._store_answers, "store")
+            self._await("starting the store", STORE_SECONDS, self._store_is_fresh, "store")
         keeper.start(parts.gateway(settings, self.listener.fileno()))
         keeper.start(parts.workers())
         address = self._make_network()
@@ -177,13 +177,14 @@ class Installation:
         told.append("Correct what it says and start again; what was stored is kept.")
         return "\n".join(told)
 
-    def _store_answers(self) -> bool:
+    def _store_is_fresh(self) -> bool:
+        """Whether the store answers, and has forgotten the signs of life of an earlier run."""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(1)
                 connection.connect(str(self.settings.run / "redis.sock"))
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")
+                connection.sendall(f"DEL {keys.BEATS}\r\n".encode())
+                return connection.recv(64).startswith(b":")  # -LOADING until it has read its file
         except OSError:
             return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 from core import keys
@@ -21,14 +22,20 @@ class Parts(Base):
 
     def beat(self, part: str, seconds: float, note: str = "") -> None:
         """Says that a part of the installation lives, for so many seconds."""
-        self.redis.set(keys.beat(part), note or "1", px=int(seconds * 1000))
+        self.redis.hset(keys.BEATS, part, f"{time.time() + seconds:.3f} {note}")
 
     def beats(self, part: str) -> dict[str, str]:
-        """Living parts whose name begins so → their note."""
-        found = list(self.redis.scan_iter(keys.beat(part) + "*", count=1000))
-        notes = cast("list[bytes | None]", self.redis.mget(found)) if found else []
-        cut = len(keys.beat(""))
-        return {text(key)[cut:]: text(note) for key, note in zip(found, notes, strict=True) if note}
+        """Living parts whose name begins so → their note; forgets those that are gone."""
+        living, gone = {}, []
+        for raw_name, raw in cast("dict[bytes, bytes]", self.redis.hgetall(keys.BEATS)).items():
+            until, _, note = text(raw).partition(" ")
+            if float(until) < time.time():
+                gone.append(raw_name)
+            elif (name := text(raw_name)).startswith(part):
+                living[name] = note
+        if gone:
+            self.redis.hdel(keys.BEATS, *gone)
+        return living
 
     def take(self, key: str, token: str, seconds: float) -> bool:
         """Takes or renews a lock or lease; False if another token has it."""

@@ -134,7 +134,7 @@ class ProcessProvider:
                 spec=spec,
                 socket=str(self._sockets / f"{secrets.token_hex(8)}.sock"),
                 uid=uid,
-                memory=limit(spec, "memory") or str(self._settings.function_memory),
+                memory=limit(spec, "memory") or _quantity(self._settings.function_memory),
                 started_at=time.time(),
             )
             cell = cell_of(self._settings, spec, bundle, uid=uid, edge=self._edge())
@@ -390,6 +390,11 @@ def _listen(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _quantity(bytes_: int) -> str:
+    """Bytes as people write them: ``64Mi``; to the byte where that is no whole number."""
+    return f"{bytes_ // 2**20}Mi" if bytes_ % 2**20 == 0 else f"{bytes_} bytes"
 
 
 def _stamp(folder: Path) -> tuple[int, int, int]:

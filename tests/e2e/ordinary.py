@@ -53,6 +53,7 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def main() -> None:
+    os.umask(0o022)
     show([Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), ROOT])
     os.chdir(ROOT)
     os.setgroups([])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from requests.structures import CaseInsensitiveDict
 
 from core.settings import ROOT, Settings
 
@@ -45,6 +46,7 @@ def free_port() -> int:
 class Answer:
     status: int
     headers: Mapping[str, str]
+    """Asked for in any case; of one that came several times, the last."""
     body: bytes
 
     @property
@@ -180,10 +182,12 @@ class Platform:
             request.add_header("Authorization", f"Basic {token}")
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return Answer(answer.status, dict(answer.headers), answer.read())
+                return Answer(
+                    answer.status, CaseInsensitiveDict(answer.headers.items()), answer.read()
+                )
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, dict(error.headers), error.read())
+                return Answer(error.code, CaseInsensitiveDict(error.headers.items()), error.read())
 
     def call(self, function: str, data: bytes | None = None, path: str = "") -> Answer:
         method = "POST" if data is not None else "GET"
