@@ -268,7 +268,9 @@ class Source:
                 _, kind, size = self._git.get_object_header(oid)
                 if kind == wanted and size > limit:
                     what = _quoted(path) if path else f"the {kind} {oid}"
-                    raise TooLarge(f"{what} has {size} bytes, and {limit} are allowed")
+                    raise TooLarge(
+                        f"{what} has {size} bytes, and {limit} are allowed: make it smaller"
+                    )
                 if kind == wanted:
                     data = self._git.get_object_data(oid)[3]
             except (ValueError, BrokenPipeError) as error:

@@ -78,7 +78,8 @@ def text_of(data: bytes, path: str) -> str:
         InvalidStack: it is too large, or not UTF-8.
     """
     if len(data) > MAX_BYTES:
-        raise _refused(path, 0, f"the file has {len(data)} bytes, and {MAX_BYTES} are allowed")
+        told = f"the file has {len(data)} bytes, and {MAX_BYTES} are allowed: make it smaller"
+        raise _refused(path, 0, told)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,7 +166,8 @@ class _Composer:
     def _alias(self, name: str, line: int) -> None:
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
-            raise self._refuse(line, f"more than {MAX_ALIASES} aliases ('*{name}')")
+            told = f"more than {MAX_ALIASES} aliases ('*{name}'): write some of them out"
+            raise self._refuse(line, told)
         if name not in self._anchors:
             raise self._refuse(line, f"'*{name}' refers to an anchor that does not exist above it")
         node = self._anchors[name]
@@ -179,9 +181,8 @@ class _Composer:
         parent = self._open[-1] if self._open else None
         weight = node.weight + (parent.node.weight if parent else 0)
         if self._nodes > MAX_NODES or weight > MAX_NODES:
-            raise self._refuse(
-                node.line, f"more than {MAX_NODES} values once its aliases are written out"
-            )
+            told = f"more than {MAX_NODES} values once its aliases are written out: use fewer"
+            raise self._refuse(node.line, told)
         if anchor:
             self._anchors[anchor] = node
         if parent is None:

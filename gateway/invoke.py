@@ -13,7 +13,7 @@ import select
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -31,7 +31,7 @@ from core.errors import (
     UpstreamFailed,
 )
 from core.http import Connection
-from core.models import FunctionSpec, Observed
+from core.models import FunctionSpec
 from core.settings import seconds
 from gateway import problems
 from gateway.auth import NOBODY, caller
@@ -86,7 +86,7 @@ def invoke() -> Response:
 def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: str) -> Response:
     path, mark, query = raw_target(environ).partition("?")
     name, _, rest = path.removeprefix(FUNCTION_PREFIX).partition("/")
-    function, observed, patience = _find(gateway, name)
+    function, endpoints, patience = _find(gateway, name)
     if "websocket" in environ[UPGRADE].lower():
         raise NotSupported("WebSockets need the edge: start Slipway with SLIPWAY_EDGE=haproxy")
     headers = request_headers(
@@ -96,7 +96,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         behind_edge=gateway.settings.edge != "none",
         is_ours=lambda value: caller(gateway, value) != NOBODY,
     )
-    connection = _connect(function, observed.endpoints, patience)
+    connection = _connect(gateway, function, endpoints, patience)
     client = connection.sock
     pump: Pump | None = None
     try:
@@ -140,8 +140,8 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
     return response
 
 
-def _find(gateway: Gateway, name: str) -> tuple[str, Observed, float]:
-    """(``name.namespace``, what was last seen of it, how long it may be silent).
+def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
+    """(``name.namespace``, its endpoints when last seen, how long it may be silent).
 
     Raises:
         NotFound: there is no such function.
@@ -158,7 +158,7 @@ def _find(gateway: Gateway, name: str) -> tuple[str, Observed, float]:
     if observed is None or not observed.endpoints:
         trouble = observed.trouble if observed and observed.trouble else "none is healthy yet"
         raise NoEndpoints(f"no endpoints available for {function}: {trouble}")
-    return function, observed, patience_of(record.spec)
+    return function, observed.endpoints, patience_of(record.spec)
 
 
 def patience_of(spec: FunctionSpec) -> float:
@@ -170,20 +170,31 @@ def patience_of(spec: FunctionSpec) -> float:
     return min(max(ANSWER_SECONDS, own + 5), LONGEST_SECONDS)
 
 
-def _connect(function: str, endpoints: Iterable[str], patience: float) -> Connection:
-    """Connects to one of them; one that refuses is passed over."""
-    addresses = list(endpoints)
-    random.shuffle(addresses)
-    for address in addresses:
-        connection = Connection(address, CONNECT_SECONDS)
-        try:
-            connection.connect()
-        except OSError as error:
-            log.info("endpoint_refuses", function=function, reason=str(error))
-            continue
-        connection.sock.settimeout(patience)
-        return connection
-    raise NoEndpoints(f"no endpoints available for {function}: all {len(addresses)} refuse")
+def _connect(
+    gateway: Gateway, function: str, endpoints: Sequence[str], patience: float
+) -> Connection:
+    """Connects to an endpoint; one that refuses is passed over.
+
+    Where all refuse, a release may just have replaced them: those that are new are tried, too.
+
+    Raises:
+        NotFound, NoEndpoints: as ``_find``; or everything there is refuses.
+    """
+    tried: set[str] = set()
+    while fresh := [address for address in endpoints if address not in tried]:
+        random.shuffle(fresh)
+        for address in fresh:
+            tried.add(address)
+            connection = Connection(address, CONNECT_SECONDS)
+            try:
+                connection.connect()
+            except OSError as error:
+                log.info("endpoint_refuses", function=function, reason=str(error))
+                continue
+            connection.sock.settimeout(patience)
+            return connection
+        _, endpoints, _ = _find(gateway, function)
+    raise NoEndpoints(f"no endpoints available for {function}: all {len(tried)} refuse")
 
 
 def _send_body(environ: dict[str, Any], client: socket.socket) -> Pump:

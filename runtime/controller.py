@@ -109,14 +109,17 @@ class Controller:
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
         table = routes(records.values(), instances, self.replicas.ready(), self._leaving)
-        if self._route(table):
+        moved = self._route(table)
+        # Before anything ends, and before a release is called live: without an edge, what is
+        # told here is the route.
+        self._tell(records, table)
+        if moved:
             self.releases.finish(staged, table)
         for spec in todo.start:
             self.replicas.start(spec)
         self._drain(instances)
         self.replicas.look(instances)
         self.releases.receipts(self._leaving)
-        self._tell(records, table)
         return bool(self._leaving or self.releases.watching())
 
     def _route(self, table: Mapping[str, Route]) -> bool:

@@ -86,6 +86,13 @@ def environment(
     }
 
 
+def memory_limit(settings: Settings, spec: FunctionSpec) -> str:
+    """The memory that a replica may use, for people: as the user wrote it, or like ``64Mi``."""
+    default = settings.function_memory
+    whole = f"{default // 2**20}Mi" if default % 2**20 == 0 else f"{default} bytes"
+    return limit(spec, "memory") or whole
+
+
 def limit(spec: FunctionSpec, name: Literal["memory", "cpu"]) -> str | None:
     """A limit as written; None where the settings' default holds."""
     if spec.limits is None:

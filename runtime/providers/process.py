@@ -48,7 +48,7 @@ from core.sandbox import (
 )
 from core.settings import Settings
 from runtime.providers import FunctionLogLine, Instance, Phase
-from runtime.providers.cells import cell_of, limit
+from runtime.providers.cells import cell_of, memory_limit
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
 
@@ -134,7 +134,7 @@ class ProcessProvider:
                 spec=spec,
                 socket=str(self._sockets / f"{secrets.token_hex(8)}.sock"),
                 uid=uid,
-                memory=limit(spec, "memory") or _quantity(self._settings.function_memory),
+                memory=memory_limit(self._settings, spec),
                 started_at=time.time(),
             )
             cell = cell_of(self._settings, spec, bundle, uid=uid, edge=self._edge())
@@ -390,11 +390,6 @@ def _listen(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _quantity(bytes_: int) -> str:
-    """Bytes as people write them: ``64Mi``; to the byte where that is no whole number."""
-    return f"{bytes_ // 2**20}Mi" if bytes_ % 2**20 == 0 else f"{bytes_} bytes"
 
 
 def _stamp(folder: Path) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -290,6 +291,13 @@ class Repository:
         self.commit(files)
         done = self.git("push", self.url, *(refs or ("HEAD:main",)), check=False)
         return Pushed(done.returncode, done.stderr)
+
+
+@contextmanager
+def fresh_folder() -> Iterator[Path]:
+    """A folder with a path short enough for sockets, which goes away whatever happens."""
+    with tempfile.TemporaryDirectory(prefix="sw-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @contextmanager

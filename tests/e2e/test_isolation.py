@@ -10,9 +10,7 @@ import base64
 import contextlib
 import json
 import os
-import shutil
 import socket
-import tempfile
 import textwrap
 import threading
 import time
@@ -25,7 +23,7 @@ import pytest
 
 from core.settings import ROOT
 from tests.e2e.outside import FORBIDDEN, HOST, PUBLIC, Outside, outside
-from tests.e2e.platform import Answer, Platform, running
+from tests.e2e.platform import Answer, Platform, fresh_folder, running
 
 pytestmark = pytest.mark.root
 
@@ -77,7 +75,7 @@ import errno, socket
 
 def reach(address, port):
     with socket.socket() as client:
-        client.settimeout(2)
+        client.settimeout(1)
         try:
             client.connect((address, port))
             return "connected, seen as " + client.recv(100).decode()
@@ -117,8 +115,7 @@ def fenced(world: Outside) -> Iterator[Platform]:
     """A platform with the functions of two owners. It comes after the world, whose cable is one
     of the uplinks that it finds as it starts."""
     assert world
-    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    with running(folder, SLIPWAY_SUBNET=SUBNET) as up:
+    with fresh_folder() as folder, running(folder, SLIPWAY_SUBNET=SUBNET) as up:
         files = {"probe/handler.py": RUNNER}
         pushed = up.repository("eve", "probes").push({"stack.yml": STACK, **files})
         assert pushed.last.startswith("slipway: live"), pushed.text + up.logs()
@@ -126,7 +123,6 @@ def fenced(world: Outside) -> Iterator[Platform]:
         pushed = up.repository("bob", "fns").push({"stack.yml": stack, "other/handler.py": OTHER})
         assert pushed.last.startswith("slipway: live"), pushed.text + up.logs()
         yield up
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def send(platform: Platform, code: str, function: str = "probe.eve") -> Answer:

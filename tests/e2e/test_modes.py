@@ -5,10 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ import pytest
 from core.settings import ROOT
 from tests.conftest import missing
 from tests.e2e.ordinary import BECOME, NOBODY
-from tests.e2e.platform import Platform, handler, running, stack
+from tests.e2e.platform import Platform, fresh_folder, handler, running, stack
 
 # ------------------------------------------------------------------------------- without the edge
 
@@ -50,13 +48,11 @@ def handle(event, context):
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Platform]:
-    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    with running(folder, SLIPWAY_EDGE="none") as up:
+    with fresh_folder() as folder, running(folder, SLIPWAY_EDGE="none") as up:
         files = {"p/handler.py": handler("v0"), "lively/handler.py": LIVELY}
         pushed = up.repository("ann", "plain").push({"stack.yml": stack("p", "lively"), **files})
         assert pushed.last.startswith("slipway: live"), pushed.text + up.logs()
         yield up
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_without_the_edge_there_is_none_and_it_is_healthy(plain: Platform) -> None:
@@ -246,18 +242,17 @@ def ordinary() -> Iterator[Platform]:
     )
     if tried.returncode:
         missing(f"no ordinary user can be had here: {tried.stderr.decode()[-500:]}")
-    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    if BECOME:
-        os.chown(folder, NOBODY, NOBODY)
-    up = Platform(folder, python=python)
-    try:
-        up.start()
-        yield up
-    finally:
-        if up.process and up.process.poll() is None:
-            up.stop()
-        up.kill_everything()
-        shutil.rmtree(folder, ignore_errors=True)
+    with fresh_folder() as folder:
+        if BECOME:
+            os.chown(folder, NOBODY, NOBODY)
+        up = Platform(folder, python=python)
+        try:
+            up.start()
+            yield up
+        finally:
+            if up.process and up.process.poll() is None:
+                up.stop()
+            up.kill_everything()
 
 
 def test_an_ordinary_user_pushes_and_is_answered(ordinary: Platform) -> None:

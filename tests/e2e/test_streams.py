@@ -9,9 +9,7 @@ import json
 import os
 import re
 import select
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from base64 import b64encode
@@ -22,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.platform import Answer, Platform, Repository, handler, running, stack
+from tests.e2e.platform import Answer, Platform, Repository, fresh_folder, handler, running, stack
 
 SECRET = "hook-secret"
 LIVELY = """
@@ -113,14 +111,12 @@ server.serve_forever()
 
 @pytest.fixture(scope="module")
 def flowing() -> Iterator[Platform]:
-    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    with running(folder, SLIPWAY_GITHUB_WEBHOOK_SECRET=SECRET) as up:
+    with fresh_folder() as folder, running(folder, SLIPWAY_GITHUB_WEBHOOK_SECRET=SECRET) as up:
         own = stack("raw", fprocess="python3 function/raw.py").partition("functions:\n")[2]
         files = {"lively/handler.py": LIVELY, "raw/handler.py": handler(""), "raw/raw.py": RAW}
         pushed = up.repository("sue", "fns").push({"stack.yml": stack("lively") + own, **files})
         assert pushed.last.startswith("slipway: live"), pushed.text + up.logs()
         yield up
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def connect(platform: Platform) -> http.client.HTTPConnection:
