@@ -7,9 +7,10 @@ import time
 from functools import cache
 
 import structlog
+from redis.exceptions import RedisError
 
 from builder import pipeline
-from builder.lease import Lease
+from builder.lease import Lease, LeaseLost
 from builder.steps import ReleaseLog, Steps
 from core import logging, queues
 from core.errors import Conflict, NotFound, SlipwayError
@@ -36,7 +37,7 @@ def build_release(id_: str) -> None:
             if release.state.with_builder:
                 with Lease(store, id_) as lease:
                     _build(id_, settings, store, lease)
-        except (Conflict, NotFound) as error:
+        except (Conflict, NotFound, LeaseLost) as error:
             log.info("build_dropped", reason=str(error))
             return
         finally:
@@ -48,17 +49,21 @@ def _build(id_: str, settings: Settings, store: Store, lease: Lease) -> None:
     steps = Steps(ReleaseLog(store, id_, settings.build_output), lease.ended)
     try:
         pipeline.build_release(store.release(id_), pipeline.Tools(settings, store, steps))
-    except Conflict as error:
-        steps.log.flush()
-        _fail(store, id_, str(error))  # a claimed name; a no-op where it was superseded
+    except RedisError:
+        raise  # the store is away: the sweep resumes the build when it is back
     except SlipwayError as error:
-        function = getattr(error, "function", "")
-        step = getattr(error, "step", "")
-        where = " ".join(filter(None, (function, step)))
-        _fail(store, id_, f"{where}: {error}" if where else str(error))
+        if lease.lost.is_set():
+            raise LeaseLost(id_) from error
+        steps.log.flush()
+        _fail(store, id_, _told(error))  # a no-op where it was superseded or cancelled
     except Exception as error:
         log.exception("build_crashed")
         _fail(store, id_, f"internal error: {type(error).__name__}: {error}; see the worker's log")
+
+
+def _told(error: SlipwayError) -> str:
+    where = " ".join(filter(None, (getattr(error, "function", ""), getattr(error, "step", ""))))
+    return f"{where}: {error}" if where else str(error)
 
 
 def _fail(store: Store, id_: str, reason: str) -> None:

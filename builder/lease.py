@@ -9,7 +9,7 @@ from types import TracebackType
 from redis.exceptions import RedisError
 
 from core import keys
-from core.errors import Conflict, NotFound
+from core.errors import NotFound
 from core.store import Store
 
 SECONDS = 5.0
@@ -17,23 +17,31 @@ SECONDS = 5.0
 RENEW = 1.0
 
 
-class Lease:
-    """Held while a release is built; ``ended`` is set once the release needs no builder.
+class LeaseLost(Exception):
+    """Another worker builds the release now: this one ends, and says nothing about it."""
 
-    Raises Conflict on entry if another worker has it.
+
+class Lease:
+    """Held while a release is built.
+
+    ``ended`` is set once this worker shall stop: the release was decided, or (``lost`` is set as
+    well) the lease ran out, and another worker may have taken over.
+
+    Raises LeaseLost on entry if another worker has it.
     """
 
     def __init__(self, store: Store, release: str) -> None:
         self.store = store
         self.release = release
         self.ended = threading.Event()
+        self.lost = threading.Event()
         self._token = secrets.token_hex(8)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> Lease:
         if not self._renew():
-            raise Conflict(f"another worker builds {self.release}")
+            raise LeaseLost(self.release)
         self._thread.start()
         return self
 
@@ -45,7 +53,7 @@ class Lease:
     ) -> None:
         self._done.set()
         self._thread.join()
-        self.store.redis.delete(keys.lease(self.release))
+        self.store.give_back(keys.lease(self.release), self._token)
 
     def _renew(self) -> bool:
         return self.store.take(keys.lease(self.release), self._token, SECONDS)
@@ -57,5 +65,7 @@ class Lease:
                 wanted = self.store.release(self.release).state.with_builder
             except (RedisError, NotFound):
                 continue  # the store restarts; a lost lease shows at the next turn
+            if not held:
+                self.lost.set()
             if not held or not wanted:
                 self.ended.set()

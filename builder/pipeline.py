@@ -92,8 +92,8 @@ def build_release(release: Release, tools: Tools) -> None:
             jobs = plan(release, source, tools)
             jobs = _each(jobs, lambda job: assemble(job, source, folder, tools), tools)
         tools.store.move(release.id, _BUILDER, State.TESTING)
-        jobs = _each(jobs, lambda job: test(job, tools), tools)
-        jobs = _each(jobs, lambda job: publish(job, tools), tools)
+        # What passed its tests is kept, also where another function fails.
+        jobs = _each(jobs, lambda job: publish(test(job, tools), tools), tools)
     with tools.steps.step("release", told="all built: starting"):
         hand_over(tools.settings, release, [_artifact(job) for job in jobs])
 
@@ -127,6 +127,7 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
         check_stack(source, stack, namespace=release.namespace)
         _refuse_secrets(stack, release.namespace)
         jobs = [_job(release, function, source, tools) for function in stack.functions]
+        tools.store.clear_rows(release.id)
         for job in jobs:
             _row(job, Build.REUSED if job.reused else Build.PENDING, tools)
             if job.reused:
@@ -272,7 +273,7 @@ def _each(jobs: Sequence[Job], stage: Callable[[Job], Job], tools: Tools) -> lis
     def run(job: Job) -> Job:
         try:
             return stage(job)
-        except SlipwayError:
+        except Exception:
             _row(job, Build.FAILED, tools)
             raise
 

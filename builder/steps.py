@@ -18,8 +18,10 @@ from core.errors import BuildFailed, Conflict, SlipwayError
 from core.models import LogLine, now
 from core.store import Store
 
-LINE_BYTES = 4096
-"""A longer line is cut."""
+LINE_LENGTH = 4096
+"""A longer line is cut; in characters, as the bounds of output are here."""
+RELEASE_OUTPUT = 16 * 2**20
+"""Output kept of all steps of one release together: it lies in the store's memory."""
 FLUSH_SECONDS = 0.1
 
 log = logging.get()
@@ -36,15 +38,17 @@ class ReleaseLog:
         self._lines: list[LogLine] = []
         self._flushed = 0.0
         self._sizes: dict[tuple[str, str], int] = {}
+        self._total = 0
 
     def add(self, function: str, step: str, stream: str, text: str) -> None:
         """Adds one line; output beyond the bound of its step is dropped, which is said once."""
-        text = text[:LINE_BYTES]
+        text = text[:LINE_LENGTH]
         with self._lock:
             if stream != "step":
                 used = self._sizes.get((function, step), 0)
-                if used > self.limit:
+                if used > self.limit or self._total > RELEASE_OUTPUT:
                     return
+                self._total += len(text) + 1
                 self._sizes[function, step] = used + len(text) + 1
                 if used + len(text) + 1 > self.limit:
                     text = f"(more output than {self.limit} bytes: the rest is dropped)"

@@ -15,7 +15,7 @@ import time
 from builder import dependencies
 from builder.mirror import Mirror, local_url
 from core import keys, logging, queues
-from core.errors import SlipwayError
+from core.errors import Conflict, NotFound, SlipwayError
 from core.models import Repository, State
 from core.settings import Settings
 from core.store import Store
@@ -43,7 +43,10 @@ class Sweep:
             return
         repositories = self.store.repositories()
         for repository in repositories:
-            self._builds(repository)
+            try:
+                self._builds(repository)
+            except (Conflict, NotFound) as error:  # decided while we looked
+                log.info("sweep_overtaken", repository=repository.key, reason=str(error))
         if time.monotonic() - self._heads_at > HEADS_EVERY or not self._heads_at:
             self._heads_at = time.monotonic()
             dependencies.sweep(self.settings)
@@ -66,12 +69,13 @@ class Sweep:
         if time.monotonic() - since < GRACE:
             return
         self._missing.pop(id_, None)
-        if attempt >= ATTEMPTS:
+        deaths = self.store.count_death(id_)
+        if deaths >= ATTEMPTS:
             self.store.move(
                 id_,
                 [release.state],
                 State.FAILED,
-                f"its worker died {attempt} times while building: it may need more memory than "
+                f"its worker died {deaths} times while building: it may need more memory than "
                 "there is; see the workers' log, then push again",
             )
             return
@@ -89,8 +93,7 @@ class Sweep:
         except SlipwayError as error:
             log.warning("head_unknown", repository=repository.key, reason=str(error))
             return
-        newest = self.store.newest_release(repository.key)
-        if head and (newest is None or newest.commit != head):
+        if head and head != self.store.head(repository.key):
             log.warning("push_found", repository=repository.key, commit=head)
             self.store.create_release(repository, head, repository.deploy_branch)
             queues.dispatch(self.store, repository.key)

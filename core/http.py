@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 
 class Connection(http.client.HTTPConnection):
@@ -32,15 +35,46 @@ def request(
 ) -> tuple[int, bytes]:
     """Returns (status, the first ``limit`` bytes of the body).
 
+    ``timeout`` bounds the whole of it, in seconds: a peer that sends a byte now and then gets no
+    more.
+
     Raises:
         OSError: nothing answered in time, or not in HTTP.
     """
     connection = Connection(address, timeout)
     try:
-        connection.request(method, path, headers={"Connection": "close"})
-        answer = connection.getresponse()
-        return answer.status, answer.read(limit)
+        with deadline(connection, timeout) as late:
+            try:
+                connection.request(method, path, headers={"Connection": "close"})
+                answer = connection.getresponse()
+                return answer.status, answer.read(limit)
+            except (OSError, http.client.HTTPException) as error:
+                if late():
+                    raise TimeoutError(f"no whole answer within {timeout:g} s") from error
+                raise
     except http.client.HTTPException as error:
         raise OSError(f"it does not speak HTTP: {type(error).__name__}") from error
     finally:
         connection.close()
+
+
+@contextmanager
+def deadline(
+    connection: http.client.HTTPConnection, seconds: float
+) -> Iterator[Callable[[], bool]]:
+    """Cuts the connection off after ``seconds``, whatever comes over it until then; gives a
+    function that tells whether it did."""
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with suppress(OSError, AttributeError):  # closed, or not connected yet
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late.is_set
+    finally:
+        timer.cancel()

@@ -1,5 +1,5 @@
-"""Every Redis key: its type, who writes it, how long it lives. Only core/store.py and
-core/queues.py use them. A repository's key is ``<namespace>/<name>``."""
+"""Every Redis key: its type, who writes it, how long it lives. A repository's key is
+``<namespace>/<name>``. Outside of core only leases and locks are named."""
 
 ROOT = "slipway"
 
@@ -19,7 +19,7 @@ FUNCTIONS = f"{ROOT}:functions"
 """hash ``name.namespace`` → JSON FunctionRecord · store · for ever: the desired state."""
 
 OBSERVED = f"{ROOT}:observed"
-"""hash ``name.namespace`` → JSON Observed · controller · rewritten every pass."""
+"""hash ``name.namespace`` → JSON Observed · controller · rewritten when it changes."""
 
 COUNTS = f"{ROOT}:counts"
 """hash ``name.namespace`` → requests the edge has seen · controller · for ever."""
@@ -30,6 +30,9 @@ STAGING = f"{ROOT}:staging"
 BEATS = f"{ROOT}:beats"
 """hash part → ``<unix time at which it counts as gone> <note>`` · each part of the installation ·
 emptied by the supervisor at its start: an earlier run's parts do not live."""
+
+DEATHS = f"{ROOT}:deaths"
+"""hash release id → workers that died while building it · sweep · emptied with BEATS."""
 
 WAKE = f"{ROOT}:wake"
 """channel · store → controller: something changed, look."""
@@ -46,7 +49,8 @@ def rows(id_: str) -> str:
 
 
 def log(id_: str) -> str:
-    """stream of JSON LogLine, the last entry marked ``end`` · builder, store · as the release."""
+    """stream of JSON LogLine, the last entry marked ``end`` · builder, store · 30 days after it was
+    decided."""
     return f"{ROOT}:release:{id_}:log"
 
 
@@ -68,6 +72,11 @@ def waiting(repository: str) -> str:
 def turn(repository: str) -> str:
     """string (release id) · store · until it leaves the builder: the one that may be built."""
     return f"{ROOT}:repository:{repository}:turn"
+
+
+def head(repository: str) -> str:
+    """string (commit) · store · for ever: the branch's head that has a release."""
+    return f"{ROOT}:repository:{repository}:head"
 
 
 def live(repository: str) -> str:

@@ -6,6 +6,7 @@ JSON where nobody looks (or ``SLIPWAY_LOG_FORMAT=json``), columns at a terminal.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -32,6 +33,8 @@ def configure(part: str, form: str = "auto") -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(part=part)
+    # A fork may come while another thread writes: its copy of the lock would stay locked for ever.
+    os.register_at_fork(after_in_child=structlog._output.WRITE_LOCKS.clear)
 
 
 def get(**values: Any) -> Any:

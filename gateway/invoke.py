@@ -30,7 +30,7 @@ from core.errors import (
     SlipwayError,
     UpstreamFailed,
 )
-from core.http import Connection
+from core.http import Connection, deadline
 from core.models import FunctionSpec
 from core.settings import seconds
 from gateway import problems
@@ -111,7 +111,8 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
             if has_body(environ):
                 pump = _send_body(environ, client)
             _await_answer(function, client, pump, patience)
-            answer = connection.getresponse()
+            with deadline(connection, patience):
+                answer = connection.getresponse()
         except TimeoutError as error:
             raise InvocationTimeout(f"{function} broke off in the middle of its answer") from error
         except (OSError, http.client.HTTPException) as error:

@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from redis.exceptions import RedisError
 
 from core import logging
-from core.errors import Unavailable
+from core.errors import SlipwayError, Unavailable
 from core.models import FunctionRecord, Observed
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store, connect
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
-from runtime.plan import Key, Plan, plan, routes, wanted
+from runtime.plan import Key, plan, routes, wanted
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.registry import make_provider
 from runtime.releases import Releases
@@ -70,7 +70,7 @@ class Controller:
 
     def run(self) -> None:
         """Passes until ``stop``; functions live on."""
-        self.replicas.adopt()
+        self._adopt()
         threads = [
             threading.Thread(target=each, daemon=True)
             for each in (self._listen, self._watch_deaths)
@@ -92,19 +92,40 @@ class Controller:
         self._count()
         self.provider.close()
 
+    def _adopt(self) -> None:
+        """Waits for the store, and takes over what an earlier controller left running."""
+        while not self._stop.is_set():
+            try:
+                records, observed = self.store.functions(), self.store.all_observed()
+            except RedisError as error:
+                log.warning("store_unavailable", error=str(error))
+                self._stop.wait(PASS_EVERY)
+                continue
+            routed = {
+                address
+                for function, seen in observed.items()
+                if function in records
+                for address in seen.endpoints
+            }
+            self.replicas.adopt(routed)
+            return
+
     def pass_(self) -> bool:
         """Compares and acts once; True while something is under way that needs a look soon."""
         records = self.store.functions()
         staged = self.releases.staged()
+        pending = self.replicas.pending()  # before the instances: a start may end in between
         instances = self.replicas.instances()
-        if self.releases.advance(staged, records, instances):
+        staying = [each for each in instances if each.id not in self._leaving]
+        if self.releases.advance(staged, records, staying):
             records = self.store.functions()
         elif staged:
             staged = self.releases.staged()  # a failed one is wanted no more
         wants = wanted(records.values(), staged.values())
         self.replicas.forget(set(wants))
-        todo = plan(wants, instances, self.replicas.ready(), self.replicas.pending())
-        self._bury(todo, wants)
+        dead = [each for each in instances if each.phase is Phase.EXITED]
+        self._bury(dead, wants)
+        todo = plan(wants, staying, self.replicas.ready(), pending)
         self._leaving.update(
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
@@ -120,7 +141,7 @@ class Controller:
         self._drain(instances)
         self.replicas.look(instances)
         self.releases.receipts(self._leaving)
-        return bool(self._leaving or self.releases.watching())
+        return bool(self._leaving)
 
     def _route(self, table: Mapping[str, Route]) -> bool:
         """Hands the edge the whole table; False while the edge is away: functions live on."""
@@ -131,16 +152,23 @@ class Controller:
             return False
         return True
 
-    def _bury(self, todo: Plan, wants: Mapping[Key, object]) -> None:
+    def _bury(self, dead: Sequence[Instance], wants: Mapping[Key, object]) -> None:
         """Removes the dead; notes those that should have lived."""
-        for instance in todo.bury:
+        for instance in dead:
             self.edge.mark_down(instance.address)
             expected = instance.id in self._leaving
             self._leaving.pop(instance.id, None)
             if not expected and (instance.function, instance.revision) in wants:
                 self.replicas.died(instance)
                 self.wake()
+            self._remove(instance)
+
+    def _remove(self, instance: Instance) -> None:
+        """Ends one and its traces; one that cannot be ended now is tried again by the next pass."""
+        try:
             self.provider.remove(instance)
+        except SlipwayError as error:
+            log.warning("not_removed", instance=instance.id, reason=str(error))
 
     def _drain(self, instances: Sequence[Instance]) -> None:
         """Ends replicas that left the routes, once no request is with them or time is up."""
@@ -158,7 +186,7 @@ class Controller:
                     self.provider.terminate(instance)
                     self._leaving[id_] = now
             elif told and now - told > self.settings.drain_timeout:
-                self.provider.remove(instance)
+                self._remove(instance)
 
     def _tell(self, records: Mapping[str, FunctionRecord], table: Mapping[str, Route]) -> None:
         """Writes what was observed, and that we and the edge live."""

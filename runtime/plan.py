@@ -37,8 +37,6 @@ class Plan:
     """One entry a replica to start."""
     leave: list[Instance] = field(default_factory=list)
     """Running replicas that nothing wants: out of the routes, drained, ended."""
-    bury: list[Instance] = field(default_factory=list)
-    """Dead ones, to be removed."""
 
 
 def replicas(spec: FunctionSpec) -> int:
@@ -72,14 +70,13 @@ def plan(
 ) -> Plan:
     """Compares what is wanted with the instances there are.
 
-    ``ready``: ids of healthy instances (they are kept first). ``pending``: starts under way.
+    ``instances``: without those that are on their way out already. ``ready``: ids of healthy ones
+    (they are kept first). ``pending``: starts under way.
     """
     result = Plan()
     by_key: dict[Key, list[Instance]] = {}
     for instance in instances:
-        if instance.phase is Phase.EXITED:
-            result.bury.append(instance)
-        elif instance.phase is Phase.RUNNING:
+        if instance.phase is Phase.RUNNING:
             by_key.setdefault((instance.function, instance.revision), []).append(instance)
     for key, found in by_key.items():
         keep = wants[key].replicas if key in wants else 0

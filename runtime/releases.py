@@ -55,6 +55,8 @@ class Releases:
         self.replicas = replicas
         self.collector = collector
         self._switches: dict[str, _Switch] = {}
+        self._seen: dict[str, float] = {}
+        """When each release in staging was first seen: monotonic time."""
 
     def staged(self) -> dict[str, list[Artifact]]:
         """Artifacts of every release in staging, oldest release first."""
@@ -74,11 +76,16 @@ class Releases:
                 key = (instance.function, instance.revision)
                 count[key] = count.get(key, 0) + 1
         changed = False
+        self._seen = {id_: self._seen.get(id_, time.monotonic()) for id_ in staged}
         for id_, artifacts in staged.items():
             if self.store.switched(id_):
                 continue
             missing = [a for a in artifacts if count.get(_key(a), 0) < replicas(a.spec)]
-            failed = {a.name: (a, t) for a in missing if (t := self.replicas.trouble(_key(a)))}
+            failed = {
+                a.name: (a, trouble)
+                for a in missing
+                if (trouble := self.replicas.trouble(_key(a))) and trouble.at > self._seen[id_]
+            }
             if failed:
                 self._fail(id_, [failed[name] for name in sorted(failed)])
             elif not missing:
@@ -110,23 +117,22 @@ class Releases:
             del self._switches[id_]
             self.store.save_receipt(id_, switch.window.close())
 
-    def watching(self) -> bool:
-        """Whether receipts are open, so that passes must come sooner."""
-        return bool(self._switches)
-
     def _switch(
         self, id_: str, artifacts: list[Artifact], records: Mapping[str, FunctionRecord]
     ) -> bool:
+        window = None
         if self.collector:
             window = self.collector.begin_window([a.spec.function for a in artifacts])
         try:
             release = self.store.switch(id_, lambda artifact: replicas(artifact.spec))
-        except Conflict as error:
-            if self.collector:
+        except BaseException as error:
+            if window:
                 window.close()
+            if not isinstance(error, Conflict):
+                raise
             self._give_up(id_, str(error))
             return False
-        if self.collector:
+        if window:
             changed = {
                 a.spec.function
                 for a in artifacts

@@ -1,15 +1,17 @@
 """Starting replicas and knowing which are healthy.
 
-Starts run in a few threads, so that fifty functions neither wait for one another nor fight for
-the processor. The address of a replica is bound before its code runs, so one health request sent
-right after the start is answered the moment the replica is ready: nothing is polled.
+Each start has a thread of its own until the replica is healthy, so a replica that hangs holds up
+nobody else; how many start at once is bounded, of one namespace and of all. Nothing is queued: what
+cannot be started now is asked for again by the next pass, if it is still wanted then. The address
+of a replica is bound before its code runs, so the health request that is sent right after the start
+is answered the moment the replica is ready.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,7 +23,8 @@ from core.settings import Settings, seconds
 from runtime.plan import Key
 from runtime.providers import Instance, Phase, Provider
 
-STARTS_AT_ONCE = 6
+STARTS_AT_ONCE, STARTS_OF_NAMESPACE = 64, 8
+PROBES_AT_ONCE = 32
 HEALTH_PATH = "/_/health"
 PROBE_SECONDS = 5.0
 """Longest wait for one health answer."""
@@ -42,14 +45,17 @@ class Trouble:
 
     failures: int
     reason: str
+    at: float
     next_start: float
-    """Monotonic time."""
+    """When it happened, and when it may be tried again: monotonic time."""
 
 
 @dataclass
 class _Health:
     ready: bool
     next_probe: float
+    patience: float = 0.0
+    """Monotonic time until which failed looks do not count."""
     strikes: int = 0
     probing: bool = False
 
@@ -66,28 +72,39 @@ class Replicas:
         self._pending: dict[Key, int] = {}
         self._trouble: dict[Key, Trouble] = {}
         self._pool = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="start")
-        self._probes = ThreadPoolExecutor(4, thread_name_prefix="probe")
+        self._probes = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probe")
+        self._closed = threading.Event()
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._probes.shutdown(cancel_futures=True)
+        """Starts and probes under way end by themselves; what they started is found again."""
+        self._closed.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._probes.shutdown(wait=False, cancel_futures=True)
 
-    def adopt(self) -> None:
-        """Presumes healthy what an earlier controller left running: a probe follows at once.
+    def adopt(self, routed: Collection[str]) -> None:
+        """Takes over what an earlier controller left running; all of it is probed at once.
 
-        Otherwise a restart of the controller would take every function out of the routes.
+        Replicas at a ``routed`` address were healthy when it last looked and stay in the routes:
+        otherwise its restart would take every function out of them. Any other one has to answer
+        first, and has the time of a fresh start for it.
         """
+        patience = time.monotonic() + self.settings.health_timeout
         for instance in self.provider.instances():
             if instance.phase is Phase.RUNNING:
-                self._health[instance.id] = _Health(ready=True, next_probe=0.0)
+                ready = instance.address in routed
+                self._health[instance.id] = _Health(
+                    ready=ready, next_probe=0.0, patience=0.0 if ready else patience
+                )
 
     def instances(self) -> list[Instance]:
         """All instances; forgets what is known of those that are gone."""
-        found = list(self.provider.instances())
-        ids = {instance.id for instance in found}
         with self._lock:
-            for id_ in [id_ for id_ in self._health if id_ not in ids]:
-                del self._health[id_]
+            known = set(self._health)
+        found = list(self.provider.instances())
+        gone = known - {instance.id for instance in found}
+        with self._lock:
+            for id_ in gone:
+                self._health.pop(id_, None)
         return found
 
     def ready(self) -> set[str]:
@@ -112,11 +129,22 @@ class Replicas:
                 del self._trouble[key]
 
     def start(self, spec: FunctionSpec) -> None:
-        """Starts one replica in the background and waits there for it to become healthy."""
+        """Starts one replica in the background and waits there for it to become healthy.
+
+        Does nothing while as many as may be are starting: ``changed`` is called when one is done.
+        """
         key = (spec.function, spec.revision)
         with self._lock:
+            of_namespace = sum(
+                n for (name, _), n in self._pending.items() if name.endswith(f".{spec.namespace}")
+            )
+            if of_namespace >= STARTS_OF_NAMESPACE or self._starting() >= STARTS_AT_ONCE:
+                return
             self._pending[key] = self._pending.get(key, 0) + 1
         self._pool.submit(self._start, spec, key)
+
+    def _starting(self) -> int:
+        return sum(self._pending.values())
 
     def look(self, instances: list[Instance]) -> None:
         """Probes every replica whose time has come, in the background."""
@@ -148,7 +176,8 @@ class Replicas:
             pause = 0.0
             if failures > 1:
                 pause = min(BACKOFF_FIRST * 2 ** (failures - 2), BACKOFF_MOST)
-            self._trouble[key] = Trouble(failures, reason, time.monotonic() + pause)
+            now = time.monotonic()
+            self._trouble[key] = Trouble(failures, reason, now, now + pause)
         log.warning("replica_failed", function=key[0], reason=reason, failures=failures)
 
     def _start(self, spec: FunctionSpec, key: Key) -> None:
@@ -177,10 +206,10 @@ class Replicas:
         begun = time.monotonic()
         delay = _duration(instance.spec.annotation("com.openfaas.health.http.initialDelay"))
         if delay:
-            time.sleep(min(delay, self.settings.health_timeout))
+            self._closed.wait(min(delay, self.settings.health_timeout))
         deadline = begun + self.settings.health_timeout
         answer = ""
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0 and not self._closed.is_set():
             answer = self._ask(instance, min(PROBE_SECONDS, left))
             if not answer:
                 with self._lock:
@@ -192,6 +221,8 @@ class Replicas:
             if not self._runs(instance):
                 return  # its death is told by died()
             time.sleep(0.05)
+        if self._closed.is_set():
+            return  # the next controller goes on with it
         try:
             self.provider.remove(instance)
         except SlipwayError as error:  # not why it failed; it is buried once it has ended
@@ -207,7 +238,8 @@ class Replicas:
         with self._lock:
             health.probing = False
             health.next_probe = time.monotonic() + (1.0 if answer else PROBE_EVERY)
-            health.strikes = health.strikes + 1 if answer else 0
+            patient = health.next_probe < health.patience
+            health.strikes = health.strikes + 1 if answer and not patient else 0
             lost = health.strikes >= STRIKES
             if not answer:
                 health.ready = True
@@ -215,7 +247,10 @@ class Replicas:
                 health.ready = False
         if lost:
             log.warning("replica_unhealthy", instance=instance.id, answer=answer)
-            self.provider.remove(instance)
+            try:
+                self.provider.remove(instance)
+            except SlipwayError as error:  # it is out of the routes; the next pass tries again
+                log.warning("replica_stays", instance=instance.id, reason=str(error))
             self._failed((instance.function, instance.revision), f"stopped answering: {answer}")
             self._changed()
 

@@ -41,7 +41,7 @@ def ask_store(settings: Settings) -> None:
 
     try:
         with redis.Redis.from_url(settings.redis_url, socket_timeout=5) as connection:
-            connection.delete(keys.BEATS)
+            connection.delete(keys.BEATS, keys.DEATHS)
     except redis.RedisError as error:
         raise ConfigError(
             f"the Redis of SLIPWAY_REDIS_URL does not answer ({error}): start it or correct the "

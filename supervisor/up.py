@@ -183,7 +183,7 @@ class Installation:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(1)
                 connection.connect(str(self.settings.run / "redis.sock"))
-                connection.sendall(f"DEL {keys.BEATS}\r\n".encode())
+                connection.sendall(f"DEL {keys.BEATS} {keys.DEATHS}\r\n".encode())
                 return connection.recv(64).startswith(b":")  # -LOADING until it has read its file
         except OSError:
             return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
+from redis.client import Pipeline
+
 from core import keys
 from core.store.base import Base, text
 
@@ -39,13 +41,27 @@ class Parts(Base):
 
     def take(self, key: str, token: str, seconds: float) -> bool:
         """Takes or renews a lock or lease; False if another token has it."""
-        milliseconds = int(seconds * 1000)
-        if self.redis.set(key, token, px=milliseconds, nx=True):
+
+        def change(pipe: Pipeline) -> bool:
+            holder = text(pipe.get(key))
+            pipe.multi()
+            if holder not in ("", token):
+                return False
+            pipe.set(key, token, px=int(seconds * 1000))
             return True
-        if text(self.redis.get(key)) == token:
-            self.redis.pexpire(key, milliseconds)
-            return True
-        return False
+
+        return self._transaction(change, key)
+
+    def give_back(self, key: str, token: str) -> None:
+        """Ends a lock or lease, if it still is this token's."""
+
+        def change(pipe: Pipeline) -> None:
+            holder = text(pipe.get(key))
+            pipe.multi()
+            if holder == token:
+                pipe.delete(key)
+
+        self._transaction(change, key)
 
     def leased(self, id_: str) -> bool:
         return bool(self.redis.exists(keys.lease(id_)))
@@ -57,3 +73,7 @@ class Parts(Base):
     def count_attempt(self, id_: str) -> int:
         """Counts how often the release was given to a worker; returns the new count."""
         return self.redis.hincrby(keys.release(id_), "attempts", 1)
+
+    def count_death(self, id_: str) -> int:
+        """Counts a worker that died while it built the release; planned stops do not count."""
+        return self.redis.hincrby(keys.DEATHS, id_, 1)

@@ -29,6 +29,8 @@ from core.store.base import (
 from core.store.logs import LogEnd
 
 DELIVERY_SECONDS = 7 * 24 * 3600
+LOG_SECONDS = 30 * 24 * 3600
+"""Life of the log of a release that was decided."""
 
 
 class Releases(Base):
@@ -113,28 +115,28 @@ class Releases(Base):
 
         def change(pipe: Pipeline) -> Release:
             if delivery and (seen := pipe.get(keys.delivery(*delivery))):
-                return self.release(text(seen))
+                made = self.release(text(seen))
+                if made.state is not State.FAILED:  # redelivered by hand: once more, then
+                    return made
             newest = first(pipe.zrevrange(keys.repository_releases(key), 0, 0))
             if newest and not again:
                 last = self.release(newest)
                 if last.commit == commit and (not last.state.final or last.state is State.LIVE):
                     pipe.multi()
+                    pipe.set(keys.head(key), commit)
                     self._remember(pipe, delivery, last.id)
                     return last
-            older = [
-                self.release(text(id_))
-                for id_ in (pipe.get(keys.waiting(key)), pipe.get(keys.turn(key)))
-                if id_
-            ]
-            has_turn = bool(pipe.get(keys.turn(key)))
+            turn = text(pipe.get(keys.turn(key)))
+            ids = [id_ for id_ in (text(pipe.get(keys.waiting(key))), turn) if id_]
+            if ids:
+                pipe.watch(*map(keys.release, ids))  # type: ignore[no-untyped-call]  # redis-py
+            older = [self.release(id_) for id_ in ids]
             pipe.multi()
             for release in older:
                 if release.state is State.QUEUED:
-                    self._write(
-                        pipe,
-                        moved(release, State.SUPERSEDED, f"{fresh.id} came after it"),
-                    )
-                    if has_turn and release is older[-1]:
+                    after = moved(release, State.SUPERSEDED, f"{fresh.id} came after it")
+                    self._write(pipe, after)
+                    if release.id == turn:
                         pipe.delete(keys.turn(key))
             pipe.set(keys.waiting(key), fresh.id)
             pipe.zadd(keys.RELEASES, {fresh.id: number})
@@ -142,6 +144,8 @@ class Releases(Base):
             pipe.hset(keys.release(fresh.id), "doc", encode(fresh))
             if pinned:
                 pipe.hset(keys.release(fresh.id), "pinned", "1")
+            else:
+                pipe.set(keys.head(key), commit)
             self._remember(pipe, delivery, fresh.id)
             return fresh
 
@@ -191,6 +195,14 @@ class Releases(Base):
 
         return self._transaction(change, keys.release(id_))
 
+    def head(self, repository: str) -> str:
+        """The newest commit of the deploy branch that a release was made for, or ''."""
+        return text(self.redis.get(keys.head(repository)))
+
+    def clear_rows(self, id_: str) -> None:
+        """Forgets the functions of an earlier attempt: the branch may have moved since."""
+        self.redis.delete(keys.rows(id_))
+
     def pinned(self, id_: str) -> bool:
         return bool(self.redis.hget(keys.release(id_), "pinned"))
 
@@ -223,6 +235,7 @@ class Releases(Base):
         if release.state.final and end:
             line = LogEnd(state=release.state, reason=release.reason)
             pipe.xadd(keys.log(release.id), {"end": encode(line)})
+            pipe.expire(keys.log(release.id), LOG_SECONDS)
         pipe.publish(keys.WAKE, b"")
 
     @staticmethod

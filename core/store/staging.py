@@ -89,6 +89,13 @@ class Staging(Releases, Functions):
             artifacts = self.artifacts(id_)
             functions = self.functions()
             self._check_claims(release, artifacts, functions)
+            live_in_all_but_name = [
+                other
+                for other in self.staging()
+                if repository_key(other) == repository_key(release)
+                and other.id != id_
+                and self.switched(other.id)
+            ]
             wanted = {artifact.spec.function for artifact in artifacts}
             dropped = [
                 record.spec
@@ -98,6 +105,10 @@ class Staging(Releases, Functions):
                 and function not in wanted
             ]
             pipe.multi()
+            for other in live_in_all_but_name:  # the edge was away: its push has waited until now
+                self._write(pipe, moved(other, State.LIVE, ""))
+                after = moved(other, State.REPLACED, f"{id_} took its place")
+                self._write(pipe, after, end=False)
             for artifact in artifacts:
                 before = functions.get(artifact.spec.function)
                 record = FunctionRecord(
@@ -116,7 +127,7 @@ class Staging(Releases, Functions):
             pipe.hset(keys.release(id_), "switched", "1")
             return release
 
-        return self._transaction(change, keys.release(id_), keys.FUNCTIONS)
+        return self._transaction(change, keys.release(id_), keys.FUNCTIONS, keys.STAGING)
 
     def cancel(self, id_: str, reason: str) -> Release:
         """Takes back a release that is not the desired state yet.
@@ -212,4 +223,5 @@ class Staging(Releases, Functions):
         live = self.live_release(key)
         if not newer and live and (found := self.release(live)).number > release.number:
             newer = found
-        return newer, [r for r in staged if r.number < release.number]
+        older = [r for r in staged if r.number < release.number]
+        return newer, [r for r in older if not self.switched(r.id)]  # those are live but in name

@@ -83,7 +83,7 @@ class World:
 
     def obey(self, wants: dict[tuple[str, str], object]) -> bool:
         todo = plan(wants, self.running, {i.id for i in self.running}, {})  # type: ignore[arg-type]  # the test's dict is as good
-        gone = {each.id for each in [*todo.leave, *todo.bury]}
+        gone = {e.id for e in [*todo.leave, *(i for i in self.running if i.phase is Phase.EXITED)]}
         self.running = [each for each in self.running if each.id not in gone]
         for each in todo.start:
             self.made += 1
