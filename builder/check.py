@@ -47,6 +47,8 @@ def _looks(
     if function.build_options:
         options = function.build_options
         yield "build_options", lambda: find_template(function.lang, templates).packages(options)
+    if function.secrets:
+        yield "secrets", lambda: _no_secrets(function, namespace)
     yield "handler", lambda: _handler(source, function)
     for path in function.copy:
         yield "copy", partial(source.tree_id, path)
@@ -60,6 +62,14 @@ def _own(function: StackFunction, namespace: str) -> None:
             f"{function.name}.namespace is {function.namespace!r}, and this repository belongs to "
             f"{namespace!r}: leave the field out"
         )
+
+
+def _no_secrets(function: StackFunction, namespace: str) -> None:
+    named = ", ".join(function.secrets or ())
+    raise NotFound(
+        f"{function.name}: there are no secrets {named} in {namespace}: "
+        "this version keeps no secrets yet; take them out"
+    )
 
 
 def _handler(source: Source, function: StackFunction) -> None:

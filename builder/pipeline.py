@@ -27,7 +27,7 @@ from builder.source import Source, stack_file
 from builder.steps import Steps
 from builder.templates import Template, find_template
 from core.bundle import Bundle, Layer, read_bundle
-from core.errors import InvalidStack, Mistake, SlipwayError
+from core.errors import SlipwayError
 from core.models import (
     Artifact,
     Build,
@@ -38,7 +38,7 @@ from core.models import (
     State,
 )
 from core.settings import Settings
-from core.stackfile import Stack, StackFunction, parse, read_environment_file
+from core.stackfile import StackFunction, parse, read_environment_file
 from core.store import Store
 from core.yamlnodes import MAX_BYTES
 
@@ -125,7 +125,7 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
         for warning in warnings:
             tools.steps.log.add("", "plan", "stderr", f"warning: {path}: {warning!r}")
         check_stack(source, stack, namespace=release.namespace)
-        _refuse_secrets(stack, release.namespace)
+        tools.store.check_claims(release, [function.name for function in stack.functions])
         jobs = [_job(release, function, source, tools) for function in stack.functions]
         tools.store.clear_rows(release.id)
         for job in jobs:
@@ -187,20 +187,6 @@ def publish(job: Job, tools: Tools) -> Job:
 
 
 _BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
-
-
-def _refuse_secrets(stack: Stack, namespace: str) -> None:
-    mistakes = [
-        Mistake(
-            function.line("secrets"),
-            f"{function.name}: there are no secrets {', '.join(function.secrets)} in {namespace}: "
-            "this version keeps no secrets yet; take them out",
-        )
-        for function in stack.functions
-        if function.secrets
-    ]
-    if mistakes:
-        raise InvalidStack(stack.path, mistakes)
 
 
 def _job(release: Release, function: StackFunction, source: Source, tools: Tools) -> Job:

@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+
+import msgspec
+
+from core.models import FunctionLogLine
 
 _CURRENT, _PREVIOUS = "current.ndjson", "previous.ndjson"
 
@@ -40,6 +45,17 @@ class LogWriter:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def function_lines(folder: Path, after: datetime | None = None) -> Iterator[FunctionLogLine]:
+    """Yields what a function wrote, oldest first; lines that a crash tore are passed over."""
+    for text in read_lines(folder):
+        try:
+            line = msgspec.json.decode(text, type=FunctionLogLine)
+        except msgspec.MsgspecError:
+            continue
+        if after is None or datetime.fromisoformat(line.time) > after:
+            yield line
 
 
 def read_lines(folder: Path) -> Iterator[bytes]:

@@ -207,6 +207,14 @@ class LogLine(Struct, frozen=True):
     text: str
 
 
+class FunctionLogLine(Struct, frozen=True):
+    """One line that a function wrote."""
+
+    time: str
+    instance: str
+    text: str
+
+
 class Artifact(Struct, frozen=True):
     """One function as the builder hands it over."""
 

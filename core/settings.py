@@ -68,11 +68,10 @@ def seconds(text: str) -> float:
 
 def _number(low: float, high: float) -> Callable[[str], int]:
     def read(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
+        if not text.isdecimal() or not low <= int(text) <= high:
             message = f"write a whole number from {low:g} to {high:g}"
             raise ValueError(message)
-        return value
+        return int(text)
 
     return read
 

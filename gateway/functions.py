@@ -7,13 +7,15 @@ and ``com.slipway.release``.
 from __future__ import annotations
 
 import platform
+from collections import deque
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
 
-from core import names
+from core import logfiles, names
 from core.errors import InvalidRequest, NotFound
 from core.models import FunctionRecord, Observed
 from core.names import DEFAULT_NAMESPACE
@@ -118,6 +120,51 @@ def _key(name: str, namespace: str) -> str:
     return names.join_function(names.function_name(bare if dot else name), namespace)
 
 
+@bp.get("/system/logs")
+def logs() -> Response:
+    """What a function wrote, oldest first, as OpenFaaS' NDJSON; also of one that is gone.
+
+    Query: ``name``, ``namespace``, ``tail`` (the last so many lines), ``since`` (RFC 3339),
+    ``instance``.
+    """
+    asked = request.args
+    name, space = names.split_function(asked.get("name", ""))
+    space = names.namespace(asked.get("namespace") or space)
+    if asked.get("follow", "").lower() in ("1", "true"):
+        return not_yet("follow the logs of functions: ask again without it")
+    try:
+        tail = max(int(asked.get("tail") or 0), 0)
+        since = asked.get("since", "")
+        after = datetime.fromisoformat(since).astimezone(UTC) if since else None
+    except ValueError as error:
+        raise InvalidRequest(f"tail is a number, since a time of RFC 3339: {error}") from error
+    gateway = here()
+    function = names.join_function(name, space)
+    folder = gateway.settings.logs / function
+    if gateway.store.function(function) is None and not folder.is_dir():
+        raise NotFound(f"there is no function {function}: see 'slipway list'")
+    lines = (
+        line
+        for line in logfiles.function_lines(folder, after)
+        if asked.get("instance", line.instance) == line.instance
+    )
+    kept = deque(lines, maxlen=tail) if tail else lines
+    body = b"".join(
+        msgspec.json.encode(
+            {
+                "name": name,
+                "namespace": space,
+                "instance": line.instance,
+                "timestamp": line.time,
+                "text": line.text,
+            }
+        )
+        + b"\n"
+        for line in kept
+    )
+    return Response(body, content_type="application/x-ndjson")
+
+
 # OpenFaaS' routes that come later. They exist so that its clients are told so.
 
 
@@ -134,11 +181,6 @@ def scale(name: str) -> Response:
 @bp.route("/system/secrets", methods=["GET", "POST", "PUT", "DELETE"])
 def secrets() -> Response:
     return not_yet("keep secrets")
-
-
-@bp.get("/system/logs")
-def logs() -> Response:
-    return not_yet("serve the logs of functions")
 
 
 @bp.post("/system/rollback")

@@ -34,6 +34,8 @@ PASS_EVERY = 2.0
 BUSY_EVERY = 0.05
 """Seconds between passes while something drains or starts."""
 BEAT = 10.0
+STOP_SECONDS = 10.0
+"""The longest that the end of everything waits for functions."""
 
 log = logging.get()
 
@@ -236,12 +238,13 @@ class Controller:
             self.wake()
 
 
-def stop_all(settings: Settings, provider: Provider) -> None:
-    """Ends every function: asked first, made to after ``drain_timeout`` (at most 10 s)."""
-    for instance in provider.instances():
-        if instance.phase is Phase.RUNNING:
-            provider.terminate(instance)
-    deadline = time.monotonic() + min(settings.drain_timeout, 10.0)
+def stop_all(provider: Provider, patience: float) -> None:
+    """Ends every function: asked first, made to after ``patience`` seconds."""
+    if patience:
+        for instance in provider.instances():
+            if instance.phase is Phase.RUNNING:
+                provider.terminate(instance)
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if all(instance.phase is Phase.EXITED for instance in provider.instances()):
             break
@@ -252,13 +255,14 @@ def stop_all(settings: Settings, provider: Provider) -> None:
 
 
 def main() -> None:
-    """``python -m runtime.controller [--stop-all]``: settings from the environment."""
+    """``python -m runtime.controller [--stop-all|--stop-all-now]``; settings: environment."""
     settings = Settings.from_env(os.environ)
     logging.configure("controller", settings.log_format)
     key = secret_file(settings.state / "spec-key", length=32).encode()
     provider = make_provider(settings, key)
-    if sys.argv[1:] == ["--stop-all"]:
-        stop_all(settings, provider)
+    if sys.argv[1:] in (["--stop-all"], ["--stop-all-now"]):
+        now = sys.argv[1] == "--stop-all-now"
+        stop_all(provider, 0.0 if now else min(settings.drain_timeout, STOP_SECONDS))
         return
     collector = Collector(settings) if settings.edge == "haproxy" else None
     if collector:

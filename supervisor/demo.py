@@ -220,7 +220,7 @@ class Demo:
         unchanged: bool,
     ) -> None:
         if unchanged:
-            say(f"nothing changed since the last push: {release['id']} is live already")
+            say(f"nothing changed since the last push: {release['id']} is live")
         url, body = answer
         print(f"\n$ curl {url}\n{body}\n")
         width = max(len(f"{each['name']}.{each['namespace']}") for each in functions)

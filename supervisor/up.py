@@ -256,7 +256,10 @@ class Installation:
         if had_controller:
             screen.doing("stopping: functions")
             stop_all = parts.python("runtime.controller", "--stop-all")
-            ended = self._chore("controller", stop_all, STOP_FUNCTIONS_SECONDS)
+            ended = keeper.run("controller", stop_all, STOP_FUNCTIONS_SECONDS) == 0
+            if not ended:  # Ctrl-C came again, or one does not end: it is not asked any more
+                now = parts.python("runtime.controller", "--stop-all-now")
+                ended = self._chore("controller", now, STOP_FUNCTIONS_SECONDS)
             self._chore("network", parts.python("supervisor.chores", "network-down"), 10)
         screen.doing("stopping: the store")
         keeper.stop(keeper.names)

@@ -6,7 +6,7 @@ desired state; a controller that dies in between finds ``switched`` set and goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import msgspec
@@ -24,7 +24,7 @@ from core.models import (
     State,
     now,
 )
-from core.names import function_path
+from core.names import function_path, join_function
 from core.store.base import decided, encode, moved, repository_key, text
 from core.store.functions import Functions
 from core.store.releases import Releases
@@ -51,7 +51,7 @@ class Staging(Releases, Functions):
                 return release
             if release.state not in (State.BUILDING, State.TESTING):
                 raise Conflict(decided(release))
-            self._check_claims(release, artifacts, self.functions())
+            self.check_claims(release, [artifact.name for artifact in artifacts])
             newer, older = self._others_in_staging(release)
             if newer:
                 raise Conflict(f"{newer.id} of the same repository is newer and came first")
@@ -88,7 +88,7 @@ class Staging(Releases, Functions):
                 raise Conflict(decided(release))
             artifacts = self.artifacts(id_)
             functions = self.functions()
-            self._check_claims(release, artifacts, functions)
+            self.check_claims(release, [artifact.name for artifact in artifacts])
             live_in_all_but_name = [
                 other
                 for other in self.staging()
@@ -200,19 +200,17 @@ class Staging(Releases, Functions):
 
     # Inside
 
-    def _check_claims(
-        self,
-        release: Release,
-        artifacts: Sequence[Artifact],
-        functions: Mapping[str, FunctionRecord],
-    ) -> None:
-        for artifact in artifacts:
-            held = functions.get(artifact.spec.function)
+    def check_claims(self, release: Release, names: Iterable[str]) -> None:
+        """Raises Conflict, naming the holder, where a function of these names is another's."""
+        functions = self.functions()
+        for name in names:
+            held = functions.get(join_function(name, release.namespace))
             if held and held.repository != release.repository:
-                whose = held.repository or "a deployment by API"
+                holder = f"the repository {release.namespace}/{held.repository}"
+                whose = holder if held.repository else "a deployment by API"
                 raise Conflict(
-                    f"the function {artifact.name} of {release.namespace} belongs to {whose}: "
-                    "rename yours, or remove it there first"
+                    f"the function {name} of {release.namespace} belongs to {whose}: rename "
+                    "yours, or remove it there first"
                 )
 
     def _others_in_staging(self, release: Release) -> tuple[Release | None, list[Release]]:

@@ -22,11 +22,14 @@ gateway that is being restarted only if the supervisor holds its listening socke
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from pathlib import Path
 
 from core.errors import ConfigError
 from core.settings import Settings
+from core.signing import secret_file
 
 POOL = 2048
 """Backends there are: 27 MB of memory, and one for each function and each revision that drains."""
@@ -110,7 +113,7 @@ def render(settings: Settings, *, listener: int, functions_bind: str = "", pool:
     parts = [_global(settings), _defaults(), _frontend("public", f"fd@{listener}", settings)]
     if functions_bind:
         parts.append(_frontend("functions", functions_bind, settings, inside=True))
-    parts += [_gateway(settings), _function_defaults()]
+    parts += [_gateway(settings), _function_defaults(settings)]
     parts += [f"backend {backend_name(number)} from function\n" for number in range(pool)]
     return "\n".join(parts)
 
@@ -246,13 +249,27 @@ backend {GATEWAY} from every
 """
 
 
-def _function_defaults() -> str:
+def _ours(settings: Settings) -> str:
+    """A condition: the request carries credentials of Slipway's own, which no function may see. A
+    browser that knows the admin's password sends it along to the same origin. Only hashes stand
+    in the configuration."""
+    password = secret_file(settings.password_file)
+    words = [
+        base64.b64encode(f"admin:{password}".encode()),
+        secret_file(settings.builder_token_file).encode(),
+    ]
+    hashes = " ".join(hashlib.sha256(word).hexdigest() for word in words)
+    return f"{{ req.hdr(Authorization),word(2,' '),sha2(256),hex -m str -i {hashes} }}"
+
+
+def _function_defaults(settings: Settings) -> str:
     """What all backends of functions share: a rule here is kept once, not 2048 times."""
     return f"""\
 defaults function from every
   retry-on conn-failure empty-response
   http-request disable-l7-retry if {{ nbsrv lt 2 }} or !METH_GET !{{ method OPTIONS }}
 {_function_headers()}
+  http-request del-header Authorization if {{ req.hdr(Authorization) -m found }} {_ours(settings)}
   # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
   http-request set-path /%[path,field(4,/,0)]
 """

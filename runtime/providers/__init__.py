@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from core.models import FunctionSpec, Struct
+from core.models import FunctionLogLine, FunctionSpec, Struct
 
 
 class Phase(StrEnum):
@@ -53,14 +53,6 @@ class Instance(Struct, frozen=True):
     @property
     def revision(self) -> str:
         return self.spec.revision
-
-
-class FunctionLogLine(Struct, frozen=True):
-    """One line that a function wrote."""
-
-    time: str
-    instance: str
-    text: str
 
 
 class Provider(Protocol):

@@ -22,8 +22,7 @@ from pathlib import Path
 import msgspec
 
 from core.logfiles import LogWriter
-from core.models import now
-from runtime.providers import FunctionLogLine
+from core.models import FunctionLogLine, now
 
 log = logging.getLogger(__name__)
 

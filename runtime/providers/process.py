@@ -28,7 +28,7 @@ import msgspec
 from core import logfiles
 from core.bundle import read_bundle
 from core.errors import NotFound, Unavailable
-from core.models import FunctionSpec
+from core.models import FunctionLogLine, FunctionSpec
 from core.sandbox import (
     Cell,
     Process,
@@ -47,7 +47,7 @@ from core.sandbox import (
     terminate,
 )
 from core.settings import Settings
-from runtime.providers import FunctionLogLine, Instance, Phase
+from runtime.providers import Instance, Phase
 from runtime.providers.cells import cell_of, memory_limit
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
@@ -226,7 +226,7 @@ class ProcessProvider:
 
     def logs(self, function: str, *, tail: int = 0, since: str = "") -> Iterator[FunctionLogLine]:
         after = datetime.fromisoformat(since) if since else None
-        lines = self._log_lines(function, after)
+        lines = logfiles.function_lines(self._settings.logs / function, after)
         yield from deque(lines, maxlen=tail) if tail else lines
 
     def enforced(self) -> dict[str, str]:
@@ -368,15 +368,6 @@ class ProcessProvider:
 
     def _log_folder(self, record: Record) -> Path:
         return self._settings.logs / record.spec.function
-
-    def _log_lines(self, function: str, after: datetime | None) -> Iterator[FunctionLogLine]:
-        for text in logfiles.read_lines(self._settings.logs / function):
-            try:
-                line = msgspec.json.decode(text, type=FunctionLogLine)
-            except msgspec.MsgspecError:
-                continue  # torn by a crash or a full disk
-            if after is None or datetime.fromisoformat(line.time) > after:
-                yield line
 
 
 def _listen(path: str) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -19,6 +20,7 @@ import pytest
 
 from core.errors import InvalidRequest, Unavailable
 from core.settings import Settings
+from core.signing import secret_file
 from runtime.edge import NoEdge, Route, config, make_edge
 from runtime.edge.admin import AdminSocket
 from runtime.edge.driver import HAProxyEdge
@@ -796,3 +798,20 @@ def test_no_edge_lets_go_at_once() -> None:
     edge.apply(routes({}))
     assert edge.released("unix@/x")
     assert edge.alive()
+
+
+def test_our_own_credentials_never_reach_a_function(proxy: Proxy) -> None:
+    proxy.route({"f.ann": proxy.function("f")})
+    password = secret_file(proxy.settings.password_file)
+    token = secret_file(proxy.settings.builder_token_file)
+    admin = base64.b64encode(f"admin:{password}".encode()).decode()
+    for ours in (f"Basic {admin}", f"basic {admin}", f"Bearer {token}"):
+        _, _, echo = proxy.get("/function/f.ann", headers={"Authorization": ours})
+        assert "authorization" not in _headers(echo), ours
+    theirs = "Basic " + base64.b64encode(b"ann:secret").decode()
+    _, _, echo = proxy.get("/function/f.ann", headers={"Authorization": theirs})
+    assert _headers(echo)["authorization"] == [theirs]
+    text = proxy.config.read_text()
+    assert password not in text
+    assert admin not in text
+    assert token not in text

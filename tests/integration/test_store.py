@@ -151,7 +151,7 @@ def test_a_claimed_name_is_refused_naming_the_holder(store: Store) -> None:
     live(store, "a", [artifact("f")])
     other = Repository(namespace="alice", name="other", source="git", deploy_branch="main")
     id_ = building(store, "b", other)
-    with pytest.raises(Conflict, match="belongs to fns"):
+    with pytest.raises(Conflict, match="belongs to the repository alice/fns"):
         store.put_artifacts(id_, "b" * 40, [artifact("f", "other")])
 
 

@@ -24,6 +24,7 @@ def bounded() -> Iterator[Platform]:
         SLIPWAY_BUILD_MEMORY="256Mi",
         SLIPWAY_BUILD_OUTPUT="64Ki",
         SLIPWAY_HEALTH_TIMEOUT="4s",
+        SLIPWAY_DRAIN_TIMEOUT="3s",
         SLIPWAY_FUNCTION_MEMORY="64Mi",
         SLIPWAY_FUNCTION_LOG="256Ki",
     ) as up:

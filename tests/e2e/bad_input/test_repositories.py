@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.bad_input.victim import GOOD, Victim, log_of
+from tests.e2e.bad_input.victim import Victim, log_of
 from tests.e2e.platform import Platform, handler, stack
 
 NAME = "repositories"

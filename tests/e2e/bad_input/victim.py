@@ -5,6 +5,7 @@ after each: the user was told, in every place, and nothing but the good version 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ def traces(platform: Platform) -> set[str]:
     """Whatever runs here for a function or a build, and whatever is half-made on disk."""
     settings = platform.settings
     found = {f"instance {each.name}" for each in settings.instances.glob("*")}
-    for hierarchy in cgroup.discover(settings.mark, top=True).hierarchies:
+    for hierarchy in cgroup.discover(settings.mark, top=os.geteuid() == 0).hierarchies:
         found |= {f"cgroup {each.name}" for each in hierarchy.folder.glob("*") if each.is_dir()}
     found |= {f"process {name}" for name in _tools(platform)}
     for pattern in (

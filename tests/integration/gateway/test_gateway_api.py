@@ -171,7 +171,7 @@ def test_what_is_not_here_is_404_405_or_501(gateway: Gateway) -> None:
         ("DELETE", "/system/functions"),
         ("POST", "/system/scale-function/x"),
         ("GET", "/system/secrets"),
-        ("GET", "/system/logs?name=x"),
+        ("GET", "/system/logs?name=x&follow=1"),
         ("POST", "/system/rollback"),
         ("GET", "/system/namespace/x"),
         ("POST", "/async-function/x"),
