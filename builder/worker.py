@@ -8,10 +8,8 @@ the supervisor starts it again.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import signal
 import threading
 from functools import cache
 from typing import Any
@@ -26,11 +24,13 @@ from builder import tool
 from builder.sweep import Sweep
 from core import logging, queues
 from core.errors import SlipwayError
+from core.parents import end_with
 from core.settings import Settings
 from core.store import Store, connect
 
 BEAT, BEAT_LIFE = 1.0, 10.0
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_pool = os.getpid()
+"""The process that workers are forked from."""
 
 log = logging.get()
 
@@ -47,7 +47,7 @@ class BuildWorker(Worker):
         super().__init__(*args, **(options | {"worker_ttl": 30, "maintenance_interval": 60}))
 
     def work(self, *args: Any, **options: Any) -> bool:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # ends with the pool
+        end_with(_pool)
         logging.configure(self.name[:8], _settings().log_format)
         threading.Thread(target=_maintain, args=(self.name,), daemon=True).start()
         log.info("worker_started", pid=os.getpid())

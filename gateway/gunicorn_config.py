@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from core.parents import end_with
 from gateway.environment import LISTEN_FD, read_settings
 from gateway.pools import THREADS
 
@@ -57,6 +58,11 @@ def on_starting(server: Any) -> None:
     public = os.environ.get(LISTEN_FD, "")
     descriptors = [_listen(_settings.gateway_socket), *([int(public)] if public else [])]
     server.cfg.set("bind", [f"fd://{each}" for each in descriptors])
+
+
+def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
+    """Runs in the worker first: one without its master would answer for a while, and drop."""
+    end_with(server.pid)
 
 
 def post_worker_init(worker: Any) -> None:

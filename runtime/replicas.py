@@ -54,8 +54,6 @@ class Trouble:
 class _Health:
     ready: bool
     next_probe: float
-    patience: float = 0.0
-    """Monotonic time until which failed looks do not count."""
     strikes: int = 0
     probing: bool = False
 
@@ -88,13 +86,14 @@ class Replicas:
         otherwise its restart would take every function out of them. Any other one has to answer
         first, and has the time of a fresh start for it.
         """
-        patience = time.monotonic() + self.settings.health_timeout
         for instance in self.provider.instances():
-            if instance.phase is Phase.RUNNING:
-                ready = instance.address in routed
-                self._health[instance.id] = _Health(
-                    ready=ready, next_probe=0.0, patience=0.0 if ready else patience
-                )
+            if instance.phase is not Phase.RUNNING:
+                continue
+            ready = instance.address in routed
+            health = _Health(ready=ready, next_probe=0.0 if ready else float("inf"))
+            self._health[instance.id] = health
+            if not ready:
+                self._pool.submit(self._resume, instance, health)
 
     def instances(self) -> list[Instance]:
         """All instances; forgets what is known of those that are gone."""
@@ -202,6 +201,15 @@ class Replicas:
                     self._pending.pop(key, None)
             self._changed()
 
+    def _resume(self, instance: Instance, health: _Health) -> None:
+        """Goes on with a start that an earlier controller had begun."""
+        try:
+            self._await_health(instance, health)
+        except Exception:
+            log.exception("start_failed", function=instance.function)
+        finally:
+            self._changed()
+
     def _await_health(self, instance: Instance, health: _Health) -> None:
         begun = time.monotonic()
         delay = _duration(instance.spec.annotation("com.openfaas.health.http.initialDelay"))
@@ -238,8 +246,7 @@ class Replicas:
         with self._lock:
             health.probing = False
             health.next_probe = time.monotonic() + (1.0 if answer else PROBE_EVERY)
-            patient = health.next_probe < health.patience
-            health.strikes = health.strikes + 1 if answer and not patient else 0
+            health.strikes = health.strikes + 1 if answer else 0
             lost = health.strikes >= STRIKES
             if not answer:
                 health.ready = True
