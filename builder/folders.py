@@ -127,6 +127,10 @@ def turn(lock: Path) -> Iterator[None]:
             yield
 
 
+RESERVE = 512 * 2**20
+"""Bytes that stay free on the disk of the state folder: a full one would hurt the store."""
+
+
 @contextlib.contextmanager
 def disk_trouble(folder: Path) -> Iterator[None]:
     """Turns a full disk into an error that says so and that a retry can help."""
@@ -145,6 +149,6 @@ def full(folder: Path) -> Unavailable:
         usage = shutil.disk_usage(folder)
         free = f" ({usage.free // 2**20} MiB of {usage.total // 2**20} MiB are free)"
     return Unavailable(
-        f"the disk of the state folder is full{free}: make room there, then push again; nothing "
-        "half-written was kept"
+        f"the disk of the state folder has no room for builds{free}, and {RESERVE // 2**20} MiB "
+        "stay free for the store: make room there, then push again; nothing half-written was kept"
     )

@@ -18,8 +18,6 @@ from core.errors import BuildFailed, Unavailable
 from core.sandbox import Sandbox
 from core.settings import Settings
 
-RESERVE = 512 * 2**20
-"""Bytes that stay free on the disk of the state folder."""
 _TAIL = 200
 _PIDS = 512
 """uv and npm start a thread for each CPU and download."""
@@ -48,7 +46,7 @@ def run(
     """
 
     def disk_full() -> bool:
-        return shutil.disk_usage(settings.state).free < RESERVE
+        return shutil.disk_usage(settings.state).free < folders.RESERVE
 
     if disk_full():
         raise folders.full(settings.state)

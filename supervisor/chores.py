@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core import keys
 from core.errors import ConfigError, SlipwayError, Unavailable
+from core.sandbox import cgroup
 from core.sandbox.network import Network
 from core.settings import Settings
 
@@ -32,7 +33,9 @@ def network_up(settings: Settings, out: Path) -> None:
 
 
 def network_down(settings: Settings) -> None:
+    """At the end, when no function runs any more: control groups go as well."""
     Network.from_settings(settings).teardown()
+    cgroup.discover(settings.mark, top=os.geteuid() == 0).clear()
 
 
 def ask_store(settings: Settings) -> None:

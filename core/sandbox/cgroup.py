@@ -129,12 +129,19 @@ class Cgroups:
         """The group of that name, whether it is there or not."""
         return Cgroup(hierarchy.folder / name for hierarchy in self.hierarchies)
 
-    def sweep(self) -> None:
-        """Removes empty groups that are over an hour old: left by a killed test run."""
+    def clear(self) -> None:
+        """Removes every empty group of this installation, and our folder."""
+        self.sweep(age=0)
+        for hierarchy in self.hierarchies:
+            with contextlib.suppress(OSError):
+                hierarchy.folder.rmdir()
+
+    def sweep(self, age: float = _STALE) -> None:
+        """Removes empty groups that are over ``age`` seconds old: left by a killed test run."""
         for hierarchy in self.hierarchies:
             with contextlib.suppress(OSError):
                 for folder in hierarchy.folder.iterdir():
-                    if folder.is_dir() and time.time() - folder.stat().st_mtime > _STALE:
+                    if folder.is_dir() and time.time() - folder.stat().st_mtime >= age:
                         with contextlib.suppress(OSError):
                             folder.rmdir()  # refused while anything is in it
 

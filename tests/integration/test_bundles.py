@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, small_disk: Pat
     settings = replace(
         Settings.from_env({"SLIPWAY_STATE": str(tmp_path / "state")}), state=small_disk / "state"
     )
-    with pytest.raises(Unavailable, match="is full") as caught:
+    with pytest.raises(Unavailable, match="no room for builds") as caught:
         bundles.publish(settings, "alice", app(tmp_path / "a", {"big": "x" * 2 * 2**20}), BUNDLE)
     assert caught.value.retryable
     assert names_in(settings.bundles / "alice") == []

@@ -386,8 +386,8 @@ def test_a_full_disk_is_met_before_it_hurts(
     tmp_path: Path, settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.wheel("alpha", "1.0", {"alpha.py": ""})
-    monkeypatch.setattr(tool, "RESERVE", 2**60)
-    with pytest.raises(Unavailable, match="disk of the state folder is full"):
+    monkeypatch.setattr(folders, "RESERVE", 2**60)
+    with pytest.raises(Unavailable, match="no room for builds"):
         install(settings, tmp_path / "a", {"requirements.txt": "alpha\n"})
     assert left_over(settings) == []
 

@@ -319,6 +319,6 @@ def live_already(started: list[Up], settings: Settings) -> Up:
     """A start that finds the demo as it left it."""
     made = up(started, settings)
     made.await_line("slipway: ready", 60)
-    assert "is live already" in made.output, made.output
+    assert "nothing changed since the last push" in made.output, made.output
     assert made.output.endswith("slipway: ready\n"), made.output
     return made

@@ -67,7 +67,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_as_such(tmp_path: Path, number: int) -> None:
-    told = "disk of the state folder is full"
+    told = "disk of the state folder has no room for builds"
     with pytest.raises(Unavailable, match=told) as caught, folders.making(tmp_path):
         raise OSError(number, os.strerror(number))
     assert caught.value.retryable

@@ -35,6 +35,8 @@ Invoke = Callable[[Request], Answer]
 """Runs the handler on one complete request; called in a thread."""
 
 BACKLOG = 4096
+SETTLE = 0.02
+"""Seconds between the last accept and the look at which connections there are."""
 SWEEP = 5.0
 """Seconds between two looks for connections on which nothing moves."""
 
@@ -93,6 +95,7 @@ class Watchdog:
         await asyncio.sleep(self.options.healthcheck_interval)
         await self._until(lambda: not self._in_flight, last)
         await self._stop_listening(server, ours)
+        await asyncio.sleep(SETTLE)  # what was accepted just before becomes a connection of ours
         for connection in list(self.connections):
             connection.drain()
         await self._until(lambda: not self.connections and not self._in_flight, last)
