@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -343,10 +344,9 @@ def test_it_forks_without_end_until_a_good_version_is_pushed(
     born(rogue)
     bomb = next(each for each in traces(rogue) if each.startswith("instance rogue.rog-"))
     with unharmed_meanwhile(victim):
-        with pytest.raises((TimeoutError, urllib.error.URLError)):
+        # Where it meets its memory limit at once, an answer comes.
+        with contextlib.suppress(TimeoutError, urllib.error.URLError):
             rogue.request("/function/rogue.rog/fork", timeout=2)
-            # Where it met its memory limit at once, the answer came.
-            raise TimeoutError
         pushed = rogue.repository("rog", "rogue").push({"rogue/handler.py": handler("repaired")})
         assert pushed.last.startswith("slipway: live "), pushed.text + rogue.logs()
         assert rogue.call("rogue.rog").text == "repaired"

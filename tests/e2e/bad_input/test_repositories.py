@@ -214,7 +214,7 @@ def test_a_function_of_another_repository(victim: Victim) -> None:
     thief = Victim.live(victim.platform, "vic", "thief")
     thief.refuses(
         {"stack.yml": stack("thief", NAME), f"{NAME}/handler.py": handler("stolen")},
-        f"the function {NAME} of vic belongs to {NAME}",
+        f"the function {NAME} of vic belongs to the repository vic/{NAME}",
         "rename yours, or remove it there first",
     )
     victim.reset()
