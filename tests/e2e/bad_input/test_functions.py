@@ -183,7 +183,10 @@ def shut():
 
 
 def murder():
-    os.kill(-1, signal.SIGKILL)
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # there is nobody else
     os.kill(os.getpid(), signal.SIGKILL)
 
 
