@@ -183,6 +183,8 @@ class Controller:
             instance = there.get(id_)
             if instance is None:
                 del self._leaving[id_]
+            elif self.replicas.condemned(instance):
+                self._remove(instance)
             elif not told and instance.phase is Phase.RUNNING:
                 if self.edge.released(instance.address):
                     self.provider.terminate(instance)

@@ -72,6 +72,8 @@ class Replicas:
         self._pool = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="start")
         self._probes = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probe")
         self._closed = threading.Event()
+        self._condemned: set[str] = set()
+        """Ids of those that failed and could not be removed at once: they get no time to drain."""
 
     def close(self) -> None:
         """Starts and probes under way end by themselves; what they started is found again."""
@@ -104,11 +106,17 @@ class Replicas:
         with self._lock:
             for id_ in gone:
                 self._health.pop(id_, None)
+                self._condemned.discard(id_)
         return found
 
     def ready(self) -> set[str]:
         with self._lock:
             return {id_ for id_, health in self._health.items() if health.ready}
+
+    def condemned(self, instance: Instance) -> bool:
+        """Whether it failed, and is to be removed without being asked."""
+        with self._lock:
+            return instance.id in self._condemned
 
     def pending(self) -> dict[Key, int]:
         """Starts under way; one that waits for its back-off counts as such."""
@@ -231,6 +239,8 @@ class Replicas:
             time.sleep(0.05)
         if self._closed.is_set():
             return  # the next controller goes on with it
+        with self._lock:
+            self._condemned.add(instance.id)
         try:
             self.provider.remove(instance)
         except SlipwayError as error:  # not why it failed; it is buried once it has ended

@@ -18,7 +18,7 @@ from core.sandbox import cgroup
 from tests.e2e.platform import Platform, Pushed, Repository, handler, stack
 
 GOOD = "the good version"
-SETTLES = 15.0
+SETTLES = 45.0
 """Seconds in which what a failed release started must be gone."""
 
 
