@@ -12,6 +12,7 @@ there is no edge the public socket is inherited as well: its number is in ``SLIP
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import threading
@@ -61,8 +62,16 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
-    """Runs in the worker first: one without its master would answer for a while, and drop."""
-    end_with(server.pid)
+    """Runs in the worker first. Without its master it takes no new connection, as the next one will
+    have the socket, and finishes what it has accepted."""
+    end_with(server.pid, signal.SIGTERM)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Runs last, in the worker; sometimes in the master as well. A worker that no master can end
+    any more is not kept by threads that hang."""
+    if os.getpid() == worker.pid and os.getppid() != server.pid:
+        os._exit(0)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -576,7 +576,8 @@ def test_five_thousand_routes(edge_settings: Settings) -> None:
         proxy.route({**table, "one.more": function})
         assert proxy.process.poll() is None
         for name in ("one.more", next(iter(table)), list(table)[-1]):
-            assert proxy.get(f"/function/{name}")[2]["server"] == "f"
+            # 5,000 servers check this one function at once: one that was refused comes back.
+            until(lambda name=name: proxy.get(f"/function/{name}")[2]["server"] == "f")
     finally:
         proxy.close()
 

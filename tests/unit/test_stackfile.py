@@ -402,7 +402,7 @@ def test_too_many_functions() -> None:
         (b"a: *nowhere", 1, "does not exist above it"),
         (b"a: &a [*a]", 1, "lies inside what it refers to"),
         (b"a: &a {<<: *a}", 1, "lies inside what it refers to"),
-        (b"[" * 5000, 1, "levels deep"),
+        (b"[" * 5000, 1, "nest"),  # newer libyaml refuses it first
         (b"a: " + b"{a: " * 100, 1, "levels deep"),
         (b"? [a]\n: b\n", 1, "plain text"),
         (b"x" * 10_000_000, 0, "10000000 bytes"),
