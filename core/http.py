@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -42,8 +43,10 @@ def request(
         OSError: nothing answered in time, or not in HTTP.
     """
     connection = Connection(address, timeout)
+    begun = time.monotonic()
     try:
-        with deadline(connection, timeout) as late:
+        connection.connect()
+        with deadline(connection.sock, timeout - (time.monotonic() - begun)) as late:
             try:
                 connection.request(method, path, headers={"Connection": "close"})
                 answer = connection.getresponse()
@@ -59,19 +62,20 @@ def request(
 
 
 @contextmanager
-def deadline(
-    connection: http.client.HTTPConnection, seconds: float
-) -> Iterator[Callable[[], bool]]:
-    """Cuts the connection off after ``seconds``, whatever comes over it until then; gives a
-    function that tells whether it did."""
+def deadline(sock: socket.socket, seconds: float) -> Iterator[Callable[[], bool]]:
+    """Cuts a connection off after ``seconds``, whatever comes over it until then; gives a function
+    that tells whether it did.
+
+    By its socket: a connection forgets its own once an answer says that it is the last.
+    """
     late = threading.Event()
 
     def cut() -> None:
         late.set()
-        with suppress(OSError, AttributeError):  # closed, or not connected yet
-            connection.sock.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # closed
+            sock.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(seconds, cut)
+    timer = threading.Timer(max(seconds, 0), cut)
     timer.daemon = True
     timer.start()
     try:

@@ -39,7 +39,8 @@ WAKE = f"{ROOT}:wake"
 
 
 def release(id_: str) -> str:
-    """hash · store · for ever: doc (JSON Release), artifacts (JSON list), switched, attempts."""
+    """hash · store · for ever: doc (JSON Release), attempts, pinned; artifacts (JSON list) while
+    staged or live; switched (JSON list of what it changed) once it is the desired state."""
     return f"{ROOT}:release:{id_}"
 
 

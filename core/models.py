@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 
@@ -63,7 +64,7 @@ class Resources(Struct, frozen=True, omit_defaults=True):
     cpu: str | None = None
 
 
-class FunctionSpec(Struct, frozen=True, omit_defaults=True):
+class FunctionSpec(Struct, frozen=True, omit_defaults=True, dict=True):
     """What shall run: one function at one artifact with one configuration.
 
     Values stand as the user wrote them; what was absent is None.
@@ -96,7 +97,7 @@ class FunctionSpec(Struct, frozen=True, omit_defaults=True):
     def path(self) -> str:
         return function_path(self.name, self.namespace)
 
-    @property
+    @cached_property
     def revision(self) -> str:
         """Content address of artifact and configuration: 12 hex digits of SHA-256.
 

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
+"""Neither other scripts' digits nor so many that they overflow."""
 _SOCKET_ROOM = 60
 """Bytes the run folder may take: HAProxy refuses socket paths over 97 bytes."""
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
@@ -32,7 +34,7 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
 
 def size(text: str) -> int:
     """``128Mi``, ``1G``, ``65536`` → bytes, as Kubernetes writes quantities."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ki|mi|gi|k|m|g)?b?", text.strip().lower())
+    match = re.fullmatch(rf"({_NUMBER})\s*(ki|mi|gi|k|m|g)?b?", text.strip().lower())
     if not match:
         message = "write a size such as 512Mi or 1G"
         raise ValueError(message)
@@ -49,7 +51,7 @@ def _size_text(value: int) -> str:
 
 def cpus(text: str) -> float:
     """``0.5``, ``2``, ``500m`` → CPUs, as Kubernetes writes quantities."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", text.strip())
+    match = re.fullmatch(rf"({_NUMBER})(m?)", text.strip())
     value = float(match[1]) / (1000 if match[2] else 1) if match else 0.0
     if not 0 < value <= 1024:
         message = "write CPUs such as 0.5 or 500m"
@@ -59,10 +61,11 @@ def cpus(text: str) -> float:
 
 def seconds(text: str) -> float:
     """``30``, ``30s``, ``500ms``, ``1m30s`` → seconds, as OpenFaaS reads durations."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
-    if not parts or "".join(a + b for a, b in parts) != text.strip():
+    text = text.strip()
+    if not re.fullmatch(rf"{_NUMBER}|(?:{_NUMBER}(?:ms|s|m|h)){{1,4}}", text):
         message = "write seconds or a duration such as 30s or 1m30s"
         raise ValueError(message)
+    parts = re.findall(rf"({_NUMBER})(ms|s|m|h|)", text)
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
@@ -164,6 +167,8 @@ class Settings:
     max_functions: int = _setting(200, _number(1, 5000), "most functions of one stack file")
     function_memory: int = _setting(256 * 2**20, size, "memory of a replica without a limit")
     function_cpus: float = _setting(1.0, _decimal, "CPUs of a replica without a limit")
+    function_max_memory: int = _setting(4 * 2**30, size, "most memory that a limit may ask for")
+    function_max_cpus: float = _setting(4.0, _decimal, "most CPUs that a limit may ask for")
     function_pids: int = _setting(128, _number(8, 32768), "processes and threads of a replica")
     function_log: int = _setting(4 * 2**20, size, "log kept of a function on disk")
     health_timeout: float = _setting(30.0, seconds, "time a new replica has to become healthy")

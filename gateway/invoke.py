@@ -111,7 +111,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
             if has_body(environ):
                 pump = _send_body(environ, client)
             _await_answer(function, client, pump, patience)
-            with deadline(connection, patience):
+            with deadline(client, patience):
                 answer = connection.getresponse()
         except TimeoutError as error:
             raise InvocationTimeout(f"{function} broke off in the middle of its answer") from error

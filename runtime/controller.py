@@ -8,6 +8,7 @@ between any two lines; the next pass goes on. Woken by changes, it passes every 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -34,6 +35,8 @@ PASS_EVERY = 2.0
 BUSY_EVERY = 0.05
 """Seconds between passes while something drains or starts."""
 BEAT = 10.0
+TELL_EVERY = 10.0
+"""Seconds after which what was observed is written again: a store may have lost its last second."""
 STOP_SECONDS = 10.0
 """The longest that the end of everything waits for functions."""
 
@@ -61,6 +64,7 @@ class Controller:
         self._news = threading.Event()
         self._stop = threading.Event()
         self._told: dict[str, Observed] = {}
+        self._told_at = 0.0
         self._counted: dict[str, int] = {}
 
     def wake(self) -> None:
@@ -85,7 +89,7 @@ class Controller:
                 busy = self.pass_()
             except RedisError as error:
                 log.warning("store_unavailable", error=str(error))
-                busy = False
+                busy, self._told = False, {}  # what it was told may be lost
             except Exception:
                 log.exception("pass_failed")
                 busy = False
@@ -149,7 +153,7 @@ class Controller:
         """Hands the edge the whole table; False while the edge is away: functions live on."""
         try:
             self.edge.apply(table)
-        except Unavailable as error:
+        except SlipwayError as error:
             log.warning("edge_unavailable", reason=str(error))
             return False
         return True
@@ -158,7 +162,7 @@ class Controller:
         """Removes the dead; notes those that should have lived."""
         for instance in dead:
             self.edge.mark_down(instance.address)
-            expected = instance.id in self._leaving
+            expected = instance.id in self._leaving or self.replicas.condemned(instance)
             self._leaving.pop(instance.id, None)
             if not expected and (instance.function, instance.revision) in wants:
                 self.replicas.died(instance)
@@ -169,7 +173,7 @@ class Controller:
         """Ends one and its traces; one that cannot be ended now is tried again by the next pass."""
         try:
             self.provider.remove(instance)
-        except SlipwayError as error:
+        except (SlipwayError, OSError) as error:
             log.warning("not_removed", instance=instance.id, reason=str(error))
 
     def _drain(self, instances: Sequence[Instance]) -> None:
@@ -187,8 +191,8 @@ class Controller:
                 self._remove(instance)
             elif not told and instance.phase is Phase.RUNNING:
                 if self.edge.released(instance.address):
-                    self.provider.terminate(instance)
                     self._leaving[id_] = now
+                    self.provider.terminate(instance)
             elif told and now - told > self.settings.drain_timeout:
                 self._remove(instance)
 
@@ -206,9 +210,10 @@ class Controller:
                 if len(endpoints) >= record.replicas
                 else (trouble.reason if trouble else "it is starting"),
             )
-        if observed != self._told:
+        stale = time.monotonic() - self._told_at > TELL_EVERY
+        if observed != self._told or stale:
             self.store.save_observed(observed)
-            self._told = observed
+            self._told, self._told_at = observed, time.monotonic()
         self.store.beat("controller", BEAT, self.provider.name)
         if self.edge.alive():
             self.store.beat("edge", BEAT)
@@ -251,15 +256,24 @@ def stop_all(provider: Provider, patience: float) -> None:
         if all(instance.phase is Phase.EXITED for instance in provider.instances()):
             break
         provider.wait(0.1)
+    stuck = []
     for instance in provider.instances():
-        provider.remove(instance)
+        try:
+            provider.remove(instance)
+        except (SlipwayError, OSError) as error:  # the others shall end all the same
+            stuck.append(f"{instance.id}: {error}")
     provider.close()
+    if stuck:
+        raise Unavailable("not everything could be ended: " + "; ".join(stuck))
 
 
 def main() -> None:
     """``python -m runtime.controller [--stop-all|--stop-all-now]``; settings: environment."""
     settings = Settings.from_env(os.environ)
     logging.configure("controller", settings.log_format)
+    # Each replica takes three descriptors of ours.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     key = secret_file(settings.state / "spec-key", length=32).encode()
     provider = make_provider(settings, key)
     if sys.argv[1:] in (["--stop-all"], ["--stop-all-now"]):

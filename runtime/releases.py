@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from core import logging
-from core.errors import Conflict
+from core.errors import Conflict, SlipwayError
 from core.models import Artifact, FunctionRecord, LogLine, Release, State, now
 from core.settings import Settings
 from core.store import Store
@@ -78,28 +78,54 @@ class Releases:
         changed = False
         self._seen = {id_: self._seen.get(id_, time.monotonic()) for id_ in staged}
         for id_, artifacts in staged.items():
-            if self.store.switched(id_):
-                continue
-            missing = [a for a in artifacts if count.get(_key(a), 0) < replicas(a.spec)]
-            failed = {
-                a.name: (a, trouble)
-                for a in missing
-                if (trouble := self.replicas.trouble(_key(a))) and trouble.at > self._seen[id_]
-            }
-            if failed:
-                self._fail(id_, [failed[name] for name in sorted(failed)])
-            elif not missing:
-                changed |= self._switch(id_, artifacts, records)
+            try:
+                changed |= self._advance(id_, artifacts, records, count)
+            except (SlipwayError, OSError, ValueError):  # it holds up nobody else's release
+                log.exception("release_stuck", release=id_)
         return changed
+
+    def _advance(
+        self,
+        id_: str,
+        artifacts: list[Artifact],
+        records: Mapping[str, FunctionRecord],
+        count: Mapping[Key, int],
+    ) -> bool:
+        """One release's step. Only what it changes has to be healthy: what is live already may be
+        restarting just now, and is healed whatever becomes of the release."""
+        if self.store.switched(id_):
+            return False
+        missing = [
+            a
+            for a in artifacts
+            if count.get(_key(a), 0) < replicas(a.spec) and not _is_live(a, records)
+        ]
+        failed = {
+            a.name: (a, trouble)
+            for a in missing
+            if (trouble := self.replicas.trouble(_key(a))) and self._counts(id_, trouble)
+        }
+        if failed:
+            self._fail(id_, [failed[name] for name in sorted(failed)])
+            return False
+        return not missing and self._switch(id_, artifacts, records)
+
+    def _counts(self, id_: str, trouble: Trouble) -> bool:
+        """Whether a trouble is this release's, and not one that passes in the time for starting."""
+        since = self._seen[id_]
+        patience = self.settings.health_timeout if trouble.passing else 0.0
+        return trouble.at > since and time.monotonic() - since >= patience
 
     def finish(self, staged: Mapping[str, list[Artifact]], table: Mapping[str, Route]) -> None:
         """Calls live what the routes, which were just applied, follow."""
         for id_, artifacts in staged.items():
-            if not self.store.switched(id_):
+            changed = self.store.switched(id_)
+            if changed is None:
                 continue
             routed = all(
                 (route := table.get(a.spec.function)) and route.revision == a.spec.revision
                 for a in artifacts
+                if a.name in changed
             )
             if not routed:
                 continue
@@ -114,8 +140,8 @@ class Releases:
         for id_, switch in list(self._switches.items()):
             if time.monotonic() - switch.since < RECEIPT_SECONDS or switch.old & set(leaving):
                 continue
-            del self._switches[id_]
             self.store.save_receipt(id_, switch.window.close())
+            del self._switches[id_]
 
     def _switch(
         self, id_: str, artifacts: list[Artifact], records: Mapping[str, FunctionRecord]
@@ -136,7 +162,7 @@ class Releases:
             changed = {
                 a.spec.function
                 for a in artifacts
-                if (r := records.get(a.spec.function)) and r.spec.revision != a.spec.revision
+                if a.spec.function in records and not _is_live(a, records)
             }
             dropped = {
                 function
@@ -194,6 +220,11 @@ class Releases:
             ],
         )
         return bool(wrote)
+
+
+def _is_live(artifact: Artifact, records: Mapping[str, FunctionRecord]) -> bool:
+    record = records.get(artifact.spec.function)
+    return record is not None and record.spec.revision == artifact.spec.revision
 
 
 def _key(artifact: Artifact) -> Key:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from runtime.plan import Key
 from runtime.providers import Instance, Phase, Provider
 
 STARTS_AT_ONCE, STARTS_OF_NAMESPACE = 64, 8
-PROBES_AT_ONCE = 32
+PROBES_AT_ONCE, PROBES_OF_NAMESPACE = 32, 8
+"""Whoever has many that do not answer waits for their own alone."""
 HEALTH_PATH = "/_/health"
 PROBE_SECONDS = 5.0
 """Longest wait for one health answer."""
@@ -45,6 +47,8 @@ class Trouble:
 
     failures: int
     reason: str
+    passing: bool
+    """Not the function's own fault: the machine refused for now."""
     at: float
     next_start: float
     """When it happened, and when it may be tried again: monotonic time."""
@@ -67,7 +71,11 @@ class Replicas:
         self._changed = changed
         self._lock = threading.Lock()
         self._health: dict[str, _Health] = {}
-        self._pending: dict[Key, int] = {}
+        self._pending: Counter[Key] = Counter()
+        """Starts whose process is not there yet."""
+        self._starting: Counter[str] = Counter()
+        """Namespace → starts that are not healthy yet: they take up room."""
+        self._probing: Counter[str] = Counter()
         self._trouble: dict[Key, Trouble] = {}
         self._pool = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="start")
         self._probes = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probe")
@@ -119,7 +127,7 @@ class Replicas:
             return instance.id in self._condemned
 
     def pending(self) -> dict[Key, int]:
-        """Starts under way; one that waits for its back-off counts as such."""
+        """Starts without a process yet; one that waits for its back-off counts as such."""
         now = time.monotonic()
         with self._lock:
             waiting = {key: 1000 for key, t in self._trouble.items() if t.next_start > now}
@@ -142,16 +150,12 @@ class Replicas:
         """
         key = (spec.function, spec.revision)
         with self._lock:
-            of_namespace = sum(
-                n for (name, _), n in self._pending.items() if name.endswith(f".{spec.namespace}")
-            )
-            if of_namespace >= STARTS_OF_NAMESPACE or self._starting() >= STARTS_AT_ONCE:
+            full = self._starting.total() >= STARTS_AT_ONCE
+            if full or self._starting[spec.namespace] >= STARTS_OF_NAMESPACE:
                 return
-            self._pending[key] = self._pending.get(key, 0) + 1
+            self._starting[spec.namespace] += 1
+            self._pending[key] += 1
         self._pool.submit(self._start, spec, key)
-
-    def _starting(self) -> int:
-        return sum(self._pending.values())
 
     def look(self, instances: list[Instance]) -> None:
         """Probes every replica whose time has come, in the background."""
@@ -163,6 +167,9 @@ class Replicas:
                 health = self._health.get(instance.id)
                 if health is None or health.probing or health.next_probe > now:
                     continue
+                if self._probing[instance.spec.namespace] >= PROBES_OF_NAMESPACE:
+                    continue
+                self._probing[instance.spec.namespace] += 1
                 health.probing = True
             self._probes.submit(self._probe, instance, health)
 
@@ -176,7 +183,7 @@ class Replicas:
             self._health.pop(instance.id, None)
         self._failed(key, instance.exit_reason or "ended")
 
-    def _failed(self, key: Key, reason: str) -> None:
+    def _failed(self, key: Key, reason: str, *, passing: bool = False) -> None:
         with self._lock:
             before = self._trouble.get(key)
             failures = before.failures + 1 if before else 1
@@ -184,29 +191,31 @@ class Replicas:
             if failures > 1:
                 pause = min(BACKOFF_FIRST * 2 ** (failures - 2), BACKOFF_MOST)
             now = time.monotonic()
-            self._trouble[key] = Trouble(failures, reason, now, now + pause)
+            self._trouble[key] = Trouble(failures, reason, passing, now, now + pause)
         log.warning("replica_failed", function=key[0], reason=reason, failures=failures)
 
     def _start(self, spec: FunctionSpec, key: Key) -> None:
         try:
-            instance = self.provider.start(spec)
-            with self._lock:
-                health = self._health.setdefault(
-                    instance.id, _Health(ready=False, next_probe=float("inf"))
-                )
+            try:
+                instance = self.provider.start(spec)
+                with self._lock:
+                    health = self._health.setdefault(
+                        instance.id, _Health(ready=False, next_probe=float("inf"))
+                    )
+            finally:
+                with self._lock:
+                    self._pending[key] -= 1
+                    self._pending += Counter()  # without those at zero
             self._await_health(instance, health)
         except SlipwayError as error:
-            self._failed(key, str(error))
+            self._failed(key, str(error), passing=error.retryable)
         except Exception as error:
             log.exception("start_failed", function=key[0])
             self._failed(key, f"internal error while starting: {error}")
         finally:
             with self._lock:
-                left = self._pending.get(key, 1) - 1
-                if left > 0:
-                    self._pending[key] = left
-                else:
-                    self._pending.pop(key, None)
+                self._starting[spec.namespace] -= 1
+                self._starting += Counter()
             self._changed()
 
     def _resume(self, instance: Instance, health: _Health) -> None:
@@ -239,14 +248,8 @@ class Replicas:
             time.sleep(0.05)
         if self._closed.is_set():
             return  # the next controller goes on with it
-        with self._lock:
-            self._condemned.add(instance.id)
-        try:
-            self.provider.remove(instance)
-        except SlipwayError as error:  # not why it failed; it is buried once it has ended
-            log.warning("replica_stays", instance=instance.id, reason=str(error))
-        self._failed(
-            (instance.function, instance.revision),
+        self._end(
+            instance,
             f"did not become healthy within {self.settings.health_timeout:g} s "
             f"(SLIPWAY_HEALTH_TIMEOUT): {answer}",
         )
@@ -254,6 +257,8 @@ class Replicas:
     def _probe(self, instance: Instance, health: _Health) -> None:
         answer = self._ask(instance, PROBE_SECONDS)
         with self._lock:
+            self._probing[instance.spec.namespace] -= 1
+            self._probing += Counter()
             health.probing = False
             health.next_probe = time.monotonic() + (1.0 if answer else PROBE_EVERY)
             health.strikes = health.strikes + 1 if answer else 0
@@ -264,19 +269,25 @@ class Replicas:
                 health.ready = False
         if lost:
             log.warning("replica_unhealthy", instance=instance.id, answer=answer)
-            try:
-                self.provider.remove(instance)
-            except SlipwayError as error:  # it is out of the routes; the next pass tries again
-                log.warning("replica_stays", instance=instance.id, reason=str(error))
-            self._failed((instance.function, instance.revision), f"stopped answering: {answer}")
+            self._end(instance, f"stopped answering: {answer}")
             self._changed()
+
+    def _end(self, instance: Instance, reason: str) -> None:
+        """Removes one that failed; what cannot be removed now is buried once it has ended."""
+        with self._lock:
+            self._condemned.add(instance.id)
+        self._failed((instance.function, instance.revision), reason)
+        try:
+            self.provider.remove(instance)
+        except (SlipwayError, OSError) as error:
+            log.warning("replica_stays", instance=instance.id, reason=str(error))
 
     def _ask(self, instance: Instance, timeout: float) -> str:
         """'' if the replica says it is healthy, else what it said instead."""
         path = instance.spec.annotation("com.openfaas.health.http.path", HEALTH_PATH)
         try:
             status, body = request(instance.address, "GET", path, timeout=timeout)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: what is no path
             return f"no answer on {path} ({error or type(error).__name__})"
         if 200 <= status < 300:
             return ""

@@ -16,7 +16,7 @@ from core.sandbox.cell import Cell, Process
 from core.sandbox.cgroup import Cgroup
 from core.sandbox.interpreters import interpreters
 from core.sandbox.launch import LISTENER, Wiring
-from core.sandbox.process import boot_id, spawn, start_time
+from core.sandbox.process import boot_id, kill, spawn, start_time
 
 
 def launch(cell: Cell, group: Cgroup, wiring: Wiring, record: Callable[[Process], None]) -> Process:
@@ -51,7 +51,11 @@ def launch(cell: Cell, group: Cgroup, wiring: Wiring, record: Callable[[Process]
         boot=boot_id(),
         cgroups=[str(folder) for folder in group.folders],
     )
-    record(process)
+    try:
+        record(process)
+    except BaseException:
+        kill(process)
+        raise
     return process
 
 

@@ -105,7 +105,7 @@ def command(cell: Cell, uid: int, *, root: bool) -> list[str]:
     argv: list[str] = []
     if root:
         argv += [_SETPRIV, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
-        argv += ["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
+        argv += ["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"]
     late = [f"{name}={value}" for name, value in cell.env.items() if name.startswith(_LOADER)]
     if late:
         argv += [_ENV, *late]

@@ -39,6 +39,8 @@ LISTENER = 3
 """Where a cell finds its listening socket (LISTEN_FDS of systemd's protocol)."""
 START_TIMEOUT = 20.0
 _OPEN_FILES = 16384
+_GOES_FIRST = "500"
+"""Of -1000 to 1000; see proc(5), oom_score_adj."""
 _SCRATCH_UIDS = range(1_950_000_000, 1_950_065_536)
 """For cells without a uid of their own; functions have others, see the process provider."""
 
@@ -138,6 +140,8 @@ class Launcher:
         address = ""
         try:
             group.join(pid)
+            # When the host itself runs out of memory, a function goes before the store does.
+            Path(f"/proc/{pid}/oom_score_adj").write_text(_GOES_FIRST)
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
             _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             most = min(most, _OPEN_FILES)

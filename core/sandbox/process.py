@@ -85,13 +85,19 @@ def start_time(pid: int) -> int | None:
 
 
 def open_process(process: Process) -> int | None:
-    """Returns a pidfd of a started cell's process, or None if it has ended."""
+    """Returns a pidfd of a started cell's process, or None if it has ended.
+
+    Raises:
+        Unavailable: that cannot be known now: there is no descriptor to be had.
+    """
     if process.boot != boot_id():
         return None
     try:
         descriptor = os.pidfd_open(process.pid)
-    except OSError:
+    except ProcessLookupError:
         return None
+    except OSError as error:
+        raise Unavailable(f"process {process.pid} cannot be looked at: {error.strerror}") from error
     if start_time(process.pid) != process.started:
         os.close(descriptor)
         return None

@@ -232,6 +232,8 @@ class Releases(Base):
             pipe.sadd(keys.STAGING, release.id)
         else:
             pipe.srem(keys.STAGING, release.id)
+        if release.state.final and release.state is not State.LIVE:
+            pipe.hdel(keys.release(release.id), "artifacts")  # they may be large
         if release.state.final and end:
             line = LogEnd(state=release.state, reason=release.reason)
             pipe.xadd(keys.log(release.id), {"end": encode(line)})

@@ -86,6 +86,9 @@ class Staging(Releases, Functions):
             release = self.release(id_)
             if release.state is not State.STAGING:
                 raise Conflict(decided(release))
+            if pipe.hget(keys.release(id_), "switched"):
+                pipe.multi()
+                return release
             artifacts = self.artifacts(id_)
             functions = self.functions()
             self.check_claims(release, [artifact.name for artifact in artifacts])
@@ -94,7 +97,13 @@ class Staging(Releases, Functions):
                 for other in self.staging()
                 if repository_key(other) == repository_key(release)
                 and other.id != id_
-                and self.switched(other.id)
+                and self.switched(other.id) is not None
+            ]
+            changed = [
+                artifact.name
+                for artifact in artifacts
+                if (before := functions.get(artifact.spec.function)) is None
+                or before.spec.revision != artifact.spec.revision
             ]
             wanted = {artifact.spec.function for artifact in artifacts}
             dropped = [
@@ -124,7 +133,7 @@ class Staging(Releases, Functions):
                     name=spec.name, key=spec.key, build=Build.REMOVED, artifact=spec.artifact
                 )
                 pipe.hset(keys.rows(id_), spec.name, encode(row))
-            pipe.hset(keys.release(id_), "switched", "1")
+            pipe.hset(keys.release(id_), "switched", encode(changed))
             return release
 
         return self._transaction(change, keys.release(id_), keys.FUNCTIONS, keys.STAGING)
@@ -159,8 +168,10 @@ class Staging(Releases, Functions):
         key = repository_key(release)
         return self._transaction(change, keys.release(id_), keys.turn(key), keys.waiting(key))
 
-    def switched(self, id_: str) -> bool:
-        return bool(self.redis.hget(keys.release(id_), "switched"))
+    def switched(self, id_: str) -> set[str] | None:
+        """Names of the functions that a release changed; None: it is not the desired state yet."""
+        raw = self.redis.hget(keys.release(id_), "switched")
+        return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=set[str])
 
     def finish(self, id_: str, url: str) -> Release:
         """Marks a switched release live and the one before it replaced. ``url``: users' base."""
@@ -222,4 +233,4 @@ class Staging(Releases, Functions):
         if not newer and live and (found := self.release(live)).number > release.number:
             newer = found
         older = [r for r in staged if r.number < release.number]
-        return newer, [r for r in older if not self.switched(r.id)]  # those are live but in name
+        return newer, [r for r in older if self.switched(r.id) is None]  # else live but in name

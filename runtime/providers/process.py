@@ -55,6 +55,8 @@ from runtime.providers.records import Record, Records
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_CLOSE_SECONDS = 10.0
+"""The longest that the end of this process waits for starts under way."""
 _UIDS = range(1_900_000_000, 1_900_065_536)
 """Users of functions: above what systemd, containers and directories hand out (uids below
 1,879,048,192), below 2**31."""
@@ -106,6 +108,9 @@ class ProcessProvider:
         self._known: dict[str, _Known] = {}
         self._starting: dict[str, int] = {}
         """Replicas that are being started here → their uids."""
+        self._started = threading.Condition(self._lock)
+        """Told whenever one of them is started, or is not."""
+        self._closed = False
         self._poll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Rung when an end was seen by another call than ``wait``."""
@@ -126,6 +131,8 @@ class ProcessProvider:
             )
         id = f"{spec.function}-{spec.revision}-{secrets.token_hex(4)}"
         with self._lock:
+            if self._closed:
+                raise Unavailable(f"{spec.function} is not started: the controller is stopping")
             uid = self._free_uid()
             self._starting[id] = uid
         try:
@@ -147,8 +154,9 @@ class ProcessProvider:
                 self._records.remove(id)
                 raise
         finally:
-            with self._lock:
+            with self._started:
                 del self._starting[id]
+                self._started.notify_all()
 
     def _start(self, record: Record, cell: Cell) -> Instance:
         folder = self._records.path(record.id)
@@ -177,11 +185,15 @@ class ProcessProvider:
                 status=status,
                 record=keep,
             )
-        with self._lock:
-            known = _Known(made[0], _stamp(folder), process)
-            self._known[record.id] = known
-            self._watch(known)
-            return known.instance()
+        try:
+            with self._lock:
+                known = _Known(made[0], _stamp(folder), process)
+                self._watch(known)
+                self._known[record.id] = known
+                return known.instance()
+        except BaseException:  # it runs already, and without its document nobody would find it
+            self._sandbox.end(process)
+            raise
 
     def instances(self) -> Sequence[Instance]:
         with self._lock:
@@ -197,8 +209,11 @@ class ProcessProvider:
                 return
             if not known.record.stopping:
                 known.record = msgspec.structs.replace(known.record, stopping=True)
-                self._records.replace(known.record)
-                known.stamp = _stamp(self._records.path(instance.id))
+                try:
+                    self._records.replace(known.record)
+                    known.stamp = _stamp(self._records.path(instance.id))
+                except OSError as error:  # the disk is full: only a later controller asks again
+                    log.warning("%s is told to end, but not noted: %s", instance.id, error)
         terminate(known.process)
 
     def remove(self, instance: Instance) -> None:
@@ -234,6 +249,9 @@ class ProcessProvider:
         return {**self._sandbox.enforced(), "log": f"the last {bound} bytes of each function"}
 
     def close(self) -> None:
+        with self._started:
+            self._closed = True
+            self._started.wait_for(lambda: not self._starting, _CLOSE_SECONDS)
         self._output.close()
         with self._lock:
             for known in list(self._known.values()):
@@ -275,13 +293,13 @@ class ProcessProvider:
             if record is None or record.process is None:
                 continue
             known = _Known(record, stamp, record.process)
-            self._known[id] = known
             pipe = self._records.path(id) / "output"
             try:
                 self._output.add(id, pipe, self._log_folder(record))
             except OSError as error:
                 log.warning("what %s writes is lost: %s", id, error)
             self._watch(known)
+            self._known[id] = known
 
     def _watch(self, known: _Known) -> None:
         known.descriptor = open_process(known.process)
@@ -290,7 +308,7 @@ class ProcessProvider:
             return
         self._poll.register(known.descriptor, select.EPOLLIN)
         if is_marked(known.process, marker(known.record.id)):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):  # it is gone, or watched by the cell's end alone
                 known.monitor = os.pidfd_open(known.process.monitor)
                 self._poll.register(known.monitor, select.EPOLLIN)
                 return
@@ -343,7 +361,8 @@ class ProcessProvider:
         """Closes the pidfds."""
         for descriptor in (known.monitor, None if monitor_only else known.descriptor):
             if descriptor is not None:
-                self._poll.unregister(descriptor)
+                with contextlib.suppress(OSError):  # it could not be registered
+                    self._poll.unregister(descriptor)
                 os.close(descriptor)
         known.monitor = None
         known.descriptor = known.descriptor if monitor_only else None

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from core.errors import Unavailable
 from core.models import FunctionSpec, Struct
 from core.sandbox import Process
 from core.signing import sign, verify
@@ -96,16 +97,22 @@ class Records:
                 try:
                     # The parts by os.path: several calls a second for each replica.
                     stat = os.stat(f"{entry.path}/instance", follow_symlinks=False)  # noqa: PTH116
-                except OSError:
+                except (FileNotFoundError, NotADirectoryError):
                     continue
                 yield entry.name, (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def read(self, id: str) -> Record | None:
-        """Reads one document; None: it is not ours."""
+        """Reads one document; None: it is gone, or not ours.
+
+        Raises:
+            Unavailable: it cannot be read now.
+        """
         try:
             signature, _, text = (self.path(id) / "instance").read_bytes().partition(b"\n")
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise Unavailable(f"{self.path(id)} cannot be read: {error.strerror}") from error
         if not verify(self._key, text, signature.decode("ascii", "replace")):
             log.warning("%s/%s is not signed by us: left alone", self.folder, id)
             return None

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from core import keys
 from core.bundle import PREFIX, Bundle
+from core.errors import Unavailable
 from core.http import request
-from core.models import Artifact, FunctionSpec, Repository, State
+from core.models import Artifact, FunctionSpec, Release, Repository, State
 from core.settings import Settings
 from core.store import Store
 from runtime.controller import Controller
 from runtime.edge import NoEdge, Route
-from runtime.providers import Phase
+from runtime.providers import Instance, Phase
 from runtime.providers.process import ProcessProvider
 
 KEY = b"the key of these tests"
@@ -91,8 +95,13 @@ class World:
         made._adopt()
         return made
 
-    def stage(self, owner: str, names: list[str], **env: str) -> str:
-        """A release of these functions in state ``staging``; returns its id."""
+    def stage(
+        self, owner: str, names: list[str], *, only: str = "", scale: str = "1", **env: str
+    ) -> str:
+        """A release of these functions in state ``staging``; returns its id.
+
+        ``only``: the one function that has these variables, the others have those of v1.
+        """
         repository = Repository(namespace=owner, name="fns", source="git", deploy_branch="main")
         self.store.save_repository(repository)
         number = len(self.store.releases())
@@ -105,7 +114,8 @@ class World:
                 namespace=owner,
                 artifact=self.artifact,
                 repository="fns",
-                env_vars={"TEXT": "x", **env},
+                labels={"com.openfaas.scale.min": scale},
+                env_vars={"TEXT": "v1"} if only and name != only else {"TEXT": "x", **env},
             )
             for name in names
         ]
@@ -226,9 +236,10 @@ def test_a_switched_release_is_replaced_not_superseded(world: World) -> None:
     assert world.state(first) is State.REPLACED
 
 
-def test_a_health_path_that_drips_ends_at_its_deadline(short_tmp: Path) -> None:
-    import socket
-
+@pytest.mark.parametrize(
+    "head", [b"", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"], ids=["headers", "body"]
+)
+def test_a_health_path_that_drips_ends_at_its_deadline(short_tmp: Path, head: bytes) -> None:
     path = short_tmp / "drip.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
@@ -238,8 +249,9 @@ def test_a_health_path_that_drips_ends_at_its_deadline(short_tmp: Path) -> None:
         client, _ = listener.accept()
         with client:
             try:
+                client.sendall(head)
                 while True:
-                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    client.sendall(b"x" if head else b"HTTP/1.1 100 Continue\r\n\r\n")
                     time.sleep(0.1)
             except OSError:
                 return
@@ -247,8 +259,89 @@ def test_a_health_path_that_drips_ends_at_its_deadline(short_tmp: Path) -> None:
     thread = threading.Thread(target=drip)
     thread.start()
     begun = time.monotonic()
-    with pytest.raises(TimeoutError, match="no whole answer"):
+    with nullcontext() if head else pytest.raises(TimeoutError, match="no whole answer"):
         request(f"unix@{path}", "GET", "/", timeout=1)
     assert time.monotonic() - begun < 3
     thread.join()
     listener.close()
+
+
+def test_only_what_a_release_changes_can_fail_it(world: World) -> None:
+    controller = world.controller()
+    first = world.stage("ann", ["f", "g"], TEXT="v1")
+    assert world.until(lambda: world.state(first) is State.LIVE, controller, 10)
+    second = world.stage("ann", ["f", "g"], only="f", TEXT="v2")
+    controller.pass_()
+    (other,) = [each for each in controller.provider.instances() if each.function == "g.ann"]
+    controller.provider.remove(other)  # as if it had crashed and was buried
+    controller.replicas.died(other)
+    assert world.until(lambda: world.state(second) is not State.STAGING, controller, 10)
+    assert world.state(second) is State.LIVE
+    assert world.until(lambda: {"f.ann", "g.ann"} == set(world.edge.table), controller, 10)
+
+
+def test_a_machine_that_refuses_for_a_moment_fails_no_release(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = world.controller()
+    start = controller.provider.start
+    refusals = iter([True, True])
+
+    def refusing(spec: FunctionSpec) -> Instance:
+        if next(refusals, False):
+            raise Unavailable("no room for a process just now")
+        return start(spec)
+
+    monkeypatch.setattr(controller.provider, "start", refusing)
+    release = world.stage("ann", ["f"])
+    assert world.until(lambda: world.state(release) is not State.STAGING, controller, 10)
+    assert world.state(release) is State.LIVE
+
+
+def test_one_owner_s_release_that_cannot_be_handled_holds_up_nobody_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = world.controller()
+    stuck = world.stage("ann", ["f"])
+    fine = world.stage("bob", ["f"])
+    switch = world.store.switch
+
+    def failing(id_: str, replicas: Callable[[Artifact], int]) -> Release:
+        if id_ == stuck:
+            raise OSError("the disk is full")
+        return switch(id_, replicas)
+
+    monkeypatch.setattr(world.store, "switch", failing)
+    assert world.until(lambda: world.state(fine) is State.LIVE, controller, 10)
+    assert world.state(stuck) is State.STAGING
+    monkeypatch.undo()
+    assert world.until(lambda: world.state(stuck) is State.LIVE, controller, 10)
+
+
+def test_a_death_is_made_good_while_another_replica_still_starts(world: World) -> None:
+    controller = world.controller()
+    release = world.stage("ann", ["f"], scale="2")
+    assert world.until(lambda: world.state(release) is State.LIVE, controller, 10)
+    held = threading.Event()
+
+    def await_health(*_: object) -> None:
+        held.wait(20)
+
+    one, two = controller.provider.instances()
+    controller.replicas._await_health = await_health  # type: ignore[method-assign]  # hangs
+    controller.provider.remove(one)
+    assert world.until(lambda: len(controller.provider.instances()) == 2, controller, 5)
+    controller.provider.remove(two)  # while the one in the place of the first still starts
+    assert world.until(lambda: len(controller.provider.instances()) == 2, controller, 5)
+    held.set()
+
+
+def test_what_was_told_is_told_again_to_a_store_that_lost_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.controller.TELL_EVERY", 0.2)
+    controller = world.controller()
+    release = world.stage("ann", ["f"])
+    assert world.until(lambda: world.state(release) is State.LIVE, controller, 10)
+    world.store.redis.delete(keys.OBSERVED)
+    assert world.until(lambda: bool(world.store.observed("f.ann")), controller, 5)

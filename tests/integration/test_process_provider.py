@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from core.bundle import PREFIX, Bundle
+from core.errors import Unavailable
+from core.models import FunctionSpec
 from core.sandbox import Sandbox
 from core.sandbox.cgroup import discover
 from core.settings import Settings
@@ -93,6 +99,78 @@ def test_start_that_was_cut_off_is_found_or_ended(settings: Settings, when: str)
                     if each.folder.exists()]  # fmt: skip
     finally:
         provider.close()
+
+
+def test_the_end_of_the_controller_waits_for_starts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process would be left that no document tells of."""
+    provider = ProcessProvider(settings, b"key")
+    launch, begun = provider._sandbox.start, threading.Event()
+
+    def slow(*arguments: object, **options: object) -> object:
+        begun.set()
+        time.sleep(0.5)
+        return launch(*arguments, **options)  # type: ignore[arg-type]  # handed on as they are
+
+    monkeypatch.setattr(provider._sandbox, "start", slow)
+    spec = FunctionSpec(name="late", namespace="demo", artifact=ARTIFACT)
+    with ThreadPoolExecutor() as pool:
+        started = pool.submit(provider.start, spec)
+        begun.wait(5)
+        provider.close()
+        assert started.result().id
+    with pytest.raises(Unavailable, match="is stopping"):
+        provider.start(spec)
+    again = ProcessProvider(settings, b"key")
+    try:
+        (found,) = again.instances()
+        assert found.phase == "running"
+        again.remove(found)
+        assert not processes("slipway:late.demo")
+    finally:
+        again.close()
+
+
+def test_a_start_that_fails_at_its_very_end_leaves_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = ProcessProvider(settings, b"key")
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    try:
+        monkeypatch.setattr(provider, "_watch", failing)
+        with pytest.raises(OSError, match="Too many"):
+            provider.start(FunctionSpec(name="full", namespace="demo", artifact=ARTIFACT))
+        assert not processes("slipway:full.demo")
+        assert list(settings.instances.iterdir()) == []
+    finally:
+        monkeypatch.undo()
+        provider.close()
+
+
+def test_without_a_descriptor_nothing_is_taken_for_dead(settings: Settings) -> None:
+    provider = ProcessProvider(settings, b"key")
+    made = provider.start(FunctionSpec(name="alive", namespace="demo", artifact=ARTIFACT))
+    provider.close()
+    again = ProcessProvider(settings, b"key")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with again._lock:
+            for known in list(again._known.values()):
+                again._forget(known)  # so that it is looked at anew
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises((Unavailable, OSError)):
+            again.instances()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert [(each.id, each.phase) for each in again.instances()] == [(made.id, "running")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in again.instances():
+            again.remove(each)
+        again.close()
 
 
 def unified() -> Path | None:

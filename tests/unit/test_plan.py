@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +34,12 @@ def instance(of: FunctionSpec, id_: str, phase: Phase = Phase.RUNNING) -> Instan
 
 def artifact(of: FunctionSpec) -> Artifact:
     return Artifact(name=of.name, key="", artifact=of.artifact, spec=of)
+
+
+@pytest.mark.parametrize("text", ["²", "9" * 5000, "-1", "", "x", "1.5", "٣", "0"])
+def test_a_label_that_is_no_number_counts_as_one(text: str) -> None:
+    labelled = msgspec.structs.replace(spec("f"), labels={"com.openfaas.scale.min": text})
+    assert replicas(labelled) == 1
 
 
 def test_a_staged_revision_runs_beside_the_live_one() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from core.errors import ConfigError
-from core.settings import Settings, seconds, size
+from core.settings import Settings, cpus, seconds, size
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -79,3 +80,10 @@ def test_durations(text: str, value: float) -> None:
 def test_odd_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         seconds(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "1" + "0" * 5000 + "Gi", "²", "1.", "٣"])
+@pytest.mark.parametrize("read", [size, cpus, seconds])
+def test_no_number_overflows(read: Callable[[str], float], text: str) -> None:
+    with pytest.raises(ValueError, match="write "):
+        read(text)
