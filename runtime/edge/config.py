@@ -183,7 +183,6 @@ def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False)
         "  http-request set-uri %[pathq] if !{ url_beg / } { path_beg / }",
         "  http-request set-var(txn.fn) path,field(3,/) if { path_beg /function/ }",
         f"  http-request set-var(txn.be) var(txn.fn),map_str({map_file(settings)})",
-        "  http-request set-log-level silent if !{ var(txn.fn) -m found }",
         *(_INSIDE if inside else []),
         # Hop-by-hop (RFC 9110 §7.6.1); the one upgrade there is, is WebSocket.
         "  http-request del-header Upgrade if !websocket",
@@ -192,9 +191,9 @@ def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False)
         "  http-request del-header TE",
         "  http-request del-header Proxy- -m beg",
         # OpenFaaS' gateway believes a client's X-Forwarded-For; we do not.
-        "  http-request set-header X-Forwarded-For %[src]",
+        "  http-request del-header X-Forwarded-For",
+        "  option forwardfor",
         "  http-request set-header X-Forwarded-Host %[req.hdr(host)]",
-        "  http-after-response del-header Server",
         "  use_backend %[var(txn.be)] if live",
         f"  default_backend {GATEWAY}",
     ]
@@ -222,7 +221,7 @@ def _function_headers(condition: str = "") -> str:
     """Rules of the headers that go with a call of a function, as OpenFaaS has them, and the
     sandbox that its pages live in."""
     rules = [
-        "http-request set-var(txn.start) date(0,us),mul(1000)",
+        "http-request set-var(txn.start) date(0,us),concat(000)",  # nanoseconds, made text once
         "http-request set-header X-Start-Time %[var(txn.start)]",
         "http-request set-header X-Call-Id %[uuid()]",
         "http-request set-var(txn.id) req.hdr(X-Call-Id)",
@@ -244,6 +243,8 @@ def _gateway(settings: Settings) -> str:
     return f"""\
 backend {GATEWAY} from every
   timeout server {GATEWAY_TIMEOUT}
+  http-request set-log-level silent if !{{ var(txn.fn) -m found }}
+  http-response del-header Server
 {_function_headers("{ var(txn.fn) -m found }")}
   server gateway unix@{settings.gateway_socket} pool-purge-delay 200ms
 """
