@@ -1,4 +1,5 @@
-# Everything here sets itself up: a virtual environment in .venv, made anew when pyproject.toml changes.
+# Everything here sets itself up: a virtual environment in .venv, renewed when pyproject.toml or the
+# versions in constraints.txt change.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ READY_DEV := .venv/.installed-dev
 # Compiled modules make every later start quicker.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up check check-static test bench setup setup-dev
+.PHONY: help up check check-static test bench versions setup setup-dev
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,22 +31,26 @@ test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 bench: $(READY_DEV) ## Measure the figures that we claim, beside their references; ARGS= as its --help says
 	$(BIN)/python -m bench $(ARGS)
 
+versions: $(READY_DEV) ## Move constraints.txt to the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--no-header --no-annotate --no-emit-index-url pyproject.toml -o constraints.txt
+
 setup: $(READY) ## Set up and stop there
 
 setup-dev: $(READY_DEV)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	@$(TOOLS)
 	@echo "slipway: setting up .venv (once)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(PIP) -e .
 	@touch $@
 
-$(READY_DEV): pyproject.toml $(READY)
+$(READY_DEV): pyproject.toml constraints.txt $(READY)
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
-PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || echo --quiet)
+PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $$(test -t 1 || echo --quiet)
 
 # What has to be there before us.
 define TOOLS
