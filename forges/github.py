@@ -7,13 +7,15 @@ where it is fetched is decided elsewhere.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 
 import msgspec
 
 from core import names
 from core.errors import BadCredentials, InvalidRequest
-from core.signing import verify
+from core.signing import same_secret
 
 SIGNATURE = "X-Hub-Signature-256"
 EVENT = "X-GitHub-Event"
@@ -86,7 +88,7 @@ def check_configured(secret: str, signature: str) -> None:
         )
 
 
-def check_signature(secret: str, body: bytes, signature: str) -> None:
+def check_signature(secret: str, body: bytes | bytearray, signature: str) -> None:
     """Checks ``sha256=<hex HMAC-SHA-256 of the raw body>`` in constant time.
 
     Raises:
@@ -94,14 +96,15 @@ def check_signature(secret: str, body: bytes, signature: str) -> None:
     """
     check_configured(secret, signature)
     kind, _, given = signature.partition("=")
-    if kind != "sha256" or not verify(secret.encode(), body, given):
+    digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    if kind != "sha256" or not same_secret(given, digest):
         raise BadCredentials(
             f"the signature in {SIGNATURE} is not of this body: is the secret of the webhook the "
             "same as SLIPWAY_GITHUB_WEBHOOK_SECRET?"
         )
 
 
-def parse_push(body: bytes) -> Push:
+def parse_push(body: bytes | bytearray) -> Push:
     """Reads a push event; the signature was checked before.
 
     Raises:
@@ -109,7 +112,7 @@ def parse_push(body: bytes) -> Push:
     """
     try:
         payload = msgspec.json.decode(body, type=_Payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(
             f"the body is not a push event in JSON: {error}; is the webhook's content type "
             "application/json?"

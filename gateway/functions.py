@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -22,10 +21,12 @@ from core.names import DEFAULT_NAMESPACE
 from core.openfaas import FUNCTION_LABEL, FunctionStatus, ProviderInfo, SystemInfo, Version
 from gateway.context import here
 from gateway.problems import not_yet
+from gateway.query import moment, number
 
 bp = Blueprint("functions", __name__)
 
 ANNOTATION = "com.slipway."
+MAX_TAIL = 10**6
 
 
 @bp.get("/system/functions")
@@ -124,20 +125,16 @@ def _key(name: str, namespace: str) -> str:
 def logs() -> Response:
     """What a function wrote, oldest first, as OpenFaaS' NDJSON; also of one that is gone.
 
-    Query: ``name``, ``namespace``, ``tail`` (the last so many lines), ``since`` (RFC 3339),
-    ``instance``.
+    Query: ``name``, ``namespace``, ``tail`` (the last so many lines; 0 or -1: all), ``since``
+    (RFC 3339), ``instance``.
     """
     asked = request.args
     name, space = names.split_function(asked.get("name", ""))
     space = names.namespace(asked.get("namespace") or space)
     if asked.get("follow", "").lower() in ("1", "true"):
         return not_yet("follow the logs of functions: ask again without it")
-    try:
-        tail = max(int(asked.get("tail") or 0), 0)
-        since = asked.get("since", "")
-        after = datetime.fromisoformat(since).astimezone(UTC) if since else None
-    except ValueError as error:
-        raise InvalidRequest(f"tail is a number, since a time of RFC 3339: {error}") from error
+    tail = number("tail", 0, -1, MAX_TAIL)
+    after = moment("since")
     gateway = here()
     function = names.join_function(name, space)
     folder = gateway.settings.logs / function
@@ -148,7 +145,7 @@ def logs() -> Response:
         for line in logfiles.function_lines(folder, after)
         if asked.get("instance", line.instance) == line.instance
     )
-    kept = deque(lines, maxlen=tail) if tail else lines
+    kept = deque(lines, maxlen=tail) if tail > 0 else lines
     body = b"".join(
         msgspec.json.encode(
             {

@@ -11,11 +11,13 @@ there is no edge the public socket is inherited as well: its number is in ``SLIP
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import signal
 import socket
-import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,12 @@ from core.parents import end_with
 from gateway.environment import LISTEN_FD, read_settings
 from gateway.pools import THREADS
 
-_IDLE_SECONDS = 30
-"""A client that stalls so long in the middle of a request is dropped."""
-
-
 _settings = read_settings(os.environ)
 _shared_memory = Path("/dev/shm")
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 bind = [f"unix:{_settings.gateway_socket}"]
-worker_class = "gthread"
+worker_class = "gateway.worker.Worker"
 workers = 1
 threads = THREADS
 timeout = 60
@@ -65,6 +64,11 @@ def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's si
     """Runs in the worker first. Without its master it takes no new connection, as the next one will
     have the socket, and finishes what it has accepted."""
     end_with(server.pid, signal.SIGTERM)
+    # gunicorn takes a thousand connections, and ends where it cannot accept one.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(AttributeError):  # glibc keeps a large body's memory for the thread that had it
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -78,9 +82,6 @@ def post_worker_init(worker: Any) -> None:
     """Runs in the worker once the application is loaded."""
     app = worker.wsgi
     app.alive = lambda: worker.alive
-    for listener in worker.sockets:  # what is accepted from it has the same limit
-        seconds = struct.pack("@ll", _IDLE_SECONDS, 0)  # struct timeval
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
     threading.Thread(target=app.begin, name="begin", daemon=True).start()
 
 

@@ -74,10 +74,11 @@ def pushed(namespace: str, repository: str) -> Response:
     return _text(_progress(gateway, push, release, told), give_back)
 
 
-def read_updates(body: bytes) -> list[Update]:
+def read_updates(body: bytes | bytearray) -> list[Update]:
     """Raises InvalidRequest for anything but the lines of git's hook."""
     updates = []
-    for line in body.decode("utf-8", "replace").splitlines():
+    # Not splitlines: a ref may have what Unicode calls the end of a line.
+    for line in body.decode("utf-8", "replace").removesuffix("\n").split("\n"):
         match = _UPDATE.fullmatch(line)
         if not match:
             raise InvalidRequest(f"{line[:100]!r} is not a line of git's hook")

@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -68,13 +69,7 @@ def invoke() -> Response:
     started = request.headers.get("X-Start-Time", "") if gateway.settings.edge != "none" else ""
     started = started if started.isdecimal() else str(time.time_ns())
     try:
-        give_back = gateway.pools.invocations.take()
-        try:
-            response = _forward(gateway, request.environ, call_id, started)
-        except BaseException:
-            give_back()
-            raise
-        response.call_on_close(give_back)
+        response = _forward(gateway, request.environ, call_id, started)
     except SlipwayError as error:
         response = problems.answer(error)
         response.headers["X-OpenFaaS-Internal"] = "proxy"
@@ -96,11 +91,13 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         behind_edge=gateway.settings.edge != "none",
         is_ours=lambda value: caller(gateway, value) != NOBODY,
     )
-    connection = _connect(gateway, function, endpoints, patience)
-    client = connection.sock
-    pump: Pump | None = None
-    try:
+    with ExitStack() as undo:
+        undo.callback(gateway.pools.invocations.take(function))
+        connection = _connect(gateway, function, endpoints, patience)
+        undo.callback(connection.close)
+        client = connection.sock
         method = environ["REQUEST_METHOD"]
+        pump: Pump | None = None
         try:
             connection.putrequest(
                 method, f"/{rest}{mark}{query}", skip_host=True, skip_accept_encoding=True
@@ -110,9 +107,11 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
             connection.endheaders()
             if has_body(environ):
                 pump = _send_body(environ, client)
+                undo.callback(pump.end)
             _await_answer(function, client, pump, patience)
             with deadline(client, patience):
                 answer = connection.getresponse()
+            undo.callback(answer.close)
         except TimeoutError as error:
             raise InvocationTimeout(f"{function} broke off in the middle of its answer") from error
         except (OSError, http.client.HTTPException) as error:
@@ -129,15 +128,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
             status_line(answer),
             response_headers(method, answer, environ.get("CONTENT_TYPE", "")),
         )
-    except BaseException:
-        _close(pump, connection)
-        raise
-
-    def close() -> None:
-        answer.close()
-        _close(pump, connection)
-
-    response.call_on_close(close)
+        response.call_on_close(undo.pop_all().close)
     return response
 
 
@@ -230,9 +221,3 @@ def _body(function: str, answer: http.client.HTTPResponse) -> Iterator[bytes]:
         yield data
     if answer.length:
         raise UpstreamFailed(f"{function} ended {answer.length} bytes too early")
-
-
-def _close(pump: Pump | None, connection: Connection) -> None:
-    if pump:
-        pump.end()
-    connection.close()

@@ -4,34 +4,50 @@ short ones (webhooks, ``/healthz``, lists)."""
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from core.errors import Unavailable
 
 
 class Pool:
-    """Slots for one kind of request."""
+    """Slots for one kind of request.
 
-    def __init__(self, kind: str, slots: int) -> None:
+    Args:
+        share: the most that one holder may have of them; 0 for all.
+        advice: what to do when none is free.
+    """
+
+    def __init__(
+        self, kind: str, slots: int, *, share: int = 0, advice: str = "try again in a moment"
+    ) -> None:
         self.kind = kind
         self.slots = slots
-        self._free = threading.BoundedSemaphore(slots)
+        self.share = share or slots
+        self.advice = advice
+        self._taken: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
-    def take(self) -> Callable[[], None]:
+    def take(self, holder: str = "") -> Callable[[], None]:
         """Takes a slot; returns what gives it back, which may be called more than once.
 
         Raises:
-            Unavailable: none is free.
+            Unavailable: none is free, or the holder has its share.
         """
-        if not self._free.acquire(blocking=False):
-            raise Unavailable(
-                f"all {self.slots} places for {self.kind} are taken: try again in a moment"
-            )
+        with self._lock:
+            if self._taken.total() >= self.slots:
+                told = f"all {self.slots} places for {self.kind} are taken"
+                raise Unavailable(f"{told}: {self.advice}")
+            if self._taken[holder] >= self.share:
+                told = f"{holder} has {self.share} of the {self.slots} places for {self.kind}"
+                raise Unavailable(f"{told}, as many as it may: {self.advice}")
+            self._taken[holder] += 1
         once = threading.Lock()
 
         def give_back() -> None:
             if once.acquire(blocking=False):
-                self._free.release()
+                with self._lock:
+                    self._taken -= Counter([holder])  # and forgets who has none
 
         return give_back
 
@@ -43,9 +59,11 @@ class Pools:
         self.pushes = Pool("git requests", 12)
         self.progress = Pool("pushes that are watched", 8)
         self.followers = Pool("log followers", 8)
-        self.invocations = Pool("invocations through the gateway", 24)
-        self.webhooks = Pool("webhooks", 6)
+        self.invocations = Pool("invocations through the gateway", 24, share=8)
+        redeliver = "the forge does not send it again by itself, redeliver it on the webhook's page"
+        self.webhooks = Pool("webhooks", 16, advice=redeliver)
+        self.large_webhooks = Pool("webhooks of more than 1 MB", 3, advice=redeliver)
 
 
-THREADS = 72
+THREADS = 85
 """Of the one worker: the slots of all pools, and 14 for what is short."""

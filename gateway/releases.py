@@ -14,6 +14,7 @@ from core.models import Artifact, Artifacts, LogLine, Release, Repository
 from core.store import LogEnd
 from gateway import bare
 from gateway.context import Gateway, here
+from gateway.query import number
 from gateway.streams import decoded, guarded
 
 bp = Blueprint("releases", __name__, url_prefix="/system/releases")
@@ -34,7 +35,8 @@ def list_releases() -> Response:
         names.namespace(namespace)
     if repository:
         names.repository_name(repository)
-    return _json(here().store.releases(namespace, repository, _limit()))
+    limit = number("limit", 50, 1, MAX_LIST)
+    return _json(here().store.releases(namespace, repository, limit))
 
 
 @bp.get("/<id_>")
@@ -185,13 +187,6 @@ def _line(line: LogLine | LogEnd | None) -> bytes:
 
 def _event(line: LogLine | LogEnd | None) -> bytes:
     return b":\n\n" if line is None else b"data: " + msgspec.json.encode(line) + b"\n\n"
-
-
-def _limit() -> int:
-    given = request.args.get("limit", "50")
-    if not given.isdecimal() or not 1 <= int(given[:6]) <= MAX_LIST:
-        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIST}")
-    return int(given)
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -49,10 +50,12 @@ def pieces(environ: dict[str, Any]) -> Iterator[bytes]:
         for data in _arriving(stream) if length is None else iter(lambda: stream.read(CHUNK), b""):
             got += len(data)
             yield data
+        if length is not None and got < length:
+            raise EOFError
     except Exception as error:  # the server's parser has errors of its own
-        raise BrokenOff(f"the body broke off after {got} bytes") from error
-    if length is not None and got < length:
-        raise BrokenOff(f"the body broke off after {got} of {length} bytes")
+        stream.failed = True  # gunicorn's word for: no next request can follow it
+        of = f" of {length}" if length is not None else ""
+        raise BrokenOff(f"the body broke off after {got}{of} bytes") from error
 
 
 def _arriving(stream: Any) -> Iterator[bytes]:
@@ -69,8 +72,8 @@ def _arriving(stream: Any) -> Iterator[bytes]:
             yield bytes(data[start : start + CHUNK])
 
 
-def whole(environ: dict[str, Any], limit: int, seconds: float = 10.0) -> bytes:
-    """The request's body in memory.
+def whole(environ: dict[str, Any], limit: int, seconds: float = 10.0) -> bytearray:
+    """The request's body in memory, once.
 
     Raises:
         TooLarge: it has more than ``limit`` bytes.
@@ -81,14 +84,26 @@ def whole(environ: dict[str, Any], limit: int, seconds: float = 10.0) -> bytes:
     if length is not None and length > limit:
         raise too_large
     if not has_body(environ):
-        return b""
-    body = bytearray()
-    with _Deadline(environ, seconds):
+        return bytearray()
+    body = bytearray(length or 0)  # what grows may have to move, and be there twice
+    got = 0
+    deadline = time.monotonic() + seconds
+    timer = threading.Timer(seconds, _stop_reading, [environ])
+    timer.daemon = True
+    timer.start()
+    try:
         for piece in pieces(environ):
-            body += piece
-            if len(body) > limit:
+            body[got : got + len(piece)] = piece
+            got += len(piece)
+            if got > limit:
                 raise too_large
-    return bytes(body)
+    except BrokenOff as error:
+        if time.monotonic() < deadline:
+            raise
+        raise BrokenOff(f"the body did not come within {seconds:g} s") from error
+    finally:
+        timer.cancel()
+    return body
 
 
 def decoded(environ: dict[str, Any], type_: type[T], limit: int = 2**20) -> T:
@@ -99,22 +114,8 @@ def decoded(environ: dict[str, Any], type_: type[T], limit: int = 2**20) -> T:
     """
     try:
         return msgspec.json.decode(whole(environ, limit), type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not the JSON that this takes: {error}") from error
-
-
-class _Deadline:
-    """Ends the client's sending after some seconds."""
-
-    def __init__(self, environ: dict[str, Any], seconds: float) -> None:
-        self._timer = threading.Timer(seconds, _stop_reading, [environ])
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
 
 
 def _stop_reading(environ: dict[str, Any]) -> None:

@@ -13,10 +13,15 @@ from core.errors import InvalidRequest
 from core.models import Repository
 from forges import github
 from gateway.context import Gateway, here
-from gateway.streams import whole
+from gateway.streams import content_length, whole
 
 bp = Blueprint("webhooks", __name__, url_prefix="/webhooks")
 log = logging.get()
+
+SMALL = 10**6
+"""Bytes: almost every event. They have places of their own, and little time."""
+SECONDS, LARGE_SECONDS = 3.0, 10.0
+"""For a body to arrive: anybody can begin one."""
 
 
 @bp.post("/github")
@@ -26,9 +31,11 @@ def from_github() -> Response:
     secret = gateway.settings.github_webhook_secret
     signature = request.headers.get(github.SIGNATURE, "")
     github.check_configured(secret, signature)
-    give_back = gateway.pools.webhooks.take()
+    length = content_length(request.environ)
+    small = length is not None and length <= SMALL
+    give_back = (gateway.pools.webhooks if small else gateway.pools.large_webhooks).take()
     try:
-        body = whole(request.environ, github.MAX_BODY)
+        body = whole(request.environ, github.MAX_BODY, SECONDS if small else LARGE_SECONDS)
         github.check_signature(secret, body, signature)
     finally:
         give_back()

@@ -9,6 +9,7 @@ after the header are the lines to show, until the connection ends.
 import os
 import socket
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -16,11 +17,12 @@ def main() -> None:
     try:
         ended = show(updates)
         trouble = "the gateway went away"
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever it is, a pushing user has no use for a traceback
         ended, trouble = False, str(error)
     if not ended:
         follow = f"follow it with: slipway wait {commit(updates)}"
-        print(f"slipway: the push is stored ({trouble}); {follow}", flush=True)
+        with suppress(OSError):  # the client went away
+            tell(f"slipway: the push is stored ({trouble}); {follow}\n".encode("utf-8", "replace"))
 
 
 def show(updates: bytes) -> bool:
@@ -43,9 +45,8 @@ def show(updates: bytes) -> bool:
         good = head_lines.split(b" ", 2)[1:2] == [b"200"]
         last = b""
         while True:
-            if good and body:
-                sys.stdout.buffer.write(body)
-                sys.stdout.buffer.flush()
+            if good:
+                tell(body)
             last = (last + body)[-65536:]
             body = gateway.recv(65536)
             if not body:
@@ -57,11 +58,18 @@ def show(updates: bytes) -> bool:
 
 def commit(updates: bytes) -> str:
     """The new commit of the first branch that was pushed."""
-    for line in updates.decode("utf-8", "replace").splitlines():
-        _, new, ref = line.split(" ", 2)
-        if ref.startswith("refs/heads/") and new.strip("0"):
-            return new
+    for line in updates.split(b"\n"):
+        _, _, moved = line.partition(b" ")
+        new, _, ref = moved.partition(b" ")
+        if ref.startswith(b"refs/heads/") and new.strip(b"0"):
+            return new.decode("ascii", "replace")
     return "<commit>"
+
+
+def tell(text: bytes) -> None:
+    """Not by ``sys.stdout``, which would try again at exit what could not be written."""
+    while text:
+        text = text[os.write(1, text) :]
 
 
 if __name__ == "__main__":

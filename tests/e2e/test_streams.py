@@ -14,6 +14,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -417,6 +418,31 @@ def test_many_pushes_at_once_leave_room_for_the_short(flowing: Platform) -> None
         assert time.monotonic() < deadline, pushed.text
         time.sleep(0.2)
     assert pushed.last.startswith("slipway: live"), "places of clients that left are free again"
+
+
+def test_bodies_that_nobody_reads_leave_room_for_the_short(flowing: Platform) -> None:
+    """They are answered at once, and go on with a byte now and then."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    clients = [socket.create_connection(("127.0.0.1", flowing.port), 20) for _ in range(120)]
+    try:
+        for client in clients:
+            client.sendall(head)
+        assert [answer.status for answer in answered(clients, 2)] == [405] * len(clients)
+        for _ in range(3):
+            for client in clients:
+                with suppress(OSError):  # it may have been cut off by now
+                    client.sendall(b"x")
+            stay_quick(flowing)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_who_sends_all_of_an_unwanted_body_sees_the_answer(flowing: Platform) -> None:
+    connection = connect(flowing)
+    connection.request("POST", "/", bytes(20 * 2**20))
+    assert connection.getresponse().status == 405
+    connection.close()
 
 
 def follow(platform: Platform, release: str) -> tuple[http.client.HTTPConnection, Any]:

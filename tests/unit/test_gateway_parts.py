@@ -29,6 +29,25 @@ def test_a_slot_is_given_back_once() -> None:
     pool.take()
 
 
+def test_one_holder_leaves_slots_for_others() -> None:
+    pool = Pool("things", 3, share=2, advice="wait")
+    backs = [pool.take("ann") for _ in range(2)]
+    with pytest.raises(Unavailable, match=r"ann has 2 of the 3 places for things, .*: wait"):
+        pool.take("ann")
+    backs.append(pool.take("bob"))
+    with pytest.raises(Unavailable, match="all 3 places for things are taken: wait"):
+        pool.take("eve")
+    for give_back in backs:
+        give_back()
+    assert [pool.take("ann") for _ in range(2)]
+    assert pool.take("eve")
+
+
+def test_one_function_leaves_two_thirds_for_others() -> None:
+    pool = Pools().invocations
+    assert 0 < pool.share <= pool.slots / 3
+
+
 def test_threads_are_left_for_short_requests() -> None:
     pools = Pools()
     taken = sum(pool.slots for pool in vars(pools).values())
@@ -59,6 +78,12 @@ def test_refs_of_a_push_are_read() -> None:
     for wrong in (b"x", b"a b refs/heads/x", f"{OLD} {NEW} refs/heads/a b".encode(), b"\xff"):
         with pytest.raises(InvalidRequest):
             read_updates(wrong)
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "é", "\ufffd"])
+def test_a_ref_may_have_what_ends_a_line_elsewhere(odd: str) -> None:
+    body = f"{OLD} {NEW} refs/heads/a{odd}b\n{OLD} {NEW} refs/heads/main\n"
+    assert [update.branch for update in read_updates(body.encode())] == [f"a{odd}b", "main"]
 
 
 def test_what_is_not_deployed_is_told() -> None:

@@ -4,13 +4,14 @@
 // milliseconds and bytes. 0 turns a bound off, except for write_timeout.
 
 const DURATION = /^(?:\d+|(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+)$/
+const LONGEST = 32 // characters: a caller's X-Timeout is a duration, too
 const UNITS = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1000, m: 60000, h: 3600000 }
 const SIZE = /^(\d+)\s*(b|kb|mb|gb)?$/i
 const BYTES = { b: 1, kb: 2 ** 10, mb: 2 ** 20, gb: 2 ** 30 }
 
 /** Milliseconds of a Go duration (1m30s, 500ms) or of plain seconds; undefined for others. */
 function duration(text) {
-  if (!DURATION.test(text)) return undefined
+  if (text.length > LONGEST || !DURATION.test(text)) return undefined
   if (/^\d+$/.test(text)) return Number(text) * 1000
   let sum = 0
   for (const [, number, unit] of text.matchAll(/([\d.]+)(ns|us|µs|ms|s|m|h)/g)) {

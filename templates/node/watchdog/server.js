@@ -105,7 +105,7 @@ class Watchdog {
       if (call.response.headersSent) call.response.destroy()
       else this.#refuse(call, 504, `The function did not answer within ${seconds} seconds.`)
       this.inFlight.delete(call)
-    }, time)
+    }, Math.min(time, 2 ** 31 - 1)) // of more setTimeout makes 1 ms
   }
 
   // Answers

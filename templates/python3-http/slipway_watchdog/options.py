@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_LONGEST = 32
+"""Characters of a duration: a caller's X-Timeout is one, and this runs in the event loop."""
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.I)
 _BYTES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30}
@@ -66,12 +69,13 @@ def read(environment: Mapping[str, str] = os.environ) -> Options:
 
 def duration(text: str) -> float | None:
     """Seconds of a Go duration (``1m30s``, ``500ms``) or of plain digits; None for others."""
+    if len(text) > _LONGEST:
+        return None
     if text.isascii() and text.isdigit():
         return float(text)
-    parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    if not _DURATION.fullmatch(text):
         return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
 
 
 def _parse(name: str, text: str, kind: type) -> object:

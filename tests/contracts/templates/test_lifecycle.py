@@ -86,6 +86,19 @@ def test_a_request_may_shorten_its_time(kit: Server) -> None:
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.parametrize("wish", ["1" * 15_000 + "x", "1s" * 7_000, ".", "-1s", "soon", ""])
+def test_a_time_that_is_none_stops_nobody(kit: Server, wish: str) -> None:
+    begun = time.monotonic()
+
+    assert kit.get("/teapot", X_Timeout=wish).status == 418
+    assert time.monotonic() - begun < 1
+
+
+@each_template
+def test_a_request_without_a_bound_may_wish_for_much_time(start: Start, template: str) -> None:
+    assert start(template, exec_timeout="0").get("/sleep?s=0.2", X_Timeout="9999h").text == "slept"
+
+
 @each_template
 def test_a_request_cannot_lengthen_its_time(start: Start, template: str) -> None:
     assert start(template, exec_timeout="300ms").get("/sleep?s=1", X_Timeout="5s").status == 504

@@ -129,8 +129,11 @@ def git_environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running(folder: Path, redis_url: str, **overrides: str) -> Iterator[Gateway]:
-    """A gateway of its own, without an edge, until the end of the block."""
+def running(
+    folder: Path, redis_url: str, *, arguments: Sequence[str] = (), **overrides: str
+) -> Iterator[Gateway]:
+    """A gateway of its own, without an edge, until the end of the block; ``arguments`` are
+    gunicorn's."""
     public = socket.socket()
     public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     public.bind(("127.0.0.1", 0))
@@ -149,7 +152,7 @@ def running(folder: Path, redis_url: str, **overrides: str) -> Iterator[Gateway]
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
     log = folder / "gateway.log"
-    process = start_process(settings, public.fileno(), log)
+    process = start_process(settings, public.fileno(), log, arguments)
     gateway = Gateway(settings, process, home)
     try:
         wait_for(lambda: process.poll() is not None or answers(gateway), 20)
@@ -167,12 +170,14 @@ def running(folder: Path, redis_url: str, **overrides: str) -> Iterator[Gateway]
         public.close()
 
 
-def start_process(settings: Settings, listener: int, log: Path) -> subprocess.Popen[bytes]:
+def start_process(
+    settings: Settings, listener: int, log: Path, arguments: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
         return subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "gunicorn"),
-                *("-c", "python:gateway.gunicorn_config", "gateway.wsgi:app"),
+                *("-c", "python:gateway.gunicorn_config", *arguments, "gateway.wsgi:app"),
             ],
             env={
                 **settings.environment(),

@@ -16,8 +16,10 @@ import requests
 
 from core import queues
 from core.bundle import Bundle, bundle_folder
+from core.logfiles import LogWriter
 from core.models import (
     Artifacts,
+    FunctionLogLine,
     FunctionSpec,
     Observed,
     Release,
@@ -85,7 +87,7 @@ def test_without_the_password_nothing_is_told(gateway: Gateway) -> None:
         assert answer.headers["WWW-Authenticate"] == 'Basic realm="Restricted"'
     for auth in (("admin", "guess"), ("root", gateway.auth[1]), ("admin", ""), ("", "")):
         assert gateway.anonymous("GET", "/system/functions", auth=auth).status_code == 401
-    for header in ("Basic", "Basic !!", "Basic /w==", "Bearer x", "Digest x", "\xff"):
+    for header in ("Basic", "Basic !!", "Basic /w==", "Basic \xff", "Bearer x", "Digest x", "\xff"):
         answer = gateway.anonymous("GET", "/system/info", headers={"Authorization": header})
         assert answer.status_code == 401, header
 
@@ -238,8 +240,12 @@ def test_releases_are_listed_and_read(gateway: Gateway, store: Store) -> None:
         "functions": [],
         "receipt": None,
     }
-    for wrong in ("?limit=0", "?limit=x", "?limit=501", "?namespace=A", "?repository=.."):
+    for wrong in ("?namespace=A", "?repository=.."):
         assert gateway.call("GET", f"/system/releases{wrong}").status_code == 400, wrong
+    for wrong in ("0", "x", "501", "-1", "1.0", "0000019999999", "9" * 5000, "%D9%A3"):
+        answer = gateway.call("GET", f"/system/releases?limit={wrong}")
+        told = "limit must be a whole number from 1 to 500"
+        assert (answer.status_code, answer.text) == (400, told), wrong
     assert gateway.call("GET", "/system/releases/r99-aaaaaaa").status_code == 404
     assert gateway.call("GET", "/system/releases/R_").status_code == 400
 
@@ -441,7 +447,8 @@ def test_artifacts_must_be_there_and_of_that_owner(gateway: Gateway, store: Stor
     refused = put(gateway, release.id, Artifacts(commit=release.commit, functions=[image]))
     assert refused.status_code == 501
     assert put(gateway, "r99-aaaaaaa", put_bundle(gateway.settings, release)).status_code == 404
-    assert put(gateway, release.id, b"{").status_code == 400
+    for body in (b"{", b'{"deep": ' + b"[" * 99_999, b'{"a":' * 99_999, b'{"commit": "\\ud800"}'):
+        assert put(gateway, release.id, body).status_code == 400, body[:20]
 
 
 def _with(spec: FunctionSpec, **changes: str) -> FunctionSpec:
@@ -499,6 +506,37 @@ def test_functions_are_listed_as_openfaas_does(gateway: Gateway, store: Store) -
     assert gateway.call("GET", "/system/function/hello.api?namespace=b").status_code == 400
     assert gateway.call("GET", "/system/functions?namespace=b").json() == []
     assert gateway.call("GET", "/system/functions?namespace=B").status_code == 400
+
+
+def test_what_a_function_wrote_is_listed(gateway: Gateway, store: Store) -> None:
+    deploy(store, "hello.api", [])
+    lines = [
+        FunctionLogLine(time=f"2026-01-0{day}T00:00:00Z", instance="i", text=f"day {day}")
+        for day in (1, 2, 3)
+    ]
+    writer = LogWriter(gateway.settings.logs / "hello.api", 10_000)
+    for each in lines:
+        writer.append(msgspec.json.encode(each) + b"\n")
+    writer.close()
+
+    def days(query: str) -> str:
+        answer = gateway.call("GET", f"/system/logs?name=hello&namespace=api{query}")
+        assert answer.status_code == 200, answer.text
+        return "".join(json.loads(line)["text"][-1] for line in answer.text.splitlines())
+
+    assert days("") == days("&tail=") == days("&tail=0") == days("&tail=-1") == "123"
+    assert days("&tail=2") == "23"
+    assert days("&since=2026-01-02T01:00:00%2B02:00") == "23"
+    assert days("&tail=1&since=2026-01-01T00:00:00Z") == "3"
+    for wrong in ("tail=x", "tail=-2", f"tail={10**22}", f"tail={'9' * 5000}"):
+        answer = gateway.call("GET", f"/system/logs?name=hello&namespace=api&{wrong}")
+        assert answer.status_code == 400
+        assert answer.text == "tail must be a whole number from -1 to 1000000"
+    early, late = "0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59"
+    for wrong in ("yesterday", early, late, "9" * 99):
+        answer = gateway.call("GET", f"/system/logs?name=hello&namespace=api&since={wrong}")
+        assert answer.status_code == 400
+        assert answer.text.startswith("since must be a time of RFC 3339, as 2026-")
 
 
 def test_namespaces_and_info(gateway: Gateway, store: Store) -> None:

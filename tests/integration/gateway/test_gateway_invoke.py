@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.models import FunctionSpec
+from core.models import FunctionSpec, Observed
 from core.store import Store
 from gateway.invoke import ANSWER_SECONDS, LONGEST_SECONDS, patience_of
 from tests.integration.gateway.harness import (
@@ -351,20 +351,27 @@ def test_places_are_bounded_and_others_still_answered(
 
     with Upstream(short_tmp / "f.sock", slow) as upstream:
         deploy(store, "slow.inv", [upstream.address])
-        clients = [threading.Thread(target=ask) for _ in range(30)]
+        deploy(store, "other.inv2", [])
+        seen = Observed(available=1, endpoints=[upstream.address])
+        store.save_observed({"slow.inv": seen, "other.inv2": seen})
+        clients = [threading.Thread(target=ask) for _ in range(12)]
         for client in clients:
             client.start()
-        wait_for(lambda: len(statuses) == 6 and len(upstream.heads) == 24)
+        wait_for(lambda: len(statuses) == 4 and len(upstream.heads) == 8)
         begun = time.monotonic()
         full = gateway.anonymous("GET", "/function/slow.inv")
         assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
+        assert full.text.startswith("slow.inv has 8 of the 24 places for invocations")
+        other = threading.Thread(target=gateway.anonymous, args=["GET", "/function/other.inv2"])
+        other.start()
+        wait_for(lambda: len(upstream.heads) == 9)
         assert gateway.anonymous("GET", "/healthz").status_code == 503, "nobody beats here"
         assert gateway.call("GET", "/system/functions").ok
         assert time.monotonic() - begun < 2
         go.set()
-        for client in clients:
+        for client in [*clients, other]:
             client.join()
-    assert sorted(statuses) == [200] * 24 + [503] * 6
+    assert sorted(statuses) == [200] * 8 + [503] * 4
     with Upstream(short_tmp / "g.sock", answering(HELLO)) as upstream:
         deploy(store, "slow.inv", [upstream.address])
         assert gateway.anonymous("GET", "/function/slow.inv").ok, "the places came back"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from core.models import Release, State
 from core.store import Store
+from gateway.hooks import post_receive
 from tests.integration.gateway.harness import (
     BUILDER,
     Gateway,
@@ -152,6 +155,80 @@ def test_other_branches_and_tags_are_stored_and_not_deployed(
     assert len(store.releases("branches")) == 1
     assert stored(gateway, "branches/fns", "refs/heads/main") == head(work)
     assert stored(gateway, "branches/fns", "refs/heads/v2") == ""
+
+
+def test_a_branch_of_any_name_is_reported(gateway: Gateway, store: Store, tmp_path: Path) -> None:
+    """Some characters end a line for Python, and for git they do not."""
+    work = repository(tmp_path / "w", FILES)
+    odd = [f"main:refs/heads/a{character}b" for character in "\u2028\u2029\x85é"]
+    with Hand(store, lambda release: go_live(store, release)):
+        status, told = gateway.run("push", gateway.remote("odd/fns"), "main", *odd, cwd=work)
+    (release,) = store.releases("odd")
+    assert (status, f"remote: slipway: live {release.id}" in told) == (0, True), told
+    assert told.count("stored, not deployed: the deploy branch is main") == len(odd)
+
+
+OLD, NEW = "0" * 40, "a" * 40
+
+
+@pytest.mark.parametrize(
+    ("updates", "told"),
+    [
+        (f"{OLD} {NEW} refs/heads/main\n", NEW),
+        (f"{OLD} {NEW} refs/heads/a\u2028b c\x85\n", NEW),
+        (f"{OLD} {OLD} refs/heads/x\n{OLD} {NEW} refs/tags/x\n", "<commit>"),
+        ("no update\n\n \n", "<commit>"),
+        ("", "<commit>"),
+    ],
+)
+@pytest.mark.parametrize("answer", [None, b"", b"nonsense", b"HTTP/1.0 500 No\r\n\r\nno\xff"])
+def test_the_hook_always_ends_with_a_word_of_its_own(
+    short_tmp: Path, updates: str, told: str, answer: bytes | None
+) -> None:
+    """Whatever it reads, and whatever the gateway does; None: there is no gateway."""
+
+    def once() -> None:
+        client, _ = listener.accept()
+        with client:
+            client.recv(65536)
+            client.sendall(answer or b"")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short_tmp / "s"))
+        if answer is not None:
+            listener.listen()
+            threading.Thread(target=once, daemon=True).start()
+        done = run_hook(updates, subprocess.PIPE, SLIPWAY_PUSH_SOCKET=str(short_tmp / "s"))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"slipway: the push is stored (")
+    assert done.stdout.endswith(f"follow it with: slipway wait {told}\n".encode())
+
+
+def test_the_hook_needs_nobody_to_read_it() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = run_hook(f"{OLD} {NEW} refs/heads/main\n", writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def run_hook(updates: str, stdout: int, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-I", "-S", post_receive.__file__],
+        input=updates.encode(),
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={
+            "LC_ALL": "C",
+            "SLIPWAY_PUSH_PATH": "/internal/pushes/a/b",
+            "SLIPWAY_PUSH_TOKEN": "x",
+            **variables,
+        },
+        timeout=20,
+        check=False,
+    )
 
 
 def test_the_deploy_branch_cannot_be_deleted(

@@ -7,6 +7,7 @@ import hmac
 import json
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import requests
 from core.models import State
 from core.store import Store
 from tests.integration.gateway.conftest import SECRET
-from tests.integration.gateway.harness import Gateway, running
+from tests.integration.gateway.harness import Gateway, memory_mb, running
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "projects" / "github"
 PUSHES: list[dict[str, Any]] = json.loads((EXAMPLES / "push.json").read_text())
@@ -199,26 +200,69 @@ def test_without_a_secret_all_are_refused(valkey: str, store: Store, short_tmp: 
     assert store.releases() == []
 
 
+def rest(client: socket.socket) -> bytes:
+    return b"".join(iter(lambda: client.recv(1000), b""))
+
+
+def large(payload: dict[str, Any]) -> bytes:
+    """The same event with more than a megabyte."""
+    return json.dumps({**payload, "commits": ["x" * 1000] * 1100}).encode()
+
+
 @pytest.mark.usefixtures("store")
-def test_stalled_bodies_leave_room_for_others(gateway: Gateway) -> None:
-    """More senders that stall than there are places: the next is told to come again at once."""
+@pytest.mark.parametrize(
+    ("length", "places", "seconds"), [(1_000, 16, 3), (20_000_000, 3, 10), (None, 3, 10)]
+)
+def test_stalled_bodies_leave_room_for_others(
+    gateway: Gateway, length: int | None, places: int, seconds: int
+) -> None:
+    """More senders that stall than there are places: the next is told at once what to do, and
+    bodies of the other class are taken all the same."""
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
     head = (
-        b"POST /webhooks/github HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n"
-        b"X-Hub-Signature-256: sha256=x\r\n\r\nstalls"
+        "POST /webhooks/github HTTP/1.1\r\nHost: a\r\nX-Hub-Signature-256: sha256=x\r\n"
+        f"{framing}\r\n\r\n1\r\n"
     )
-    senders = [socket.create_connection(("127.0.0.1", gateway.settings.port), 30) for _ in range(8)]
-    try:
-        for sender in senders:
-            sender.sendall(head)
-        time.sleep(0.5)
+    with ExitStack() as senders:
         begun = time.monotonic()
+        stalled = [
+            senders.enter_context(
+                socket.create_connection(("127.0.0.1", gateway.settings.port), 30)
+            )
+            for _ in range(places + 2)
+        ]
+        for sender in stalled:
+            sender.sendall(head.encode())
+        time.sleep(0.5)
+        small, big = send(gateway, "push", PUSH), send(gateway, "push", large(PUSH))
+        refused, taken = (small, big) if places == 16 else (big, small)
         assert gateway.anonymous("GET", "/").ok
-        assert send(gateway, "push", PUSH).status_code == 503
-        assert time.monotonic() - begun < 1
-        answers = [sender.recv(100) for sender in senders]
-        assert sorted(answer.split()[1] for answer in answers) == [b"400"] * 6 + [b"503"] * 2
-        assert time.monotonic() - begun < 15
-    finally:
-        for sender in senders:
-            sender.close()
+        assert (refused.status_code, taken.status_code) == (503, 202)
+        assert f"all {places} places for webhooks" in refused.text
+        assert "redeliver it" in refused.text
+        assert time.monotonic() - begun < 2.5
+        answers = [rest(sender) for sender in stalled]
+        assert time.monotonic() - begun < seconds + 3
+    told = sorted(answer.split()[1] for answer in answers)
+    assert told == [b"400"] * places + [b"503"] * 2
+    late = [answer for answer in answers if b" 400 " in answer]
+    assert all(answer.endswith(b"the body did not come within %d s" % seconds) for answer in late)
     assert send(gateway, "push", PUSH).status_code == 202
+
+
+@pytest.mark.usefixtures("store")
+def test_a_body_is_held_once_and_only_until_its_signature_is_checked(gateway: Gateway) -> None:
+    size = 24_000_000
+    worker = gateway.worker()
+    Path(f"/proc/{worker}/clear_refs").write_text("5")  # the peak begins anew
+    before = memory_mb(worker)
+    for _ in range(3):
+        answer = send(gateway, "push", bytes(size), X_Hub_Signature_256="sha256=" + "0" * 64)
+        assert answer.status_code == 401
+    assert memory_mb(worker) - before < 36
+
+
+def test_json_of_any_depth_is_no_accident_of_ours(gateway: Gateway) -> None:
+    for body in (b"[" * 99_999, b'{"deep": ' + b"[" * 99_999, b'{"a":' * 99_999):
+        answer = send(gateway, "push", body)
+        assert (answer.status_code, "not a push event" in answer.text) == (400, True)

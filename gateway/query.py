@@ -1,0 +1,29 @@
+"""Arguments of a query string that are more than text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from flask import request
+
+from core.errors import InvalidRequest
+
+
+def number(name: str, default: int, least: int, most: int) -> int:
+    """Raises InvalidRequest for anything but a whole number from ``least`` to ``most``."""
+    given = request.args.get(name) or str(default)
+    if not re.fullmatch(r"-?[0-9]{1,9}", given) or not least <= int(given) <= most:
+        raise InvalidRequest(f"{name} must be a whole number from {least} to {most}")
+    return int(given)
+
+
+def moment(name: str) -> datetime | None:
+    """A time of RFC 3339, None where none is given; raises InvalidRequest for what is none."""
+    given = request.args.get(name, "")
+    try:
+        return datetime.fromisoformat(given).astimezone(UTC) if given else None
+    except (ValueError, OverflowError) as error:  # the year 1 begins earlier in UTC
+        raise InvalidRequest(
+            f"{name} must be a time of RFC 3339, as 2026-01-31T12:00:00Z: {error}"
+        ) from error
