@@ -123,6 +123,9 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
         yield Finding("network", OK, sandbox.enforced()["network"])
     elif os.geteuid() != 0:
         yield Finding("network", WARN, "functions reach nothing outside", "run Slipway as root")
+    elif _runs(settings) and sandbox.network.exists():
+        advice = "the controller repairs it within seconds; if not, its log says why"
+        yield Finding("network", FAIL, "its fence is damaged", advice)
     elif _runs(settings):
         advice = f"see {settings.state / 'log' / 'network.log'} and what 'make up' said of it"
         yield Finding("network", WARN, "functions reach nothing outside", advice)

@@ -79,7 +79,7 @@ class Controller:
         self._adopt()
         threads = [
             threading.Thread(target=each, daemon=True)
-            for each in (self._listen, self._watch_deaths)
+            for each in (self._listen, self._watch_deaths, self._mend)
         ]
         for thread in threads:
             thread.start()
@@ -243,6 +243,16 @@ class Controller:
         while not self._stop.is_set():
             self.provider.wait(PASS_EVERY)
             self.wake()
+
+    def _mend(self) -> None:
+        """Beside the passes, which may wait for the store: what fences functions in must not."""
+        while not self._stop.wait(PASS_EVERY):
+            try:
+                self.provider.mend()
+            except Unavailable as error:
+                log.warning("not_mended", reason=str(error))
+            except Exception:
+                log.exception("mend_failed")
 
 
 def stop_all(provider: Provider, patience: float) -> None:

@@ -5,7 +5,7 @@
     parts.py      what is started, as data
     keeper.py     spawns, watches, restarts, stops; one thread, one loop
     leftovers.py  ends what an earlier supervisor left behind
-    processes.py  /proc: who is who, who descends from whom
+    processes.py  /proc: who descends from whom, who has what open
     chores.py     short jobs that need much memory, each in a process of its own
     demo.py       pushes this checkout's functions through the real pipeline
     screen.py     what the user sees

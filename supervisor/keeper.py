@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from core.errors import ConfigError
-from supervisor import processes
-from supervisor.leftovers import Leftovers, Record
+from supervisor import parts, processes
+from supervisor.leftovers import Leftovers
 from supervisor.logfiles import LogFiles
 from supervisor.parts import Part
 
@@ -93,11 +93,12 @@ class Keeper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Gives them back, and ends at once what was not stopped."""
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # as signal() gave it
         for child in self._children.values():
-            self._forget(child)
+            self._kill(child)
         self._selector.close()
         os.close(self._wake)
         os.close(self._wake_end)
@@ -113,15 +114,7 @@ class Keeper:
         Raises:
             ConfigError: its program cannot be started.
         """
-        child = _Child(part)
-        self._children[part.name] = child
-        try:
-            self._spawn(child)
-        except OSError as error:
-            del self._children[part.name]
-            raise ConfigError(
-                f"the {part.name} ({part.argv[0]}) cannot be started: {error.strerror}"
-            ) from error
+        self._begin(_Child(part))
 
     def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Waits until the condition holds; False if it did not within ``seconds``.
@@ -151,10 +144,12 @@ class Keeper:
         """Runs a helper to its end; returns its exit status, None if it took too long.
 
         ``on_screen``: its output goes where ours goes, else to the log of its name.
+
+        Raises:
+            ConfigError: its program cannot be started.
         """
         child = _Child(Part(name=name, argv=argv), leaving=True)
-        self._children[name] = child
-        self._spawn(child, on_screen=on_screen)
+        self._begin(child, on_screen=on_screen)
         process = child.process
         assert process is not None  # _spawn made it
         try:
@@ -181,7 +176,7 @@ class Keeper:
         for child in leaving:
             child.leaving = True
             if child.process:
-                child.process.send_signal(child.part.stop)
+                child.process.send_signal(parts.stop_signal(child.part.name))
         asked = time.monotonic()
         while running := [child for child in leaving if child.process]:
             for child in running:
@@ -237,10 +232,26 @@ class Keeper:
             self._rotated = now
             self.logs.rotate()
 
+    def _begin(self, child: _Child, *, on_screen: bool = False) -> None:
+        part = child.part
+        try:
+            self._spawn(child, on_screen=on_screen)
+        except OSError as error:
+            raise ConfigError(
+                f"the {part.name} ({part.argv[0]}) cannot be started: {error.strerror}"
+            ) from error
+        self._children[part.name] = child
+
     def _spawn(self, child: _Child, *, on_screen: bool = False) -> None:
         part = child.part
-        log = None if on_screen else self.logs.open(part.name)
-        try:
+        with contextlib.ExitStack() as held:
+
+            def hold(descriptor: int) -> int:
+                held.callback(os.close, descriptor)
+                return descriptor
+
+            log = None if on_screen else hold(self.logs.open(part.name))
+            mark = hold(self.leftovers.mark(part.name))
             process = subprocess.Popen(
                 part.argv,
                 stdin=subprocess.DEVNULL,
@@ -248,16 +259,16 @@ class Keeper:
                 stderr=log,
                 env={**self.env, **part.env},
                 cwd=self.folder,
-                pass_fds=part.listeners,
+                pass_fds=[*part.listeners, mark],
                 start_new_session=True,  # Ctrl-C is for us alone
             )
-        finally:
-            if log is not None:
-                os.close(log)
         child.process, child.began = process, time.monotonic()
-        child.pidfd = os.pidfd_open(process.pid)
-        self._selector.register(child.pidfd, selectors.EVENT_READ, child)
-        self._note()
+        try:
+            child.pidfd = os.pidfd_open(process.pid)
+            self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+        except OSError:  # no descriptors left: we would not see its end
+            self._kill(child)
+            raise
 
     def _again(self, child: _Child) -> None:
         try:
@@ -272,7 +283,6 @@ class Keeper:
         status = child.process.wait()
         lived = time.monotonic() - child.began
         self._forget(child)
-        self._note()
         if child.leaving:
             return
         child.deaths = 1 if lived > SETTLED else child.deaths + 1
@@ -284,30 +294,16 @@ class Keeper:
 
     def _kill(self, child: _Child) -> None:
         if child.process:
-            processes.kill(child.process.pid, tree=child.part.tree)
+            processes.kill(child.process.pid, tree=parts.ends_whole(child.part.name))
             child.process.wait()
             self._forget(child)
-            self._note()
 
     def _forget(self, child: _Child) -> None:
         if child.pidfd >= 0:
-            self._selector.unregister(child.pidfd)
+            with contextlib.suppress(KeyError):  # it could not be registered
+                self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
         child.process, child.pidfd = None, -1
-
-    def _note(self) -> None:
-        """Writes down who lives, for the supervisor that comes after us."""
-        self.leftovers.write(
-            Record(
-                name=child.part.name,
-                pid=child.process.pid,
-                started=processes.start_time(child.process.pid) or 0,
-                stop=int(child.part.stop),
-                tree=child.part.tree,
-            )
-            for child in self._children.values()
-            if child.process
-        )
 
 
 def _signal(number: int) -> str:

@@ -23,9 +23,11 @@ class LogFiles:
 
     def open(self, name: str) -> int:
         """A descriptor that appends, so that the file may be emptied under whoever writes."""
-        return os.open(
-            self.path(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        try:
+            return os.open(self.path(name), flags | os.O_CREAT, 0o600)
+        except OSError:  # the disk is full, the folder was removed: a part runs all the same
+            return os.open(os.devnull, flags)
 
     def rotate(self) -> None:
         """Moves aside what has grown too large: copied and emptied, because the writer keeps its

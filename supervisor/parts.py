@@ -35,12 +35,20 @@ class Part:
     """Beside what all parts get."""
     listeners: Sequence[int] = ()
     """Descriptors of listening sockets, handed on under their numbers."""
-    stop: signal.Signals = signal.SIGTERM
-    """Asks it to end gracefully."""
     patience: float = 10.0
-    """Seconds from ``stop`` until it is killed."""
-    tree: bool = True
-    """Killed with all that descends from it. Not the controller: functions outlive it."""
+    """Seconds that it has to end when it is asked, until it is killed."""
+
+
+def stop_signal(name: str) -> signal.Signals:
+    """What asks a part of this name to end gracefully: at SIGUSR1 HAProxy stops listening and
+    finishes what it has."""
+    return signal.SIGUSR1 if name == "edge" else signal.SIGTERM
+
+
+def ends_whole(name: str) -> bool:
+    """Whether it is killed with all that descends from it. Not the controller: functions outlive
+    it."""
+    return name != "controller"
 
 
 def environment(env: Mapping[str, str], settings: Settings) -> dict[str, str]:
@@ -104,13 +112,13 @@ def workers() -> Part:
 
 
 def controller() -> Part:
-    return Part(name="controller", argv=python("runtime.controller"), tree=False)
+    return Part(name="controller", argv=python("runtime.controller"))
 
 
 def edge(settings: Settings, argv: Sequence[str], listeners: Sequence[int]) -> Part:
-    """HAProxy: SIGUSR1 makes it stop listening and finish what it has."""
+    """HAProxy."""
     patience = min(settings.drain_timeout, 10.0)
-    return Part(name="edge", argv=argv, listeners=listeners, stop=signal.SIGUSR1, patience=patience)
+    return Part(name="edge", argv=argv, listeners=listeners, patience=patience)
 
 
 def _store_binary(env: Mapping[str, str]) -> str:

@@ -47,7 +47,7 @@ def up(settings: Settings, env: Mapping[str, str], screen: Screen, *, demo: bool
     lock = claims.claim_state(settings)
     try:
         claims.make_run_folder(settings.run)
-        leftovers = Leftovers(settings.run / "parts.json")
+        leftovers = Leftovers(settings.state / "parts")
         screen.doing("looking for what an earlier run left behind")
         if ended := leftovers.end():
             screen.say(f"slipway: an earlier run was killed; ended its {', '.join(ended)}")
@@ -70,6 +70,8 @@ class Installation:
         self.logs.rotate()
         self.listener = claims.claim_port(settings)
         self.inside: socket.socket | None = None
+        self._functions_remain = False
+        """Whether some may still run when all else has ended."""
         self.keeper = Keeper(
             parts.environment(env, settings),
             ROOT,
@@ -243,30 +245,47 @@ class Installation:
     # Ending
 
     def _stop(self) -> None:
-        keeper, screen = self.keeper, self.screen
-        screen.doing("stopping: builds")
-        keeper.stop(["workers"])
-        screen.doing("stopping: requests on their way")
+        """Takes every step, whatever became of those before: nothing is left running."""
+        steps = {
+            "builds": self._stop_builds,
+            "requests on their way": self._stop_requests,
+            "functions": self._stop_functions,
+            "the store": self._stop_store,
+        }
+        for what, step in steps.items():
+            self.screen.doing(f"stopping: {what}")
+            try:
+                step()
+            except Exception as error:
+                self.screen.say(f"slipway: could not stop {what} in order: {error}")
+        self.screen.doing("")
+        self.screen.say("slipway: stopped; what was pushed is kept for the next start")
+
+    def _stop_builds(self) -> None:
+        self.keeper.stop(["workers"])
+
+    def _stop_requests(self) -> None:
         self._close_listeners()
-        keeper.stop(["edge"])
-        keeper.stop(["gateway"])
-        had_controller = "controller" in keeper.names
-        keeper.stop(["controller"])
-        ended = not had_controller
-        if had_controller:
-            screen.doing("stopping: functions")
-            stop_all = parts.python("runtime.controller", "--stop-all")
-            ended = keeper.run("controller", stop_all, STOP_FUNCTIONS_SECONDS) == 0
-            if not ended:  # Ctrl-C came again, or one does not end: it is not asked any more
-                now = parts.python("runtime.controller", "--stop-all-now")
-                ended = self._chore("controller", now, STOP_FUNCTIONS_SECONDS)
-            self._chore("network", parts.python("supervisor.chores", "network-down"), 10)
-        screen.doing("stopping: the store")
-        keeper.stop(keeper.names)
-        if ended and self.settings.run.parent != self.settings.state:
+        self.keeper.stop(["edge"])
+        self.keeper.stop(["gateway"])
+
+    def _stop_functions(self) -> None:
+        if "controller" not in self.keeper.names:
+            return
+        self._functions_remain = True
+        self.keeper.stop(["controller"])
+        stop_all = parts.python("runtime.controller", "--stop-all")
+        ended = self.keeper.run("controller", stop_all, STOP_FUNCTIONS_SECONDS) == 0
+        if not ended:  # Ctrl-C came again, or one does not end: it is not asked any more
+            now = parts.python("runtime.controller", "--stop-all-now")
+            ended = self._chore("controller", now, STOP_FUNCTIONS_SECONDS)
+        self._functions_remain = not ended
+        self._chore("network", parts.python("supervisor.chores", "network-down"), 10)
+
+    def _stop_store(self) -> None:
+        self.keeper.stop(self.keeper.names)
+        if not self._functions_remain and self.settings.run.parent != self.settings.state:
             shutil.rmtree(self.settings.run, ignore_errors=True)  # nobody would tidy up in /tmp
-        screen.doing("")
-        screen.say("slipway: stopped; what was pushed is kept for the next start")
 
     def _chore(self, name: str, argv: list[str], seconds: float) -> bool:
         """Runs a helper and tells of a failure; returns whether it succeeded."""

@@ -150,7 +150,7 @@ class Launcher:
                 resource.prlimit(pid, resource.RLIMIT_NPROC, (cell.pids, cell.pids))
         except OSError as error:
             raise Unavailable(f"a cell's limits cannot be set: {error}") from error
-        if cell.network == "egress" and self.root and self.network.available():
+        if cell.network == "egress" and self.network.exists():
             address = self.network.attach(pid)
         started = start_time(pid)
         if started is None:

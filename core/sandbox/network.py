@@ -10,7 +10,10 @@ another cell (isolated ports never see each other), not the metadata address. Th
 cells. Only root can make this; elsewhere cells have nothing but their own loopback.
 
 ``setup`` makes it and may be repeated; ``teardown`` removes every trace. A cell's part of it goes
-away with the cell's network namespace, however the cell ended.
+away with the cell's network namespace, however the cell ended. In between, others on the host take
+parts of it away: a reload of nftables begins with ``flush ruleset`` and leaves a bridge without a
+fence, a restart of Docker forgets our rules. ``mend`` makes it whole again, and until then no cell
+gets in.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import hashlib
 import logging
 import os
 import random
+import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +57,12 @@ DENIED = tuple(
 )
 """Where no cell may go. The documentation ranges are not in it: some networks use them."""
 
-_HOOK_INPUT, _HOOK_FORWARD = 1, 2
-_POLICY_DROP = 0
 _CLONE_NEWNET = 0x40000000
 _READY = "ready"
 """A chain without rules, added last: a table that has it is whole."""
+
+_Placed = tuple[str, list[nft.Rule]]
+"""A chain of ours and the parts of a rule in it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -86,6 +91,9 @@ class Network:
         self.address = self.subnet[1]
         """The bridge's own address: where functions reach the edge, on ``port``."""
         self.nameservers = nameservers()
+        self._seen = False
+        self._intact: tuple[int, Sequence[str]] | None = None
+        """The ruleset and the uplinks with which ``mend`` last found all rules in place."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Network:
@@ -101,49 +109,84 @@ class Network:
         """
         if os.geteuid() != 0:
             raise Unavailable("only root can make the functions' network")
-        try:
-            with IPRoute() as ip:
-                self._refuse_taken_subnet(ip)
-                uplinks, mtu = _uplinks(ip, self.bridge)
-                self._make_bridge(ip, mtu)
-        except (OSError, NetlinkError) as error:
-            raise Unavailable(f"the functions' network cannot be made: {error}") from error
+        with _netlink("the functions' network cannot be made") as ip:
+            routes = _routes(ip)
+            self._refuse_taken_subnet(routes)
+            uplinks = _uplinks(routes, self.bridge)
+            links = [ip.link("get", ifname=name)[0] for name in uplinks]
+            self._make_bridge(ip, min([1500, *(link.get_attr("IFLA_MTU") for link in links)]))
+        self._seen = True
         with nft.Firewall() as firewall:
-            self._make_rules(firewall, uplinks)
-            self._open_foreign(firewall)
+            self._make_rules(firewall, list(self._rules(_guarded(uplinks))))
+            firewall.open_to(self.bridge)
         for name in (self.bridge, *uplinks):
-            _sysctl(f"ipv4/conf/{name}/forwarding", "1")
+            _sysctl(_forwarding(name), "1")
 
     def teardown(self) -> None:
-        """Removes all that ``setup`` made; cells that still run lose their network."""
+        """Removes all that ``setup`` made; cells that still run lose their network.
+
+        Raises:
+            Unavailable: the kernel refuses to remove the rules; links are gone.
+        """
         if os.geteuid() != 0:
             return
+        self._seen = False
+        with _netlink("the functions' network cannot be removed") as ip:
+            uplinks = _uplinks(_routes(ip), self.bridge)
+            for link in ip.get_links():
+                name = link.get_attr("IFLA_IFNAME")
+                if name == self.bridge or name.startswith(f"sl{self.mark}"):
+                    with contextlib.suppress(NetlinkError):  # gone with its cell meanwhile
+                        ip.link("del", index=link["index"])
         with nft.Firewall() as firewall:
             self.close_foreign(firewall)
             for table in firewall.tables():
                 if table.startswith(f"slipway_{self.mark}_"):
                     firewall.delete_table(table)
             others = any(table.startswith("slipway_") for table in firewall.tables())
-        with IPRoute() as ip:
-            uplinks, _ = _uplinks(ip, self.bridge)
-            for link in ip.get_links():
-                name = link.get_attr("IFLA_IFNAME")
-                if name == self.bridge or name.startswith(f"sl{self.mark}"):
-                    with contextlib.suppress(NetlinkError):  # gone with its cell meanwhile
-                        ip.link("del", index=link["index"])
         if not others and not _host_forwards():
             for name in uplinks:
-                _sysctl(f"ipv4/conf/{name}/forwarding", "0")
+                _sysctl(_forwarding(name), "0")
+
+    def exists(self) -> bool:
+        """Whether cells get a network here: ``setup`` was done, by whichever process. Where it was
+        damaged since, they have to wait, and are not to start without one.
+
+        Raises:
+            Unavailable: the kernel cannot be asked now.
+        """
+        if not self._seen and os.geteuid() == 0:
+            with _netlink("the functions' network cannot be looked at") as ip:
+                self._seen = bool(ip.link_lookup(ifname=self.bridge))
+        return self._seen
 
     def available(self) -> bool:
-        """Whether ``setup`` was done (by whichever process) and still stands."""
+        """Whether ``setup`` was done (by whichever process) and cells can be let in: bridge and
+        fence still stand."""
         if os.geteuid() != 0:
             return False
-        with contextlib.suppress(OSError, NetlinkError), IPRoute() as ip:
-            index = ip.link_lookup(ifname=self.bridge)
-            if index:
-                addresses = ip.get_addr(index=index[0])
-                return any(each.get_attr("IFA_ADDRESS") == str(self.address) for each in addresses)
+        with contextlib.suppress(Unavailable), _netlink("") as ip:
+            self._entrance(ip)
+            return True
+        return False
+
+    def mend(self) -> bool:
+        """Makes anew what was taken away since ``setup``; returns whether there was anything.
+
+        For one thread of one process, every few seconds: a few questions to the kernel while all is
+        well. Never beside ``setup`` or ``teardown``. Running cells stay connected, or are again.
+
+        Raises:
+            Unavailable: it cannot be made now.
+        """
+        if not self.exists():
+            return False
+        try:
+            self._check()
+        except Unavailable as error:
+            log.warning("%s", error)
+            self.setup()
+            return True
         return False
 
     def attach(self, pid: int) -> str:
@@ -153,27 +196,62 @@ class Network:
         itself refuses to give one address twice.
 
         Raises:
-            Unavailable: the process is gone, the network is not there, or all addresses are taken.
+            Unavailable: the process is gone, the network is not there or has lost its fence, or all
+                addresses are taken.
         """
         try:
             namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise Unavailable(f"the cell ended before it had a network: {error}") from error
         try:
-            with IPRoute() as ip:
-                bridge = ip.link_lookup(ifname=self.bridge)
-                if not bridge:
-                    raise Unavailable(
-                        "the functions' network is gone: restart Slipway, which makes it"
-                    )
-                number = self._plug(ip, bridge[0], namespace)
-            address = self.subnet[number]
-            in_namespace(namespace, lambda: self._configure(address))
-        except (OSError, NetlinkError) as error:
-            raise Unavailable(f"a cell got no network: {error}") from error
+            with _netlink("a cell got no network") as ip:
+                number = self._plug(ip, self._entrance(ip), namespace)
+                address = self.subnet[number]
+                in_namespace(namespace, lambda: self._configure(address))
         finally:
             os.close(namespace)
         return str(address)
+
+    def _check(self) -> None:
+        """Raises Unavailable: something is not as ``setup`` makes it."""
+        with _netlink("the functions' network cannot be looked at") as ip:
+            _, uplinks = self._look(ip)
+            for name in (self.bridge, *uplinks):
+                if Path("/proc/sys/net", _forwarding(name)).read_text().strip() != "1":
+                    raise _lacks(f"forwarding on {name}")
+        with nft.Firewall() as firewall:
+            # Read first: a change that comes in between makes it another.
+            now = (firewall.generation(), _guarded(uplinks))
+            if now != self._intact:
+                self._require_fence(firewall, now[1])
+                if firewall.closed_to(self.bridge):
+                    raise _lacks("a way through the host's own firewall")
+                self._intact = now
+
+    def _entrance(self, ip: IPRoute) -> int:
+        """Returns the bridge's index; raises Unavailable where it or the fence is missing."""
+        bridge, uplinks = self._look(ip)
+        with nft.Firewall() as firewall:
+            self._require_fence(firewall, _guarded(uplinks))
+        return bridge
+
+    def _look(self, ip: IPRoute) -> tuple[int, list[str]]:
+        """Returns the bridge's index and the uplinks; raises Unavailable where there is no route to
+        the cells, which takes the bridge, up and with its address."""
+        routes = _routes(ip)
+        for route in routes:
+            if (
+                _destination(route) == self.subnet
+                and _interface(route) == self.bridge
+                and route.get_attr("RTA_PREFSRC") == str(self.address)
+            ):
+                return route.get_attr("RTA_OIF"), _uplinks(routes, self.bridge)
+        raise _lacks("its bridge")
+
+    def _require_fence(self, firewall: nft.Firewall, guarded: Sequence[str]) -> None:
+        rules = list(self._rules(guarded))
+        if not firewall.holds(self._table(rules), _READY, len(rules)):
+            raise _lacks("the firewall rules that fence it")
 
     def _plug(self, ip: IPRoute, bridge: int, namespace: int) -> int:
         """Makes the cable from a port of the bridge into the namespace; returns the number."""
@@ -192,12 +270,8 @@ class Network:
                 if error.code == errno.EEXIST:
                     continue
                 raise
-            port = ip.link_lookup(ifname=name)[0]
-            ip.link("set", index=port, master=bridge)
-            # Isolated ports talk to the bridge itself only; set before the port is up.
-            ip.link("set", index=port, kind="bridge_slave", isolated=1)
             _sysctl(f"ipv6/conf/{name}/disable_ipv6", "1")
-            ip.link("set", index=port, state="up")
+            _join(ip, ip.link_lookup(ifname=name)[0], bridge)
             return number
         raise Unavailable(f"all addresses of {self.subnet} are taken: widen SLIPWAY_SUBNET")
 
@@ -211,36 +285,44 @@ class Network:
             ip.link("set", index=link, state="up")
             ip.route("add", dst="default", gateway=str(self.address))
 
-    def _refuse_taken_subnet(self, ip: IPRoute) -> None:
-        ours = set(ip.link_lookup(ifname=self.bridge))
-        for route in ip.get_routes(family=2, table=254):
-            text = route.get_attr("RTA_DST")
-            if text is None or route.get_attr("RTA_OIF") in ours:
-                continue
-            taken = IPv4Network((text, route["dst_len"]))
-            if taken.overlaps(self.subnet):
+    def _refuse_taken_subnet(self, routes: Sequence[Any]) -> None:
+        for route in routes:
+            taken = _destination(route)
+            if taken and taken.overlaps(self.subnet) and _interface(route) != self.bridge:
                 raise Unavailable(
                     f"the functions' network {self.subnet} overlaps {taken}, which this host "
                     "already routes (another Slipway, a VPN): set SLIPWAY_SUBNET to a free one"
                 )
 
     def _make_bridge(self, ip: IPRoute, mtu: int) -> None:
+        # A bridge without a hardware address of its own takes its ports' lowest: whenever that one
+        # left, the other cells would send to nobody for a minute.
+        hardware = bytes([0x02, *hashlib.sha256(self.bridge.encode()).digest()[:5]]).hex(":")
         if not ip.link_lookup(ifname=self.bridge):
-            ip.link("add", ifname=self.bridge, kind="bridge")
+            ip.link("add", ifname=self.bridge, kind="bridge", address=hardware)
         index = ip.link_lookup(ifname=self.bridge)[0]
+        for link in ip.get_links():  # cells that are left when somebody removed the bridge
+            ours = link.get_attr("IFLA_IFNAME").startswith(f"sl{self.mark}")
+            if ours and link.get_attr("IFLA_MASTER") is None:
+                _join(ip, link["index"], index)
         _sysctl(f"ipv6/conf/{self.bridge}/disable_ipv6", "1")
-        own = str(IPv4Interface((self.address, self.subnet.prefixlen)).ip)
+        own = str(self.address)
         if not any(each.get_attr("IFA_ADDRESS") == own for each in ip.get_addr(index=index)):
             ip.addr("add", index=index, address=own, prefixlen=self.subnet.prefixlen)
         ip.link("set", index=index, state="up", mtu=mtu)
+        # The kernel makes this one by itself, but not again.
+        ip.route("replace", dst=str(self.subnet), oif=index, prefsrc=own, scope=253, proto=2)
 
-    def _make_rules(self, firewall: nft.Firewall, uplinks: Sequence[str]) -> None:
-        """One table, named by what is in it; made whole before an older one goes."""
-        rules = list(self._rules([] if _host_forwards() else uplinks))
+    def _table(self, rules: Sequence[_Placed]) -> str:
+        """A table is named by what is in it."""
         digest = hashlib.sha256(repr(rules).encode()).hexdigest()[:8]
-        table = f"slipway_{self.mark}_{digest}"
+        return f"slipway_{self.mark}_{digest}"
+
+    def _make_rules(self, firewall: nft.Firewall, rules: Sequence[_Placed]) -> None:
+        """One table, made whole before an older one goes."""
+        table = self._table(rules)
         tables = firewall.tables()
-        if table not in tables or _READY not in firewall.chain_names(table):
+        if not firewall.holds(table, _READY, len(rules)):
             if table in tables:
                 firewall.delete_table(table)
             firewall.add_table(table)
@@ -257,8 +339,8 @@ class Network:
             if old.startswith(f"slipway_{self.mark}_") and old != table:
                 firewall.delete_table(old)
 
-    def _rules(self, guarded: Sequence[str]) -> Iterable[tuple[str, list[nft.Rule]]]:
-        """(chain, parts) in order. ``guarded``: interfaces that forward only because of us."""
+    def _rules(self, guarded: Sequence[str]) -> Iterable[_Placed]:
+        """In order. ``guarded``: interfaces that forward only because of us."""
         inside, outside = nft.comes_in(self.bridge), nft.goes_out(self.bridge)
         edge = nft.destination(IPv4Network(self.address))
         if self.port:
@@ -284,27 +366,13 @@ class Network:
         elsewhere = nft.goes_elsewhere(self.bridge)
         yield "postrouting", [nft.source(self.subnet), elsewhere, nft.MASQUERADE]
 
-    def _open_foreign(self, firewall: nft.Firewall) -> None:
-        """Lets our traffic through others' chains that drop by default (Docker, ufw).
-
-        An accept in our table does not override a drop in theirs. What may pass was decided in
-        ours, which comes first. The rules have the shape that iptables itself would give them.
-        """
-        for chain in _dropping(firewall):
-            table, name = chain["table"], chain["name"]
-            if firewall.rules_about(table, name, self.bridge):
-                continue
-            firewall.insert_rule(table, name, nft.comes_in(self.bridge), nft.ACCEPT)
-            if chain["hook"] == _HOOK_FORWARD:
-                firewall.insert_rule(table, name, nft.goes_out(self.bridge), nft.ACCEPT)
-
     def close_foreign(self, firewall: nft.Firewall) -> None:
         """Takes back what ``setup`` put into others' chains."""
         for chain in firewall.chains():
-            if chain["table"].startswith(f"slipway_{self.mark}_"):
+            if chain.table.startswith(f"slipway_{self.mark}_"):
                 continue
-            for handle in firewall.rules_about(chain["table"], chain["name"], self.bridge):
-                firewall.delete_rule(chain["table"], chain["name"], handle)
+            for handle in firewall.rules_about(chain.table, chain.name, self.bridge):
+                firewall.delete_rule(chain.table, chain.name, handle)
 
 
 def nameservers(paths: Iterable[Path] | None = None) -> tuple[str, ...]:
@@ -332,40 +400,73 @@ def _draws(numbers: range) -> Iterable[int]:
     return (random.choice(numbers) for _ in range(1000))
 
 
-def _uplinks(ip: IPRoute, bridge: str) -> tuple[list[str], int]:
-    """Interfaces towards the outside (a default route, or one to a network that is allowed), and
-    the smallest MTU among them."""
-    names, mtu = set(), 1500
-    for route in ip.get_routes(family=2, table=254):
-        text, index = route.get_attr("RTA_DST"), route.get_attr("RTA_OIF")
-        if index is None:
-            continue
-        if text is not None:
-            there = IPv4Network((text, route["dst_len"]))
-            if any(there.subnet_of(each) for each in DENIED):
-                continue
-        link = ip.get_links(index)[0]
-        name = link.get_attr("IFLA_IFNAME")
-        if name not in ("lo", bridge):
-            names.add(name)
-            mtu = min(mtu, link.get_attr("IFLA_MTU"))
-    return sorted(names), mtu
+def _routes(ip: IPRoute) -> list[Any]:
+    """The host's main table."""
+    return list(ip.get_routes(family=2, table=254))
 
 
-def _dropping(firewall: nft.Firewall) -> list[dict[str, Any]]:
-    """Others' chains that would drop what we let through."""
-    return [
-        chain
-        for chain in firewall.chains()
-        if chain["type"] == "filter"
-        and chain["policy"] == _POLICY_DROP
-        and chain["hook"] in (_HOOK_INPUT, _HOOK_FORWARD)
-    ]
+def _destination(route: Any) -> IPv4Network | None:
+    """None: the default route."""
+    address = route.get_attr("RTA_DST")
+    return IPv4Network((address, route["dst_len"])) if address else None
+
+
+def _interface(route: Any) -> str:
+    """'' where there is not exactly one, or it is gone by now."""
+    with contextlib.suppress(OSError):
+        return socket.if_indextoname(route.get_attr("RTA_OIF") or 0)
+    return ""
+
+
+def _uplinks(routes: Iterable[Any], bridge: str) -> list[str]:
+    """Interfaces towards the outside: a default route, or one to a network that is allowed."""
+    names = set()
+    for route in routes:
+        there = _destination(route)
+        if not there or not any(there.subnet_of(each) for each in DENIED):
+            names.add(_interface(route))
+    return sorted(names - {"", "lo", bridge})
+
+
+@contextlib.contextmanager
+def _netlink(what: str) -> Iterator[IPRoute]:
+    """A socket to ask the kernel; Unavailable, with ``what`` failed, where it refuses."""
+    try:
+        with IPRoute() as ip:
+            yield ip
+    except (OSError, NetlinkError) as error:
+        raise Unavailable(f"{what}: {error}") from error
+
+
+def _lacks(what: str) -> Unavailable:
+    return Unavailable(
+        f"the functions' network lacks {what}, which another program took away or made "
+        "insufficient: Slipway makes it anew within seconds, and functions start then"
+    )
+
+
+def _join(ip: IPRoute, port: int, bridge: int) -> None:
+    """Makes a link a port of the bridge, up only when it is isolated: such ports talk to the
+    bridge itself and not to each other."""
+    ip.link("set", index=port, state="down")
+    ip.link("set", index=port, master=bridge)
+    ip.link("set", index=port, kind="bridge_slave", isolated=1)
+    ip.link("set", index=port, state="up")
+
+
+def _guarded(uplinks: Sequence[str]) -> Sequence[str]:
+    """Interfaces that forward only because of us: not where the host is a router anyway."""
+    return [] if _host_forwards() else uplinks
 
 
 def _host_forwards() -> bool:
     """Whether someone made the host a router on purpose (we set single interfaces only)."""
     return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"
+
+
+def _forwarding(interface: str) -> str:
+    """The name of a kernel setting."""
+    return f"ipv4/conf/{interface}/forwarding"
 
 
 def _sysctl(name: str, value: str) -> None:

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
+from pyroute2.netlink import NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nfnetlink.nftsocket import (
+    NFT_MSG_GETGEN,
+    NFT_MSG_GETRULE,
+    nft_gen_msg,
+    nft_rule_msg,
+)
 from pyroute2.nftables.expressions import genex
 from pyroute2.nftables.main import NFTables
 
@@ -29,6 +37,8 @@ _DNAT = 1 << 5  # IPS_DST_NAT
 _NEW = 1 << 3  # NF_CT_STATE_BIT(IP_CT_NEW)
 _ESTABLISHED_RELATED = (1 << 1) | (1 << 2)
 _ADMIN_PROHIBITED = 13  # ICMP code, RFC 1812 §5.2.7.1
+_HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
+_POLICY_DROP = 0
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 
 
@@ -122,6 +132,17 @@ REFUSE: Rule = [genex("reject", {"type": 0, "icmp_code": _ADMIN_PROHIBITED})]
 MASQUERADE: Rule = [genex("masq", {})]
 
 
+@dataclass(frozen=True)
+class Chain:
+    """A chain that packets come to by themselves."""
+
+    table: str
+    name: str
+    hook: str
+    drops: bool
+    """What no rule of it decides."""
+
+
 class Firewall:
     """Tables of the family ip; close it after use.
 
@@ -140,43 +161,66 @@ class Firewall:
     def __exit__(self, *_: object) -> None:
         self._nft.close()
 
-    def tables(self) -> list[str]:
-        return [each.get_attr("NFTA_TABLE_NAME") for each in self._ask("get_tables")]
+    def generation(self) -> int:
+        """The kernel's number of the rules as they are: any change by anybody makes it another."""
+        number: int = self._ask(
+            lambda: self._nft.request_get(nft_gen_msg(), NFT_MSG_GETGEN, NLM_F_REQUEST)
+        )[0].get_attr("NFTA_GEN_ID")
+        return number
 
-    def chains(self) -> list[dict[str, Any]]:
-        """Base chains: table, name, hook (number of <linux/netfilter.h>), type, policy."""
+    def tables(self) -> list[str]:
+        return [each.get_attr("NFTA_TABLE_NAME") for each in self._ask(self._nft.get_tables)]
+
+    def chains(self) -> list[Chain]:
+        """All that filter or rewrite at a hook."""
         found = []
-        for each in self._ask("get_chains"):
+        for each in self._ask(self._nft.get_chains):
             hook = each.get_attr("NFTA_CHAIN_HOOK")
             if hook is not None:
-                found.append(
-                    {
-                        "table": each.get_attr("NFTA_CHAIN_TABLE"),
-                        "name": each.get_attr("NFTA_CHAIN_NAME"),
-                        "type": each.get_attr("NFTA_CHAIN_TYPE"),
-                        "policy": each.get_attr("NFTA_CHAIN_POLICY"),
-                        "hook": hook.get_attr("NFTA_HOOK_HOOKNUM"),
-                    }
-                )
+                table, name = each.get_attr("NFTA_CHAIN_TABLE"), each.get_attr("NFTA_CHAIN_NAME")
+                number = hook.get_attr("NFTA_HOOK_HOOKNUM")
+                filters = each.get_attr("NFTA_CHAIN_TYPE") == "filter"
+                drops = filters and each.get_attr("NFTA_CHAIN_POLICY") == _POLICY_DROP
+                found.append(Chain(table, name, _HOOKS[number], drops))
         return found
 
     def chain_names(self, table: str) -> set[str]:
         return {
             each.get_attr("NFTA_CHAIN_NAME")
-            for each in self._ask("get_chains")
+            for each in self._ask(self._nft.get_chains)
             if each.get_attr("NFTA_CHAIN_TABLE") == table
         }
+
+    def holds(self, table: str, chain: str, rules: int) -> bool:
+        """Whether there is a table with such a chain, and so many rules in all its chains."""
+        return chain in self.chain_names(table) and len(self._rules(NFTA_RULE_TABLE=table)) == rules
+
+    def closed_to(self, interface: str) -> list[Chain]:
+        """Others' chains that would drop what comes in at an interface and what is forwarded out
+        of it, because they lack the rules that ``open_to`` inserts."""
+        return [
+            chain
+            for chain in self.chains()
+            if chain.drops
+            and len(self.rules_about(chain.table, chain.name, interface))
+            < len(_ways(chain, interface))
+        ]
+
+    def open_to(self, interface: str) -> None:
+        """Lets an interface's traffic through others' chains that drop by policy (Docker, ufw).
+
+        An accept in one table does not override a drop in another: what shall not pass has to be
+        dropped by an earlier one. The rules have the shape that iptables itself would give them.
+        """
+        for chain in self.closed_to(interface):
+            for way in _ways(chain, interface):
+                self.insert_rule(chain.table, chain.name, way, ACCEPT)
 
     def rules_about(self, table: str, chain: str, interface: str) -> list[int]:
         """Handles of a chain's rules that begin by comparing this interface's name."""
         wanted = interface.encode().ljust(16, b"\0")
         handles = []
-        for rule in self._ask("get_rules"):
-            if (rule.get_attr("NFTA_RULE_TABLE"), rule.get_attr("NFTA_RULE_CHAIN")) != (
-                table,
-                chain,
-            ):
-                continue
+        for rule in self._rules(NFTA_RULE_TABLE=table, NFTA_RULE_CHAIN=chain):
             expressions = rule.get_attr("NFTA_RULE_EXPRESSIONS") or []
             if len(expressions) < 2 or expressions[1].get_attr("NFTA_EXPR_NAME") != "cmp":
                 continue
@@ -209,9 +253,15 @@ class Firewall:
     def delete_rule(self, table: str, chain: str, handle: int) -> None:
         self._do("rule", "del", table=table, chain=chain, handle=handle)
 
-    def _ask(self, what: str) -> Sequence[Any]:
+    def _rules(self, **where: str) -> Sequence[Any]:
+        """The kernel picks them: others may have thousands, which take long to read."""
+        message = nft_rule_msg()
+        message["attrs"] = list(where.items())
+        return self._ask(lambda: self._nft.request_get(message, NFT_MSG_GETRULE))
+
+    def _ask(self, query: Callable[[], Any]) -> Sequence[Any]:
         try:
-            return list(getattr(self._nft, what)())
+            return list(query())
         except (OSError, NetlinkError) as error:
             raise Unavailable(f"nftables cannot be read: {error}") from error
 
@@ -220,3 +270,9 @@ class Firewall:
             getattr(self._nft, what)(verb, **arguments)
         except (OSError, NetlinkError) as error:
             raise Unavailable(f"nftables refused to {verb} a {what}: {error}") from error
+
+
+def _ways(chain: Chain, interface: str) -> list[Rule]:
+    """What an interface's traffic needs in another's chain."""
+    inside, outside = comes_in(interface), goes_out(interface)
+    return {"input": [inside], "forward": [inside, outside]}.get(chain.hook, [])

@@ -86,6 +86,15 @@ class Provider(Protocol):
         ``tail``: the last so many lines (0: all that is kept). ``since``: RFC 3339.
         """
 
+    def mend(self) -> None:
+        """Makes anew what all instances use and another program on the host took away: a network.
+
+        Called every few seconds from one thread; cheap while nothing is missing.
+
+        Raises:
+            Unavailable: not now.
+        """
+
     def enforced(self) -> dict[str, str]:
         """What is bounded here, by what, for ``slipway config``: ``{"memory": "cgroup v1", …}``."""
 

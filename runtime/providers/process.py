@@ -244,6 +244,9 @@ class ProcessProvider:
         lines = logfiles.function_lines(self._settings.logs / function, after)
         yield from deque(lines, maxlen=tail) if tail else lines
 
+    def mend(self) -> None:
+        self._sandbox.network.mend()
+
     def enforced(self) -> dict[str, str]:
         bound = self._settings.function_log
         return {**self._sandbox.enforced(), "log": f"the last {bound} bytes of each function"}

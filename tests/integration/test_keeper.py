@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from core.errors import ConfigError
+from core.sandbox.process import start_time
 from core.settings import Settings
 from supervisor import claims, parts, processes
 from supervisor.keeper import Interrupted, Keeper
-from supervisor.leftovers import Leftovers, Record
+from supervisor.leftovers import Leftovers, Living
 from supervisor.logfiles import LogFiles
 from supervisor.parts import Part
 
@@ -57,13 +61,13 @@ def keeper(tmp_path: Path, told: Told) -> Iterator[Keeper]:
         {"PATH": "/usr/bin:/bin"},
         tmp_path,
         LogFiles(tmp_path / "log"),
-        Leftovers(tmp_path / "parts.json"),
+        Leftovers(tmp_path / "parts"),
         told.append,
     )
     with made:
         yield made
         made.stop(made.names)
-    assert Leftovers(tmp_path / "parts.json").read() == []
+    assert Leftovers(tmp_path / "parts").read() == []
 
 
 def pid_of(keeper: Keeper, name: str) -> int:
@@ -129,7 +133,7 @@ def test_what_does_not_end_when_asked_is_killed_with_its_tree(keeper: Keeper, to
     keeper.start(python("stubborn", STUBBORN, patience=0.5))
     assert keeper.wait(10, lambda: bool(printed(keeper, "stubborn")))
     child = int(printed(keeper, "stubborn")[0])
-    assert processes.start_time(child)
+    assert processes.parent(child)
     begun = time.monotonic()
     keeper.stop(["stubborn"])
     assert 0.4 < time.monotonic() - begun < 5
@@ -139,12 +143,12 @@ def test_what_does_not_end_when_asked_is_killed_with_its_tree(keeper: Keeper, to
 
 
 def test_what_must_outlive_its_part_is_left_alone(keeper: Keeper) -> None:
-    keeper.start(python("controller", STUBBORN, patience=0.2, tree=False))
+    keeper.start(python("controller", STUBBORN, patience=0.2))
     assert keeper.wait(10, lambda: bool(printed(keeper, "controller")))
     child = int(printed(keeper, "controller")[0])
     keeper.stop(["controller"])
     try:
-        assert processes.start_time(child)
+        assert not _gone(child, 0.2)
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -200,60 +204,220 @@ def test_parts_get_an_environment_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def sleeper() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def leftovers(tmp_path: Path) -> Leftovers:
+    return Leftovers(tmp_path / "parts")
+
+
+@pytest.fixture
+def sleeper(leftovers: Leftovers) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a process for a part of a name, as the keeper does."""
     made: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
-        made.append(subprocess.Popen(SLEEP, env={}, start_new_session=True))
+    def start(name: str, argv: Sequence[str] = SLEEP) -> subprocess.Popen[bytes]:
+        mark = leftovers.mark(name)
+        made.append(
+            subprocess.Popen(
+                argv, stdout=subprocess.PIPE, env={}, pass_fds=[mark], start_new_session=True
+            )
+        )
+        os.close(mark)
         return made[-1]
 
     yield start
     for each in made:
         each.kill()
         each.wait()
-
-
-def record(process: subprocess.Popen[bytes], name: str, **changed: int) -> Record:
-    started = processes.start_time(process.pid)
-    assert started
-    stop = int(signal.SIGTERM)
-    return Record(
-        **{"name": name, "pid": process.pid, "started": started, "stop": stop, "tree": True}  # type: ignore[arg-type]  # Record's own fields
-        | changed
-    )
+        assert each.stdout
+        each.stdout.close()
 
 
 def test_leftovers_are_ended_and_nobody_else(
-    tmp_path: Path, sleeper: Callable[[], subprocess.Popen[bytes]]
+    leftovers: Leftovers, sleeper: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    ours, reused = sleeper(), sleeper()
-    leftovers = Leftovers(tmp_path / "parts.json")
-    leftovers.write([record(ours, "edge"), record(reused, "gateway", started=1)])
-    assert leftovers.end() == ["edge"]
-    assert ours.wait(1) == -signal.SIGTERM
-    assert reused.poll() is None, "a process that has a leftover's number was ended"
-
-
-def test_leftovers_of_an_earlier_boot_are_nobody(
-    tmp_path: Path, sleeper: Callable[[], subprocess.Popen[bytes]]
-) -> None:
-    ours = sleeper()
-    leftovers = Leftovers(tmp_path / "parts.json")
-    leftovers.write([record(ours, "edge")])
-    text = leftovers.path.read_text().replace(processes.boot_id(), "0" * 36)
-    leftovers.path.write_text(text)
+    ours = sleeper("gateway")
+    with subprocess.Popen(SLEEP) as other:
+        assert leftovers.read() == [Living("gateway", ours.pid)]
+        assert leftovers.end() == ["gateway"]
+        assert ours.wait(1) == -signal.SIGTERM
+        assert other.poll() is None
+        other.kill()
+    assert leftovers.read() == []
     assert leftovers.end() == []
-    assert ours.poll() is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"boot": 1}', '{"parts": [{"pid": 1}]}'])
-def test_a_torn_record_is_none(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "parts.json"
-    path.write_text(text)
-    assert Leftovers(path).end() == []
+def test_each_leftover_is_asked_in_its_own_way_and_the_store_last(
+    leftovers: Leftovers, sleeper: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    slow = "import signal, time; signal.signal(15, lambda *_: (time.sleep(0.5), exit(0)))"
+    workers = sleeper(
+        "workers", [sys.executable, "-c", f"{slow}; print(flush=True); time.sleep(99)"]
+    )
+    assert workers.stdout
+    assert workers.stdout.readline()
+    edge, store = sleeper("edge"), sleeper("store")
+    ends: list[str] = []
+    threads = [
+        threading.Thread(target=lambda n=name, p=process: (p.wait(), ends.append(n)))
+        for name, process in {"workers": workers, "edge": edge, "store": store}.items()
+    ]
+    for thread in threads:
+        thread.start()
+    assert leftovers.end() == ["edge", "store", "workers"]
+    for thread in threads:
+        thread.join()
+    assert ends == ["edge", "workers", "store"]
+    assert (edge.returncode, workers.returncode, store.returncode) == (
+        -signal.SIGUSR1,
+        0,
+        -signal.SIGTERM,
+    )
 
 
-# Claims
+ORPHANING = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork():
+    os._exit(0)
+print(os.getpid(), flush=True)
+time.sleep(120)
+"""
+
+
+def test_what_a_part_forked_is_found_without_it_and_killed(
+    leftovers: Leftovers,
+    sleeper: Callable[..., subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.leftovers.PATIENCE", 0.3)
+    parent = sleeper("gateway", [sys.executable, "-c", ORPHANING])
+    assert parent.stdout
+    orphan = int(parent.stdout.readline())
+    parent.wait()
+    assert leftovers.read() == [Living("gateway", orphan)]
+    assert leftovers.end() == ["gateway"]
+    assert start_time(orphan) is None
+
+
+DIES_AT_A_BIRTH = """
+import os, signal, sys
+from pathlib import Path
+from supervisor.keeper import Keeper
+from supervisor.leftovers import Leftovers
+from supervisor.logfiles import LogFiles
+from supervisor.parts import Part
+
+def die(*_):  # the first thing that is done with a process that was started
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.pidfd_open = die
+folder = Path(sys.argv[1])
+keeper = Keeper({}, folder, LogFiles(folder / "log"), Leftovers(folder / "parts"), print)
+with keeper:
+    if sys.argv[2] == "part":
+        keeper.start(Part(name="store", argv=["/bin/sleep", "120"]))
+    else:
+        keeper.run("store", ["/bin/sleep", "120"], 60)
+"""
+DIES_BEFORE_EXEC = """
+import os, signal, sys, time
+from pathlib import Path
+from supervisor.leftovers import Leftovers
+
+Leftovers(Path(sys.argv[1]) / "parts").mark("store")
+if os.fork():
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [(DIES_AT_A_BIRTH, "part"), (DIES_AT_A_BIRTH, "helper"), (DIES_BEFORE_EXEC, "")],
+)
+def test_a_supervisor_killed_at_a_birth_leaves_nobody_unknown(
+    tmp_path: Path, leftovers: Leftovers, code: str, what: str
+) -> None:
+    died = subprocess.run([sys.executable, "-c", code, str(tmp_path), what], timeout=30)
+    assert died.returncode == -signal.SIGKILL
+    (left,) = leftovers.read()
+    assert start_time(left.pid)
+    assert leftovers.end() == ["store"]
+    assert start_time(left.pid) is None
+
+
+def test_what_is_out_of_sight_is_told(
+    leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.leftovers.PATIENCE", 0.1)
+    monkeypatch.setattr("supervisor.leftovers._KILLED", 0.1)
+    mark = leftovers.mark("store")
+    (leftovers.folder / "store").rename(leftovers.folder.parent / "store")
+    (leftovers.folder / "store").hardlink_to(leftovers.folder.parent / "store")
+    try:
+        with pytest.raises(ConfigError, match=f"fuser -v {leftovers.folder}/store"):
+            leftovers.end()
+    finally:
+        os.close(mark)
+
+
+FILLS = 2 * 2**20
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that is full as soon as ``full`` is written in it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={FILLS}", "tmpfs", str(folder)], check=True
+    )
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # whoever still uses it
+
+
+def fill(folder: Path) -> None:
+    with (folder / "full").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.root
+def test_parts_are_kept_running_on_a_full_disk(full_disk: Path, told: Told) -> None:
+    keeper = Keeper(
+        {"PATH": "/usr/bin:/bin"},
+        full_disk,
+        LogFiles(full_disk / "log"),
+        Leftovers(full_disk / "parts"),
+        told.append,
+    )
+    with keeper:
+        for name in ("first", "second"):
+            keeper.start(Part(name=name, argv=SLEEP))
+        fill(full_disk)
+        for name in ("first", "second"):
+            before = pid_of(keeper, name)
+            os.kill(before, signal.SIGKILL)
+            assert keeper.wait(5, lambda n=name, p=before: pid_of(keeper, n) not in (0, p))
+        with pytest.raises(OSError, match="space"):
+            (full_disk / "more").write_bytes(bytes(4096))
+        assert [text.partition(":")[0] for text in told] == [
+            "the first was ended by SIGKILL",
+            "the second was ended by SIGKILL",
+        ]
+        pids = [each.pid for each in keeper.leftovers.read()]
+        keeper.stop(["first"])
+    assert all(start_time(pid) is None for pid in pids), "left running"
+
+
+def test_a_part_runs_without_its_log(keeper: Keeper) -> None:
+    keeper.start(Part(name="sleeper", argv=SLEEP))
+    first = pid_of(keeper, "sleeper")
+    shutil.rmtree(keeper.logs.folder)
+    os.kill(first, signal.SIGKILL)
+    assert keeper.wait(5, lambda: pid_of(keeper, "sleeper") not in (0, first))
+
+
+# Claims# Claims
 
 
 def test_one_state_folder_one_slipway(tmp_path: Path) -> None:
@@ -363,10 +527,10 @@ def test_a_log_that_grew_is_emptied_under_its_writer(tmp_path: Path) -> None:
         os.close(writer)
 
 
-def _gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
+def _gone(pid: int, seconds: float = 5) -> bool:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if processes.start_time(pid) is None:
+        if start_time(pid) is None:
             return True
         time.sleep(0.02)
     return False

@@ -2,7 +2,8 @@
 
 "Outside" is a network namespace of the test's own with a documentation address (RFC 5737), a
 private one, a resolver on a private address and the clouds' metadata address. The host can reach
-all of them; a cell only the first, and port 53 of the resolver.
+all of them; a cell only the first, and port 53 of the resolver. "The host" is one as well: the
+tests flush its rules and take its links away.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import json
 import os
 import random
 import socket
+import subprocess
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from pyroute2.iproute.linux import IPRoute
 from core.errors import ConfigError, Unavailable
 from core.sandbox import PATH, Cell, Network, Process, Sandbox, nft
 from core.sandbox.network import in_namespace, nameservers
+from core.settings import Settings
+from supervisor import chores
 
 pytestmark = [
     pytest.mark.root,
@@ -84,6 +88,21 @@ class Outside:
             thread.join(5)
         for listener in self._sockets:
             listener.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_host() -> Iterator[None]:
+    """Moves the tests' thread, and what it starts, to a network namespace that is the host."""
+    name = f"slwhost{os.getpid()}"
+    netns.create(name)
+    netns.pushns(name)
+    try:
+        with IPRoute() as ip:
+            ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
+        yield
+    finally:
+        netns.popns()
+        netns.remove(name)
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +186,9 @@ def ask(sandbox: Sandbox, code: str, **more: Any) -> Any:
 
 REACH = """
 import errno, json, socket
-def reach(address, port):
+def reach(address, port, seconds=3):
     with socket.socket() as client:
-        client.settimeout(3)
+        client.settimeout(seconds)
         try:
             client.connect((address, port))
             return "connected, seen as " + client.recv(100).decode()
@@ -187,9 +206,21 @@ def reach(sandbox: Sandbox, *targets: tuple[str, int], **more: Any) -> list[str]
 
 @pytest.fixture
 def host_listener() -> Iterator[int]:
-    """A service of the host on every address of it."""
+    """A service of the host on every address of it, which answers."""
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # shut down
+            while True:
+                connection, peer = listener.accept()
+                with connection:
+                    connection.sendall(peer[0].encode())
+
     with socket.create_server(("0.0.0.0", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
         yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_outside_is_reached_through_nat(sandbox: Sandbox, outside: Outside) -> None:
@@ -360,12 +391,264 @@ def test_works_beside_a_firewall_that_drops_what_is_forwarded(
             firewall.delete_table(table)
 
 
+# What others on the host take away
+
+
+Rounds = Callable[[], list[str]]
+"""Tells how a cell's next round of tries ends."""
+
+
+@contextlib.contextmanager
+def trying(sandbox: Sandbox, *targets: tuple[str, int]) -> Iterator[Rounds]:
+    """A cell that tries the targets over and over."""
+    code = (
+        REACH
+        + f"""
+import time
+while True:
+    begun = time.monotonic()
+    print(json.dumps([begun, [reach(*target, 0.5) for target in {list(targets)!r}]]), flush=True)
+    time.sleep(0.05)
+"""
+    )
+    reader, writer = os.pipe()
+    os.fchmod(writer, 0o622)
+    process = sandbox.start(cell(code), f"net-{time.monotonic_ns()}", output=writer)
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+
+        def next_round() -> list[str]:
+            asked = time.monotonic()
+            for line in lines:
+                begun, found = json.loads(line)
+                if begun > asked:
+                    return list(found)
+            pytest.fail("the cell ended")
+
+        try:
+            yield next_round
+        finally:
+            sandbox.end(process)
+
+
+def until(rounds: Rounds, wanted: list[str], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while (found := rounds()) != wanted:
+        assert time.monotonic() < deadline, found
+
+
+def flush_ruleset(_: Network) -> None:
+    """What `systemctl reload nftables` begins with."""
+    with nft.Firewall() as firewall:
+        for table in firewall.tables():
+            firewall.delete_table(table)
+
+
+def flush_table(network: Network) -> None:
+    """Its chains stay, the marker among them."""
+    with nft.Firewall() as firewall:
+        (table,) = (name for name in firewall.tables() if network.mark in name)
+        for chain in ("input", "forward"):
+            for handle in firewall.rules_about(table, chain, network.bridge):
+                firewall.delete_rule(table, chain, handle)
+
+
+def delete_bridge(network: Network) -> None:
+    with IPRoute() as ip:
+        ip.link("del", index=ip.link_lookup(ifname=network.bridge)[0])
+
+
+def bridge_down(network: Network) -> None:
+    with IPRoute() as ip:
+        ip.link("set", index=ip.link_lookup(ifname=network.bridge)[0], state="down")
+
+
+def delete_address(network: Network) -> None:
+    with IPRoute() as ip:
+        index = ip.link_lookup(ifname=network.bridge)[0]
+        ip.addr("del", index=index, address=str(network.address), prefixlen=24)
+
+
+def delete_route(network: Network) -> None:
+    with IPRoute() as ip:
+        ip.route("del", dst=str(network.subnet), scope=253)
+
+
+def no_forwarding(_: Network) -> None:
+    """What `sysctl --system` may do."""
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "fails_open"),
+    [
+        (flush_ruleset, True),
+        (flush_table, True),
+        (delete_bridge, False),
+        (bridge_down, False),
+        (delete_address, False),
+        (delete_route, False),
+        (no_forwarding, False),
+    ],
+)
+def test_what_was_taken_away_is_made_anew_under_running_cells(
+    sandbox: Sandbox,
+    network: Network,
+    host_listener: int,
+    damage: Callable[[Network], None],
+    fails_open: bool,
+) -> None:
+    host = str(network.address)
+    fenced = [f"connected, seen as {HOST}", "EHOSTUNREACH", "EHOSTUNREACH"]
+    with trying(sandbox, (OUTSIDE, 80), (PRIVATE, 80), (host, host_listener)) as rounds:
+        until(rounds, fenced)
+        assert network.mend() is False, "there is nothing to do"
+        damage(network)
+        found = rounds()
+        assert found != fenced
+        assert found[2].startswith("connected") is fails_open
+        assert network.exists()
+        assert network.mend() is True
+        assert network.available()
+        until(rounds, fenced)
+        assert network.mend() is False
+
+
+@pytest.mark.parametrize("damage", [flush_ruleset, flush_table, delete_bridge])
+def test_no_cell_is_let_in_without_a_fence(
+    sandbox: Sandbox, network: Network, damage: Callable[[Network], None]
+) -> None:
+    with plugged() as pid:
+        damage(network)
+        try:
+            assert not network.available()
+            with pytest.raises(Unavailable, match="the functions' network lacks"):
+                ask(sandbox, "print(1)")
+            with pytest.raises(Unavailable, match="the functions' network lacks") as refused:
+                network.attach(pid)
+            assert refused.value.retryable
+            assert cables(network) == set()
+        finally:
+            network.mend()
+        assert network.available()
+        assert network.attach(pid).startswith("10.98.0.")
+
+
+@contextlib.contextmanager
+def plugged(*, network: Network | None = None) -> Iterator[int]:
+    """A process with a network namespace of its own, with a cable if there is a network for it."""
+    with subprocess.Popen(["unshare", "--net", "sleep", "120"]) as process:
+        try:
+            mine = Path("/proc/self/ns/net").readlink()
+            while Path(f"/proc/{process.pid}/ns/net").readlink() == mine:
+                time.sleep(0.01)
+            if network:
+                network.attach(process.pid)
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_rules_in_chains_of_others_come_back(sandbox: Sandbox, network: Network) -> None:
+    """Docker makes its chains anew when it starts."""
+    table = f"slwtest{os.getpid()}"
+    reached = [f"connected, seen as {HOST}", "EHOSTUNREACH"]
+    with (
+        nft.Firewall() as firewall,
+        trying(sandbox, (OUTSIDE, 80), (PRIVATE, 80)) as rounds,
+    ):
+        for _ in range(2):
+            firewall.add_table(table)
+            try:
+                firewall.add_chain(
+                    table, "forward", type="filter", hook="forward", priority=0, policy=0
+                )
+                until(rounds, ["ETIMEDOUT", "EHOSTUNREACH"])
+                assert network.mend() is True
+                until(rounds, reached)
+                assert network.mend() is False
+            finally:
+                firewall.delete_table(table)
+
+
+def test_a_look_at_the_network_is_cheap_whatever_others_have_there(network: Network) -> None:
+    """3 ms on an idle machine; to read a thousand rules takes three hundred."""
+    table = f"slwtest{os.getpid()}"
+    with nft.Firewall() as firewall:
+        firewall.add_table(table)
+        try:
+            firewall.add_chain(
+                table, "forward", type="filter", hook="forward", priority=0, policy=0
+            )
+            for number in range(1000):
+                firewall.add_rule(table, "forward", nft.port("tcp", number), nft.ACCEPT)
+            assert network.mend() is True
+            assert network.mend() is False
+            spent = []
+            for _ in range(20):
+                begun = time.thread_time()
+                assert network.mend() is False
+                spent.append(time.thread_time() - begun)
+            assert min(spent) < 0.02
+        finally:
+            firewall.delete_table(table)
+    network.mend()
+
+
+def test_what_was_never_made_or_is_removed_is_not_mended() -> None:
+    temporary = Network(f"y{random.getrandbits(16):04x}", "10.96.0.0/24", 8080)
+    assert not temporary.exists()
+    assert temporary.mend() is False
+    temporary.setup()
+    assert Network(temporary.mark, "10.96.0.0/24", 8080).exists(), "seen by another process"
+    temporary.teardown()
+    assert not temporary.exists()
+    assert temporary.mend() is False
+    with IPRoute() as ip:
+        assert ip.link_lookup(ifname=temporary.bridge) == []
+
+
+def test_cells_stay_connected_when_others_leave(sandbox: Sandbox, network: Network) -> None:
+    """A bridge must not take its hardware address from a port that may go."""
+
+    def hardware() -> dict[str, str]:
+        with IPRoute() as ip:
+            links = [(link.get_attr("IFLA_IFNAME"), link) for link in ip.get_links()]
+        return {name: link.get_attr("IFLA_ADDRESS") for name, link in links}
+
+    with trying(sandbox, (OUTSIDE, 80)) as rounds:
+        until(rounds, [f"connected, seen as {HOST}"])
+        (own,) = cables(network)
+        with contextlib.ExitStack() as others:
+            while min(hardware()[name] for name in cables(network)) == hardware()[own]:
+                others.enter_context(plugged(network=network))
+            until(rounds, [f"connected, seen as {HOST}"], 60)
+        until(lambda: sorted(cables(network)), [own])
+        assert rounds() == [f"connected, seen as {HOST}"]
+
+
 @pytest.mark.usefixtures("outside")
 def test_subnet_in_use_is_refused() -> None:
     taken = Network("taken", "198.51.100.0/24", 8080)
     with pytest.raises(Unavailable, match="SLIPWAY_SUBNET"):
         taken.setup()
     assert not taken.available()
+
+
+@pytest.mark.usefixtures("outside")
+def test_a_start_that_cannot_make_it_leaves_none(tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    settings = Settings.from_env(
+        {"SLIPWAY_STATE": str(tmp_path), "SLIPWAY_SUBNET": "198.51.100.0/24"}
+    )
+    network = Network.from_settings(settings)
+    with IPRoute() as ip:
+        ip.link("add", ifname=network.bridge, kind="bridge")  # an earlier run's
+    assert network.exists()
+    chores.network_up(settings, told)
+    assert "SLIPWAY_SUBNET" in json.loads(told.read_text())["missing"]
+    assert not Network.from_settings(settings).exists(), "cells would wait for it for ever"
 
 
 @pytest.mark.parametrize(

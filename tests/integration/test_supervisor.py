@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +20,9 @@ import pytest
 import redis
 import requests
 
+from core.sandbox import nft
 from core.sandbox.network import Network
+from core.sandbox.process import start_time
 from core.settings import ROOT, Settings
 from supervisor import parts, processes
 from supervisor.leftovers import Leftovers
@@ -25,6 +30,10 @@ from tests.conftest import missing
 
 SUPERVISOR_MB = 20.0
 """The supervisor's own share of memory (PSS)."""
+
+
+def leftovers(settings: Settings) -> Leftovers:
+    return Leftovers(settings.state / "parts")
 
 
 class Up:
@@ -74,8 +83,19 @@ class Up:
 
     def children(self) -> dict[str, int]:
         """Part → pid, of those that live."""
-        leftovers = Leftovers(self.settings.run / "parts.json")
-        return {each.name: each.pid for each in leftovers.read()}
+        living = leftovers(self.settings).read()
+        # For a moment the supervisor holds the mark of what it is about to start.
+        return {each.name: each.pid for each in living if each.pid != self.process.pid}
+
+    def kill(self, name: str) -> None:
+        """Kills a part and waits for its successor."""
+        pid = self.children()[name]
+        family = {pid, *processes.descendants(pid)}  # what it forked ends a moment later
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while self.children().get(name, pid) in family:
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.02)
 
     def await_health(self, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
@@ -117,9 +137,9 @@ def started(settings: Settings) -> Iterator[list[Up]]:
         if each.process.poll() is None:
             each.interrupt()
         elif each.process.stdout and not each.process.stdout.closed:
-            Leftovers(settings.run / "parts.json").end()
+            leftovers(settings).end()
             each.await_end()
-    Leftovers(settings.run / "parts.json").end()
+    leftovers(settings).end()
     if ups and os.geteuid() == 0:
         run_chore(settings, "network-down")
 
@@ -175,7 +195,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing(settings: Settings, started: list[U
         assert (settings.state / name).stat().st_mode & 0o077 == 0, name
     assert made.interrupt() == 0, made.output
     assert "killed" not in made.output
-    assert all(processes.start_time(pid) is None for pid in children.values())
+    assert all(start_time(pid) is None for pid in children.values())
     assert not bridge(settings).exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", settings.port), timeout=1).close()
@@ -222,12 +242,8 @@ def test_a_wrong_setting_is_told(settings: Settings) -> None:
 
 def test_every_child_may_be_killed(settings: Settings, started: list[Up]) -> None:
     made = ready(started, settings)
-    for name, pid in made.children().items():
-        os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while made.children().get(name, pid) == pid and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert made.children()[name] != pid, made.output
+    for name in made.children():
+        made.kill(name)
         made.await_health()
         assert f"the {name} was ended by SIGKILL" in made.output
 
@@ -254,15 +270,110 @@ def test_it_comes_back_from_kill_9(settings: Settings, started: list[Up], everyt
     made.process.wait()
     if everything:
         for pid in before.values():
-            os.kill(pid, signal.SIGKILL)
+            processes.kill(pid, tree=True)
     again = ready(started, settings)
     assert ("ended its" in again.output) is not everything
     again.await_health()
-    assert all(processes.start_time(pid) is None for pid in before.values())
+    assert all(start_time(pid) is None for pid in before.values())
     assert not set(again.children().values()) & set(before.values())
     with redis.Redis.from_url(settings.store_url) as store:
         assert store.get("kept") == b"yes"
     assert again.interrupt() == 0
+
+
+DIES_AT_A_BIRTH = """
+import os, signal, subprocess, sys
+
+class Popen(subprocess.Popen):
+    def __init__(self, argv, **more):
+        super().__init__(argv, **more)
+        if sys.argv[1] in " ".join(argv):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+subprocess.Popen = Popen
+from supervisor import up
+up.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "program"), [("store", "appendonly"), ("controller", "runtime.")])
+def test_what_was_born_when_the_supervisor_was_killed_is_ended(
+    settings: Settings, started: list[Up], name: str, program: str
+) -> None:
+    """Else two stores would write to one file, and two controllers would rule."""
+    env = parts.passed(os.environ) | settings.environment()
+    first = subprocess.run(
+        [sys.executable, "-P", "-c", DIES_AT_A_BIRTH, program],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert first.returncode == -signal.SIGKILL
+    born = {each.name: each.pid for each in leftovers(settings).read()}[name]
+    again = ready(started, settings)
+    assert start_time(born) is None
+    assert re.search(rf"an earlier run was killed; ended its .*\b{name}\b", again.output)
+    again.await_health()
+    assert again.interrupt() == 0
+
+
+def test_it_ends_in_order_though_nothing_can_be_started_any_more(
+    settings: Settings, started: list[Up]
+) -> None:
+    """Without a descriptor to be had the functions cannot be stopped; all else is."""
+    made = ready(started, settings)
+    children = made.children()
+    resource.prlimit(made.process.pid, resource.RLIMIT_NOFILE, (3, 3))
+    assert made.interrupt() == 0, made.output
+    assert "could not stop functions in order" in made.output
+    assert "Too many open files" in made.output
+    assert all(start_time(pid) is None for pid in children.values())
+
+
+@pytest.mark.root
+def test_a_fence_that_was_taken_away_is_made_anew(settings: Settings, started: list[Up]) -> None:
+    made = ready(started, settings)
+    network = Network.from_settings(settings)
+    assert network.available()
+    with nft.Firewall() as firewall:
+        for table in firewall.tables():
+            if table.startswith(f"slipway_{settings.mark}_"):
+                firewall.delete_table(table)
+    assert not network.available()
+    deadline = time.monotonic() + 10
+    while not network.available():
+        assert time.monotonic() < deadline, made.output
+        time.sleep(0.05)
+    assert made.interrupt() == 0
+    assert not bridge(settings).exists()
+    with nft.Firewall() as firewall:
+        assert not [name for name in firewall.tables() if settings.mark in name]
+
+
+@pytest.mark.root
+def test_a_full_disk_strands_nobody(settings: Settings, started: list[Up]) -> None:
+    settings.state.mkdir()
+    disk = str(settings.state)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=True)
+    try:
+        made = ready(started, settings)
+        with (settings.state / "full").open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            assert os.statvfs(disk).f_bfree == 0
+        for name in ("edge", "gateway"):
+            made.kill(name)
+        children = made.children()
+        assert set(children) == {"store", "gateway", "workers", "controller", "edge"}
+        assert made.interrupt() == 0, made.output
+        assert all(start_time(pid) is None for pid in children.values())
+    finally:
+        for each in started:
+            each.process.kill()
+            each.await_end()
+        leftovers(settings).end()
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_without_an_edge_the_gateway_has_the_socket(settings: Settings, started: list[Up]) -> None:
@@ -299,13 +410,13 @@ def test_the_demo_goes_live_and_outlives_restarts(settings: Settings, started: l
     password = settings.password_file.read_text().strip()
     assert password not in made.output
 
+    replicas = {each.name for each in settings.instances.iterdir()}
     made.process.kill()  # the functions and all the rest live on
     made.process.wait()
     assert requests.get(url, timeout=20).ok
     again = live_already(started, settings)
     assert requests.get(url, timeout=20).ok
-
-    replicas = {each.name for each in settings.instances.iterdir()}
+    assert replicas == {each.name for each in settings.instances.iterdir()}, "ended as leftovers"
     assert again.interrupt() == 0  # which ends the functions too
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
