@@ -177,6 +177,7 @@ def _alone(folder: Path, function: Path) -> Iterator[Side]:
 @contextlib.contextmanager
 def _collector(settings: Settings) -> Iterator[None]:
     collector = Collector(settings)
+    collector.only([FUNCTION])
     collector.start()
     try:
         yield

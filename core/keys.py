@@ -22,7 +22,7 @@ OBSERVED = f"{ROOT}:observed"
 """hash ``name.namespace`` → JSON Observed · controller · rewritten when it changes."""
 
 COUNTS = f"{ROOT}:counts"
-"""hash ``name.namespace`` → requests the edge has seen · controller · for ever."""
+"""hash ``name.namespace`` → requests the edge has seen · controller · as long as the function."""
 
 STAGING = f"{ROOT}:staging"
 """set of release ids in state ``staging`` · store · until they leave it."""

@@ -21,30 +21,51 @@ _CURRENT, _PREVIOUS = "current.ndjson", "previous.ndjson"
 
 
 class LogWriter:
-    """Appends whole lines; keeps the last ``bound`` bytes or somewhat less of them."""
+    """Appends whole lines; keeps the last ``bound`` bytes or somewhat less of them, never more.
+
+    Files that were begun under a higher bound stay until they are dropped in their turn.
+    """
 
     def __init__(self, folder: Path, bound: int) -> None:
         self.folder = folder
-        self._half = max(bound // 2, 1)
+        self.longest = max(bound // 2, 1)
+        """Bytes of the longest line that is kept, its newline included; a file gets no longer."""
         self._file: int | None = None
         self._size = 0
 
     def append(self, lines: bytes) -> None:
-        """Writes lines, each ending in a newline, with one call; raises OSError (disk full)."""
-        if self._file is not None and self._size + len(lines) > self._half:
-            self.close()
-            (self.folder / _CURRENT).replace(self.folder / _PREVIOUS)
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(self.folder / _CURRENT, flags, 0o600)
-            self._size = os.fstat(self._file).st_size
-        self._size += os.write(self._file, lines)
+        """Writes lines, each ending in a newline; one that is too long for a file is left out.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        begin = 0
+        while begin < len(lines):
+            file = self._open()
+            room = max(self.longest - self._size, 0)
+            end = lines.rfind(b"\n", begin, begin + room) + 1
+            if end:
+                self._size += os.write(file, lines[begin:end])
+            elif self._size:
+                self.close()
+                (self.folder / _CURRENT).replace(self.folder / _PREVIOUS)
+                continue
+            else:
+                end = lines.index(b"\n", begin) + 1
+            begin = end
 
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _open(self) -> int:
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._file = os.open(self.folder / _CURRENT, flags, 0o600)
+            self._size = os.fstat(self._file).st_size
+        return self._file
 
 
 def function_lines(folder: Path, after: datetime | None = None) -> Iterator[FunctionLogLine]:

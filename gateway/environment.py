@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from core.settings import Settings
 
-LISTEN_FD = "SLIPWAY_LISTEN_FD"
-"""Number of an inherited listening socket: the public one, where there is no edge."""
+LISTEN_FDS = "SLIPWAY_LISTEN_FDS"
+"""Numbers of the inherited listening sockets, by comma."""
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
     """Raises ConfigError naming every wrong setting."""
-    return Settings.from_env({name: value for name, value in env.items() if name != LISTEN_FD})
+    return Settings.from_env({name: value for name, value in env.items() if name != LISTEN_FDS})

@@ -5,8 +5,9 @@ The process that reads this only watches over the worker: nothing heavy is impor
 One worker: the slots of long requests and the tokens of running pushes are counted in it, and its
 threads wait for others most of the time; functions' traffic goes through the edge.
 
-It listens on ``Settings.gateway_socket``, always: the edge and git's hook come that way. Where
-there is no edge the public socket is inherited as well: its number is in ``SLIPWAY_LISTEN_FD``.
+Its listening sockets are inherited, so that connections wait in them while it restarts:
+``Settings.gateway_socket``, by which the edge and git's hook come, and where there is no edge the
+public one. Their numbers are in ``SLIPWAY_LISTEN_FDS``.
 """
 
 from __future__ import annotations
@@ -15,21 +16,20 @@ import ctypes
 import os
 import resource
 import signal
-import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from core.parents import end_with
-from gateway.environment import LISTEN_FD, read_settings
+from gateway.environment import LISTEN_FDS, read_settings
 from gateway.pools import THREADS
 
 _settings = read_settings(os.environ)
 _shared_memory = Path("/dev/shm")
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
-bind = [f"unix:{_settings.gateway_socket}"]
+bind = [f"fd://{number}" for number in os.environ[LISTEN_FDS].split(",")]
 worker_class = "gateway.worker.Worker"
 workers = 1
 threads = THREADS
@@ -51,13 +51,8 @@ forwarded_allow_ips = ""
 
 
 def on_starting(server: Any) -> None:
-    """Runs before the sockets are made.
-
-    gunicorn makes sockets of its own or takes inherited ones, not both: ours is made here.
-    """
-    public = os.environ.get(LISTEN_FD, "")
-    descriptors = [_listen(_settings.gateway_socket), *([int(public)] if public else [])]
-    server.cfg.set("bind", [f"fd://{each}" for each in descriptors])
+    """Runs before the sockets are taken over."""
+    server.systemd = True  # as with systemd's: their paths are not gunicorn's to remove
 
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
@@ -83,13 +78,3 @@ def post_worker_init(worker: Any) -> None:
     app = worker.wsgi
     app.alive = lambda: worker.alive
     threading.Thread(target=app.begin, name="begin", daemon=True).start()
-
-
-def _listen(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    path.chmod(0o600)
-    listener.listen(1024)
-    return listener.detach()

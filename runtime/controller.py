@@ -103,6 +103,7 @@ class Controller:
         while not self._stop.is_set():
             try:
                 records, observed = self.store.functions(), self.store.all_observed()
+                self._counted = dict.fromkeys(self.store.counts(), 0)
             except RedisError as error:
                 log.warning("store_unavailable", error=str(error))
                 self._stop.wait(PASS_EVERY)
@@ -114,6 +115,9 @@ class Controller:
                 for address in seen.endpoints
             }
             self.replicas.adopt(routed)
+            if self.collector:
+                self.collector.only(records)  # first: what the edge kept meanwhile counts as well
+                self.collector.start()
             return
 
     def pass_(self) -> bool:
@@ -135,6 +139,8 @@ class Controller:
         self._leaving.update(
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
+        if self.collector:
+            self.collector.only(records)
         table = routes(records.values(), instances, self.replicas.ready(), self._leaving)
         moved = self._route(table)
         # Before anything ends, and before a release is called live: without an edge, what is
@@ -223,7 +229,9 @@ class Controller:
         if not self.collector:
             return
         counts = self.collector.counts()
-        fresh = {f: n - self._counted.get(f, 0) for f, n in counts.items()}
+        # A function that went and came back while the store was away begins anew.
+        fresh = {f: max(n - self._counted.get(f, 0), 0) for f, n in counts.items()}
+        self.store.forget_counts(self._counted.keys() - counts.keys())
         if any(fresh.values()):
             self.store.add_counts(fresh)
         self._counted = counts
@@ -291,8 +299,6 @@ def main() -> None:
         stop_all(provider, 0.0 if now else min(settings.drain_timeout, STOP_SECONDS))
         return
     collector = Collector(settings) if settings.edge == "haproxy" else None
-    if collector:
-        collector.start()
     controller = Controller(
         settings, Store(connect(settings.store_url)), provider, make_edge(settings), collector
     )

@@ -88,6 +88,25 @@ def claim_port(settings: Settings) -> socket.socket:
     return listener
 
 
+def claim_gateway(settings: Settings) -> socket.socket:
+    """Listens where the edge and git's hook find the gateway; what comes while it restarts waits.
+
+    Raises:
+        ConfigError: the socket cannot be made there.
+    """
+    path = settings.gateway_socket
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)  # an earlier run's: the state folder is ours alone
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {path}: {error.strerror}") from error
+    return listener
+
+
 def claim_inside(settings: Settings, address: str) -> socket.socket:
     """Listens on the functions' bridge, for what functions may ask of the edge.
 

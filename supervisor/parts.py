@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.errors import ConfigError
 from core.settings import Settings
-from gateway.environment import LISTEN_FD
+from gateway.environment import LISTEN_FDS
 
 _PASSED = {
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TERM", "USER", "LOGNAME", "TMPDIR"),
@@ -98,12 +98,11 @@ def store(settings: Settings, env: Mapping[str, str]) -> Part:
     return Part(name="store", argv=argv)
 
 
-def gateway(settings: Settings, listener: int) -> Part:
-    """Behind the edge on a unix socket; with ``SLIPWAY_EDGE=none`` on the public socket as well."""
+def gateway(listeners: Sequence[int]) -> Part:
+    """Serves what comes to any of these sockets."""
     argv = python("gunicorn", "-c", "python:gateway.gunicorn_config", "gateway.wsgi:app")
-    if settings.edge != "none":
-        return Part(name="gateway", argv=argv)
-    return Part(name="gateway", argv=argv, env={LISTEN_FD: str(listener)}, listeners=[listener])
+    told = {LISTEN_FDS: ",".join(map(str, listeners))}
+    return Part(name="gateway", argv=argv, env=told, listeners=listeners)
 
 
 def workers() -> Part:

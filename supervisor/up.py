@@ -69,6 +69,7 @@ class Installation:
         self.logs = LogFiles(settings.state / "log")
         self.logs.rotate()
         self.listener = claims.claim_port(settings)
+        self.within = claims.claim_gateway(settings)
         self.inside: socket.socket | None = None
         self._functions_remain = False
         """Whether some may still run when all else has ended."""
@@ -112,7 +113,8 @@ class Installation:
             (settings.state / "store").mkdir(mode=0o700, exist_ok=True)
             keeper.start(parts.store(settings, self.env))
             self._await("starting the store", STORE_SECONDS, self._store_is_fresh, "store")
-        keeper.start(parts.gateway(settings, self.listener.fileno()))
+        public = [self.listener] if settings.edge == "none" else []
+        keeper.start(parts.gateway([each.fileno() for each in (self.within, *public)]))
         keeper.start(parts.workers())
         address = self._make_network()
         keeper.start(parts.controller())
@@ -202,11 +204,11 @@ class Installation:
             return [] if status else ["gateway"]
 
     def _health(self) -> tuple[int, bytes]:
-        """(0, b'') where nobody answers. The gateway first: it refuses while it is not there,
-        whereas the public socket is always open and would keep us waiting."""
+        """(0, b'') where nobody answers. The gateway first: it says who is missing. Its socket is
+        open while it is not there, so it is not waited for for long."""
         try:
             here = f"unix@{self.settings.gateway_socket}"
-            status, body = http.request(here, "GET", "/healthz", timeout=2)
+            status, body = http.request(here, "GET", "/healthz", timeout=0.5)
             if status == 200:
                 return http.request(self._address(), "GET", "/healthz", timeout=2)
             return status, body
@@ -296,9 +298,9 @@ class Installation:
         return False
 
     def _close_listeners(self) -> None:
-        self.listener.close()
-        if self.inside:
-            self.inside.close()
+        for each in (self.listener, self.within, self.inside):
+            if each:
+                each.close()
 
 
 def main() -> int:

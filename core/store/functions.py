@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 import msgspec
@@ -44,6 +44,11 @@ class Functions(Base):
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Adds requests to the functions' invocation counts."""
         self._pipeline([("HINCRBY", keys.COUNTS, k, n) for k, n in counts.items() if n])
+
+    def forget_counts(self, functions: Collection[str]) -> None:
+        """Drops the invocation counts of functions that are gone."""
+        if functions:
+            self.redis.hdel(keys.COUNTS, *functions)
 
     def counts(self) -> dict[str, int]:
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.COUNTS))

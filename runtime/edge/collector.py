@@ -3,6 +3,9 @@
 HAProxy keeps the newest lines in a ring and connects to us. After a break it goes on where it was,
 but it notices the break only by the first write that fails, and what that had is lost; a full ring
 forgets its oldest lines silently. So counts may be a little too low, never too high.
+
+Only functions that it was told of are counted: callers make names up, and must fill neither our
+memory nor the store.
 """
 
 from __future__ import annotations
@@ -12,21 +15,15 @@ import selectors
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
-from core import logging
 from core.models import Receipt
 from core.names import DEFAULT_NAMESPACE
 from core.settings import Settings
 from runtime.edge import config
 from runtime.edge.receipt import Gaps
 
-log = logging.get()
-
-MAX_FUNCTIONS = 10_000
-"""Functions that are counted: callers make names up, and must not fill our memory."""
 _MAX_LINE = 4096
 
 
@@ -41,14 +38,8 @@ class Line:
     """Unix time of the answer's first byte; of the end where there was none."""
     arrived: float
     """Unix time at which its headers were complete."""
-    seconds: float
-    """Whole time, from the first byte of the request to the last of the answer."""
     platform_failed: bool
     """No answer, or one that broke off, or a 5xx that the platform made and not the function."""
-    by_gateway: bool
-    received: int
-    sent: int
-    """Bytes from and to the client, headers included."""
 
     @classmethod
     def parse(cls, text: str) -> Line:
@@ -56,25 +47,20 @@ class Line:
         words = text.split(" ")
         if len(words) != 10:
             raise ValueError(f"{len(words)} fields")
-        function, status, start, receive, total, data, received, sent, end, backend = words
+        function, status, start, receive, total, data, _, _, end, backend = words
         code = max(int(status), 0)
         arrived = int(start) / 1e9
         spent = max(int(total) - max(int(receive), 0), 0)
-        by_gateway = backend == config.GATEWAY
         return cls(
             function=function if "." in function else f"{function}.{DEFAULT_NAMESPACE}",
             status=code,
             answered=arrived + max(spent - max(int(data), 0), 0) / 1e3,
             arrived=arrived,
-            seconds=max(int(total), 0) / 1e3,
-            platform_failed=_platform_failed(code, end, by_gateway),
-            by_gateway=by_gateway,
-            received=int(received),
-            sent=int(sent),
+            platform_failed=_platform_failed(code, end, by_gateway=backend == config.GATEWAY),
         )
 
 
-def _platform_failed(status: int, end: str, by_gateway: bool) -> bool:
+def _platform_failed(status: int, end: str, *, by_gateway: bool) -> bool:
     """``end`` is HAProxy's termination state: who ended it (- nobody, C/c the client, L the edge's
     own rules), and when (D: while the answer was on its way).
 
@@ -87,20 +73,6 @@ def _platform_failed(status: int, end: str, by_gateway: bool) -> bool:
     if who == "-":
         return by_gateway and status in (502, 503, 504)
     return status < 100 or status >= 500 or (when == "D" and status != 101)
-
-
-@dataclass
-class Tally:
-    """What one function's requests came to since the collector began."""
-
-    requests: int = 0
-    failed: int = 0
-    """By the platform, not by the function."""
-    seconds: float = 0.0
-    received: int = 0
-    sent: int = 0
-    by_status: Counter[int] = field(default_factory=Counter)
-    """Status → requests; 0: no answer."""
 
 
 class Window:
@@ -152,7 +124,7 @@ class Collector:
         self._path = config.log_socket(settings)
         self.lock = threading.Lock()
         self.windows: set[Window] = set()
-        self._tallies: dict[str, Tally] = {}
+        self._counts: dict[str, int] = {}
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -186,18 +158,15 @@ class Collector:
             self._thread = None
             self._path.unlink(missing_ok=True)
 
-    def counts(self) -> dict[str, int]:
-        """Requests of each function since ``start``."""
+    def only(self, functions: Collection[str]) -> None:
+        """Counts these functions (``name.namespace``) from now on and forgets all others."""
         with self.lock:
-            return {function: tally.requests for function, tally in self._tallies.items()}
+            self._counts = {function: self._counts.get(function, 0) for function in functions}
 
-    def tallies(self) -> dict[str, Tally]:
-        """Everything that is counted, by function."""
+    def counts(self) -> dict[str, int]:
+        """Requests of each function that is counted, since ``only`` first named it; often 0."""
         with self.lock:
-            return {
-                function: replace(tally, by_status=tally.by_status.copy())
-                for function, tally in self._tallies.items()
-            }
+            return self._counts.copy()
 
     def begin_window(self, functions: Iterable[str]) -> Window:
         """Starts to watch the requests of ``functions`` (``name.namespace``)."""
@@ -255,18 +224,8 @@ class Collector:
             line = Line.parse(text)
         except (ValueError, IndexError):
             return  # torn where the ring overflowed
-        tally = self._tallies.get(line.function)
-        if tally is None:
-            unknown = line.by_gateway and line.status == 404
-            if unknown or len(self._tallies) >= MAX_FUNCTIONS:
-                return
-            tally = self._tallies[line.function] = Tally()
-        tally.requests += 1
-        tally.failed += line.platform_failed
-        tally.seconds += line.seconds
-        tally.received += line.received
-        tally.sent += line.sent
-        tally.by_status[line.status] += 1
+        if line.function in self._counts:
+            self._counts[line.function] += 1
         for window in self.windows:
             if line.function in window.functions:
                 window.add(line)

@@ -4,8 +4,11 @@ Each instance has a named pipe for stdout and stderr. It is opened for reading a
 sides, so that nobody ever meets an end of file or SIGPIPE when this process dies; what is written
 meanwhile waits in the pipe (1 MiB, then the function waits too).
 
-A function that floods its log harms only itself: every pipe has its turn, what comes faster than
-``_RATE`` is read but not kept, except for its last lines, and a note says how much is missing.
+A function that floods its log harms only itself. ``_RATE`` bounds what its log grows by; what comes
+faster is read but not kept, except for its last lines, and a note says how much is missing. Until
+the log may grow again, the pipe is only emptied now and then, all of it at once: reading it as
+fast as it is written would burn a core, and not reading it would make a request last as long as
+its output takes at that rate. So a flood waits for some milliseconds whenever its pipe is full.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import selectors
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import msgspec
@@ -28,11 +32,18 @@ log = logging.getLogger(__name__)
 
 PIPE_SIZE = 2**20
 """Bytes; the most that an ordinary user may ask for."""
-_TURN = 65536
+_ROUND = 0.01
+"""Seconds between two rounds through the pipes: writing byte by byte wakes us no more often, and a
+line reaches the log so much later."""
+_TURN, _PIECE = 65536, 4096
+"""Bytes read of a pipe in a round, and those whose fate is one: few, since a piece of nothing but
+newlines makes half a megabyte of records."""
 _LONGEST = 16384
 """Bytes of a line that are kept."""
+_ESCAPED, _RECORD = 6, 512
+"""The most bytes of JSON that a byte becomes, and that a record has besides its text."""
 _RATE, _BURST = 512 * 1024, 2**20
-"""Bytes a second kept of one instance in the long run, and at once."""
+"""Bytes a second that one instance adds to its log in the long run, and at once."""
 _TAIL = 4096
 
 
@@ -57,49 +68,43 @@ class _Source:
         self.instance = instance
         self.writer = writer
         self.fd = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._longest = max(min(_LONGEST, (writer.longest - _RECORD) // _ESCAPED), 0)
         self._rest = b""
         self._cut = 0
         """Bytes left out of the line that is being read."""
         self._budget = float(_BURST)
+        """Below 0: a debt, which has to be paid back first."""
         self._refilled = time.monotonic()
         self._dropped = 0
         self._tail = b""
 
+    @property
+    def flooding(self) -> bool:
+        """Whether what comes is not kept just now."""
+        return self._dropped > 0
+
     def read(self) -> bool:
         """Takes one turn; False: there was nothing."""
+        self._refill()
+        if self._budget >= _BURST / 4:
+            self._settle()
         try:
-            data = os.read(self.fd, _TURN)
+            data = os.read(self.fd, PIPE_SIZE if self.flooding else _TURN)
         except BlockingIOError:
             return False
-        self._refill()
-        if self._dropped and self._budget >= _BURST / 4:
-            self.settle()
-        if self._dropped or self._budget < len(data):
-            self._dropped += len(data)
-            self._tail = (self._tail + data)[-_TAIL:]
-        else:
-            self._budget -= len(data)
-            self._take(data)
+        for begin in range(0, len(data), _PIECE):
+            if self.flooding or self._budget <= 0:
+                self._drop(data[begin:])
+                break
+            self._take(data[begin : begin + _PIECE])
         return True
-
-    def settle(self) -> None:
-        """Writes the note and the last lines of a flood that has ebbed away."""
-        if not self._dropped:
-            return
-        left_out = self._dropped - len(self._tail)
-        whole = self._tail.partition(b"\n")[2] if left_out else self._tail
-        self._dropped, self._tail = 0, b""
-        self._finish_line()
-        if left_out:
-            self._write([f"[slipway: {left_out} bytes left out: written too fast]"])
-        self._take(whole)
 
     def close(self) -> None:
         """Reads what is still in the pipe and lets go of it."""
         for _ in range(2 * PIPE_SIZE // _TURN):
             if not self.read():
                 break
-        self.settle()
+        self._settle()
         self._finish_line()
         os.close(self.fd)
 
@@ -108,17 +113,39 @@ class _Source:
         self._budget = min(_BURST, self._budget + (moment - self._refilled) * _RATE)
         self._refilled = moment
 
+    def _drop(self, data: bytes) -> None:
+        """Keeps no more than what is missing of the last line, if a flood begins in its middle."""
+        end = data.find(b"\n") + 1 if self._rest and not self.flooding else 0
+        self._take(data[:end])
+        self._dropped += len(data) - end
+        self._tail = (self._tail + data[end:][-_TAIL:])[-_TAIL:]
+
+    def _settle(self) -> None:
+        """Writes the note and the last lines of a flood."""
+        if not self.flooding:
+            return
+        tail = self._tail
+        if self._dropped > len(tail):
+            tail = tail.partition(b"\n")[2]
+        left_out = self._dropped - len(tail)
+        self._dropped, self._tail = 0, b""
+        if left_out:
+            self._finish_line()
+            self._write([f"[slipway: {left_out} bytes left out: written too fast]"])
+        self._take(tail)
+
     def _take(self, data: bytes) -> None:
+        """Keeps it, and pays for what was read or for what became of it, whichever is more."""
         *lines, rest = data.split(b"\n")
         texts = []
         for line in lines:
             self._gather(line)
             texts.append(self._line())
         self._gather(rest)
-        self._write(texts)
+        self._budget -= max(len(data), self._write(texts))
 
     def _gather(self, piece: bytes) -> None:
-        room = _LONGEST - len(self._rest)
+        room = self._longest - len(self._rest)
         self._rest += piece[:room]
         self._cut += max(len(piece) - room, 0)
 
@@ -133,15 +160,16 @@ class _Source:
         if self._rest:
             self._write([self._line()])
 
-    def _write(self, texts: list[str]) -> None:
-        if not texts:
-            return
+    def _write(self, texts: list[str]) -> int:
+        """Returns the bytes of log that it came to."""
         time_ = now()
         lines = [FunctionLogLine(time=time_, instance=self.instance, text=text) for text in texts]
+        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         try:
-            self.writer.append(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+            self.writer.append(data)
         except OSError as error:
             log.warning("the log of %s cannot be written: %s", self.instance, error.strerror)
+        return len(data)
 
 
 class Output:
@@ -152,6 +180,8 @@ class Output:
         self._bound = bound
         self._lock = threading.Lock()
         self._sources: dict[str, _Source] = {}
+        self._floods: deque[_Source] = deque()
+        """Those over their budget: out of the selector, one of them is read in each round."""
         self._writers: dict[Path, LogWriter] = {}
         self._selector = selectors.DefaultSelector()
         self._stop, self._stopped = os.pipe2(os.O_CLOEXEC)
@@ -176,7 +206,10 @@ class Output:
             source = self._sources.pop(instance, None)
             if source is None:
                 return
-            self._selector.unregister(source.fd)
+            if source in self._floods:
+                self._floods.remove(source)
+            else:
+                self._selector.unregister(source.fd)
             source.close()
             if all(each.writer is not source.writer for each in self._sources.values()):
                 source.writer.close()
@@ -193,7 +226,7 @@ class Output:
 
     def _loop(self) -> None:
         while True:
-            ready = self._selector.select(0.5)
+            ready = self._selector.select(0 if self._floods else None)
             with self._lock:
                 for key, _ in ready:
                     if key.fd == self._stop:
@@ -202,6 +235,16 @@ class Output:
                     source: _Source = key.data
                     if self._sources.get(source.instance) is source:
                         source.read()
-                if not ready:
-                    for each in self._sources.values():
-                        each.settle()
+                        if source.flooding:
+                            self._selector.unregister(source.fd)
+                            self._floods.append(source)
+                if self._floods:
+                    self._read_flood(self._floods.popleft())
+            time.sleep(_ROUND)
+
+    def _read_flood(self, source: _Source) -> None:
+        source.read()
+        if source.flooding:
+            self._floods.append(source)
+        else:
+            self._selector.register(source.fd, selectors.EVENT_READ, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings
+from core.store import Store
 from runtime.edge.collector import Collector
 from tests.integration.edge_harness import Proxy, until
 
@@ -31,6 +33,7 @@ def collector(proxy: Proxy) -> Iterator[Collector]:
 
 def test_function_requests_are_counted_and_nothing_else(proxy: Proxy, collector: Collector) -> None:
     function = proxy.function("f")
+    collector.only(["f.ann", "asleep.ann", "bare.openfaas-fn", "idle.ann"])
     proxy.route({"f.ann": function, "bare.openfaas-fn": function})
     for _ in range(5):
         proxy.get("/function/f.ann")
@@ -42,25 +45,40 @@ def test_function_requests_are_counted_and_nothing_else(proxy: Proxy, collector:
     for path in ("/", "/system/functions", "/function"):
         proxy.get(path)
     proxy.get("/function/" + "x" * 3000)
-    expected = {"f.ann": 6, "asleep.ann": 1, "bare.openfaas-fn": 2}
+    expected = {"f.ann": 6, "asleep.ann": 1, "bare.openfaas-fn": 2, "idle.ann": 0}
     until(lambda: collector.counts() == expected)
-    tally = collector.tallies()["f.ann"]
-    assert tally.by_status == {200: 5, 500: 1}
-    assert tally.failed == 0
-    assert 0 <= tally.seconds < 1
+
+
+def test_made_up_names_are_not_counted(proxy: Proxy, collector: Collector) -> None:
+    """Neither if the client goes before the answer, nor while the gateway is down."""
+    collector.only(["f.ann"])
+    proxy.route({"f.ann": proxy.function("f")})
+    window = collector.begin_window(["gone.ann", "down.ann"])
+    with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+        client.sendall(b"GET /function/gone.ann?sleep=1 HTTP/1.1\r\nHost: h\r\n\r\n")
+        until(lambda: proxy.gateway.calls == 1)
+    until(lambda: window.requests == 1)
+    proxy.gateway.close()
+    assert proxy.get("/function/down.ann")[0] == 503
+    proxy.get("/function/f.ann")
+    until(lambda: collector.counts().get("f.ann") == 1)
+    assert collector.counts() == {"f.ann": 1}
+    receipt = window.close()
+    assert (receipt.requests, receipt.failed) == (2, 1)
 
 
 def test_failures_of_the_platform_are_told_apart(proxy: Proxy, collector: Collector) -> None:
     proxy.route({"f.ann": proxy.function("f")})
+    windows = {name: collector.begin_window([name]) for name in ("f.ann", "asleep.ann")}
     proxy.get("/function/f.ann?status=503")
     proxy.raw(
         b"POST /function/f.ann?abort=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n"
         b"Connection: close\r\n\r\n"
     )
     proxy.get("/function/asleep.ann?status=503")
-    until(lambda: collector.counts() == {"f.ann": 2, "asleep.ann": 1})
-    failed = {function: tally.failed for function, tally in collector.tallies().items()}
-    assert failed == {"f.ann": 1, "asleep.ann": 1}
+    until(lambda: [each.requests for each in windows.values()] == [2, 1])
+    receipts = {name: window.close() for name, window in windows.items()}
+    assert {name: each.failed for name, each in receipts.items()} == {"f.ann": 1, "asleep.ann": 1}
 
 
 def test_lines_wait_for_a_collector_that_comes_later(proxy: Proxy) -> None:
@@ -68,6 +86,7 @@ def test_lines_wait_for_a_collector_that_comes_later(proxy: Proxy) -> None:
     for _ in range(5):
         proxy.get("/function/f.ann")
     collector = Collector(proxy.settings)
+    collector.only(["f.ann"])
     collector.start()
     try:
         until(lambda: collector.counts() == {"f.ann": 5})
@@ -81,6 +100,7 @@ def test_next_collector_repeats_nothing_and_misses_little(proxy: Proxy) -> None:
     sent = told = 0
     for _ in range(3):
         collector = Collector(proxy.settings)
+        collector.only(["f.ann"])
         collector.start()
         try:
             for _ in range(10):
@@ -100,10 +120,11 @@ def test_next_collector_repeats_nothing_and_misses_little(proxy: Proxy) -> None:
 
 
 def test_receipt_of_a_switch(proxy: Proxy, collector: Collector) -> None:
+    collector.only(["f.ann", "other.ann"])
     old, new = proxy.function("old"), proxy.function("new")
     proxy.route({"f.ann": old, "other.ann": old})
     proxy.get("/function/f.ann")
-    until(lambda: collector.counts() == {"f.ann": 1})
+    until(lambda: collector.counts() == {"f.ann": 1, "other.ann": 0})
     window = collector.begin_window(["f.ann"])
     slow = threading.Thread(target=lambda: proxy.get("/function/f.ann?sleep=0.5"))
     slow.start()
@@ -120,3 +141,11 @@ def test_receipt_of_a_switch(proxy: Proxy, collector: Collector) -> None:
     proxy.get("/function/f.ann")
     until(lambda: collector.counts()["f.ann"] == 13)
     assert window.requests == 11
+
+
+def test_store_forgets_the_counts_of_functions_that_are_gone(store: Store) -> None:
+    store.add_counts({"f.ann": 2, "gone.ann": 3, "never.ann": 0})
+    store.forget_counts(["gone.ann", "unknown.ann"])
+    store.forget_counts([])
+    store.add_counts({"f.ann": 1})
+    assert store.counts() == {"f.ann": 3}

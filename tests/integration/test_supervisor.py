@@ -258,6 +258,15 @@ def test_connections_wait_while_the_edge_is_away(settings: Settings, started: li
     assert statuses == [200, 200, 200]
 
 
+def test_requests_wait_while_the_gateway_is_away(settings: Settings, started: list[Up]) -> None:
+    """A forge sends its event once: it must not meet a 503 because we restart."""
+    made = ready(started, settings)
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        os.kill(made.children()["gateway"], number)
+        assert requests.get(settings.base_url, timeout=20).status_code == 200
+        made.await_health()
+
+
 @pytest.mark.parametrize("everything", [False, True], ids=["supervisor alone", "everything"])
 def test_it_comes_back_from_kill_9(settings: Settings, started: list[Up], everything: bool) -> None:
     made = ready(started, settings)

@@ -19,6 +19,34 @@ def test_newest_lines_are_kept_within_the_bound(tmp_path: Path) -> None:
     assert len(lines) >= 45
 
 
+def test_much_at_once_stays_within_the_bound(tmp_path: Path) -> None:
+    lines = [b"line %05d\n" % number for number in range(1000)]
+    log = LogWriter(tmp_path, 1000)
+    log.append(b"first\n")
+    log.append(b"".join(lines))
+    log.close()
+    kept = list(read_lines(tmp_path))
+    assert kept == lines[-len(kept) :]
+    assert 500 < sum(len(each) for each in kept) <= 1000
+
+
+def test_line_that_fits_no_file_is_left_out(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path, 1000)
+    longest = b"x" * (log.longest - 1) + b"\n"
+    log.append(b"a\n" + b"x" * log.longest + b"\n" + b"b\n" + longest)
+    log.close()
+    assert list(read_lines(tmp_path)) == [b"b\n", longest]
+
+
+def test_writer_that_goes_on_stays_within_the_bound(tmp_path: Path) -> None:
+    for number in range(9):
+        log = LogWriter(tmp_path, 1000)
+        log.append(b"%d" % number * 449 + b"\n")
+        log.close()
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1000
+    assert [line[:1] for line in read_lines(tmp_path)] == [b"7", b"8"]
+
+
 def test_writer_goes_on_where_an_earlier_one_stopped(tmp_path: Path) -> None:
     for text in (b"one\n", b"two\n"):
         log = LogWriter(tmp_path, 1000)

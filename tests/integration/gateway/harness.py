@@ -31,6 +31,7 @@ from core.models import (
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store
+from supervisor import claims
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
@@ -152,7 +153,9 @@ def running(
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
     log = folder / "gateway.log"
-    process = start_process(settings, public.fileno(), log, arguments)
+    settings.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    within = claims.claim_gateway(settings)
+    process = start_process(settings, [within.fileno(), public.fileno()], log, arguments)
     gateway = Gateway(settings, process, home)
     try:
         wait_for(lambda: process.poll() is not None or answers(gateway), 20)
@@ -167,11 +170,12 @@ def running(
             except subprocess.TimeoutExpired:
                 os.killpg(gateway.process.pid, signal.SIGKILL)
                 gateway.process.wait()
+        within.close()
         public.close()
 
 
 def start_process(
-    settings: Settings, listener: int, log: Path, arguments: Sequence[str] = ()
+    settings: Settings, listeners: Sequence[int], log: Path, arguments: Sequence[str] = ()
 ) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -183,12 +187,12 @@ def start_process(
                 **settings.environment(),
                 "PATH": os.environ["PATH"],
                 "HOME": str(settings.state),
-                "SLIPWAY_LISTEN_FD": str(listener),
+                "SLIPWAY_LISTEN_FDS": ",".join(map(str, listeners)),
             },
             cwd=ROOT,
             stdout=out,
             stderr=out,
-            pass_fds=[listener],
+            pass_fds=listeners,
             start_new_session=True,
         )
 
