@@ -95,8 +95,8 @@ def run(
         )
     except OSError as error:
         raise ConfigError(
-            f"{argv[0]} cannot be started: {error.strerror}; install this project's requirements "
-            "again"
+            f"{Path(argv[0]).name} cannot be started: {error.strerror}; install this project's "
+            "requirements again"
         ) from error
     with process:
         try:

@@ -1,59 +1,107 @@
-"""Holds a stack file against its commit and the templates before anything is built.
+"""Holds a stack file against its commit, the templates and the settings before anything is built.
 
 What a user can have got wrong and what can be known without building is told at once, by line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from builder.source import TREE, Source
 from builder.templates import FOLDER, find_template
-from core.errors import InvalidRequest, InvalidStack, Mistake, NotFound, SlipwayError
+from core.errors import (
+    Conflict,
+    InvalidRequest,
+    InvalidStack,
+    Mistake,
+    NotFound,
+    SlipwayError,
+    TooLarge,
+)
+from core.settings import Settings, cpus, size
 from core.stackfile import Stack, StackFunction, read_environment_file
-from core.yamlnodes import MAX_BYTES, MAX_TOLD
+from core.yamlnodes import MAX_TOLD
+
+MAX_CONFIGURATION = 256 * 1024
+"""Bytes of one function's variables, labels and annotations: they lie in the store's memory."""
+MAX_CONFIGURATIONS = 4 * 2**20
+"""Bytes of those of all functions of a commit, which are handed over in one request."""
 
 
-def check_stack(source: Source, stack: Stack, *, namespace: str, templates: Path = FOLDER) -> None:
-    """Looks up all that the stack file names: folders, files, templates, build options.
+def check_stack(
+    source: Source, stack: Stack, settings: Settings, *, namespace: str, templates: Path = FOLDER
+) -> None:
+    """Looks up all that the stack file names: folders, files, templates, build options; and holds
+    what it asks for against what is allowed here.
 
     Raises:
         InvalidStack: with every mistake and its line.
+        SlipwayError: what ``source.check`` raises.
     """
     mistakes: dict[tuple[int, str], Mistake] = {}
+    total = 0
+
+    @contextmanager
+    def telling(function: StackFunction, key: str) -> Iterator[None]:
+        """What the body raises is a mistake in the line of ``key``."""
+        source.check()
+        try:
+            yield
+        except SlipwayError as error:
+            if error.retryable or isinstance(error, Conflict):  # ours, or the release's end
+                raise
+            mistake = Mistake(function.line(key), str(error))
+            mistakes[mistake.line, mistake.text] = mistake  # a shared line is told once
+
     for function in stack.functions:
-        for key, look in _looks(source, function, namespace, templates):
-            try:
-                look()
-            except SlipwayError as error:
-                if error.retryable:
-                    raise
-                mistake = Mistake(function.line(key), str(error))
-                mistakes[mistake.line, mistake.text] = mistake  # a shared line is told once
-                if len(mistakes) >= MAX_TOLD:
-                    break
+        with telling(function, "namespace"):
+            _own(function, namespace)
+        with telling(function, "lang"):
+            find_template(function.lang, templates)
+        if function.build_options:
+            with telling(function, "build_options"):
+                find_template(function.lang, templates).packages(function.build_options)
+        with telling(function, "secrets"):
+            _no_secrets(function, namespace)
+        with telling(function, "handler"):
+            _handler(source, function)
+        with telling(function, "limits"):
+            _memory(function, settings)
+        with telling(function, "limits"):
+            _cpus(function, settings)
+        for path in function.copy:
+            with telling(function, "copy"):
+                source.tree_id(path)
+        weights = {
+            "environment": _weight(function.environment),
+            "labels": _weight(function.labels),
+            "annotations": _weight(function.annotations),
+            "environment_file": 0,
+        }
+        for path in function.environment_file:
+            if sum(weights.values()) <= MAX_CONFIGURATION:
+                with telling(function, "environment_file"):
+                    weights["environment_file"] += _weight(environment_file(source, path))
+        total += sum(weights.values())
+        with telling(function, max(weights, key=lambda key: weights[key])):
+            _bounded(function, sum(weights.values()), total)
+        if len(mistakes) >= MAX_TOLD or total > MAX_CONFIGURATIONS:
+            break
     if mistakes:
-        raise InvalidStack(stack.path, [mistakes[place] for place in sorted(mistakes)])
+        told = [mistakes[place] for place in sorted(mistakes)]
+        raise InvalidStack(stack.path, told[:MAX_TOLD])
 
 
-def _looks(
-    source: Source, function: StackFunction, namespace: str, templates: Path
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What to look up, each with the key of the stack file whose line a mistake belongs to."""
-    yield "namespace", lambda: _own(function, namespace)
-    yield "lang", lambda: find_template(function.lang, templates)
-    if function.build_options:
-        options = function.build_options
-        yield "build_options", lambda: find_template(function.lang, templates).packages(options)
-    if function.secrets:
-        yield "secrets", lambda: _no_secrets(function, namespace)
-    yield "handler", lambda: _handler(source, function)
-    for path in function.copy:
-        yield "copy", partial(source.tree_id, path)
-    for path in function.environment_file:
-        yield "environment_file", partial(_environment, source, path)
+def environment_file(source: Source, path: str) -> dict[str, str]:
+    """The variables of a file that a function names in ``environment_file``.
+
+    Raises:
+        InvalidStack, NotFound, TooLarge, BuildFailed: it is no such file, or is not there.
+    """
+    return read_environment_file(source.read(path, MAX_CONFIGURATION), path)
 
 
 def _own(function: StackFunction, namespace: str) -> None:
@@ -65,11 +113,11 @@ def _own(function: StackFunction, namespace: str) -> None:
 
 
 def _no_secrets(function: StackFunction, namespace: str) -> None:
-    named = ", ".join(function.secrets or ())
-    raise NotFound(
-        f"{function.name}: there are no secrets {named} in {namespace}: "
-        "this version keeps no secrets yet; take them out"
-    )
+    if function.secrets:
+        raise NotFound(
+            f"{function.name}: there are no secrets {', '.join(function.secrets)} in {namespace}: "
+            "this version keeps no secrets yet; take them out"
+        )
 
 
 def _handler(source: Source, function: StackFunction) -> None:
@@ -83,5 +131,48 @@ def _handler(source: Source, function: StackFunction) -> None:
         raise NotFound(f"{function.name}.handler: {function.handler!r} is a file: name its folder")
 
 
-def _environment(source: Source, path: str) -> None:
-    read_environment_file(source.read(path, MAX_BYTES), path)
+def _memory(function: StackFunction, settings: Settings) -> None:
+    asked = function.limits.memory if function.limits else None
+    if asked and size(asked) > settings.function_max_memory:
+        raise _too_much(f"{function.name}.limits.memory", asked, settings, "FUNCTION_MAX_MEMORY")
+
+
+def _cpus(function: StackFunction, settings: Settings) -> None:
+    asked = function.limits.cpu if function.limits else None
+    if not asked:
+        return
+    try:
+        wanted = cpus(asked)
+    except ValueError:  # a number, as the stack file was read: larger than any machine
+        wanted = math.inf
+    if wanted > settings.function_max_cpus:
+        raise _too_much(f"{function.name}.limits.cpu", asked, settings, "FUNCTION_MAX_CPUS")
+
+
+def _too_much(what: str, asked: str, settings: Settings, name: str) -> InvalidRequest:
+    name = f"SLIPWAY_{name}"
+    return InvalidRequest(
+        f"{what} is {asked!r}, and at most {settings.describe()[name]} is allowed here: ask for "
+        f"less, or ask the administrator ({name})"
+    )
+
+
+def _weight(values: Mapping[str, str] | None) -> int:
+    return sum(
+        len(name.encode()) + len(value.encode("utf-8", "replace"))
+        for name, value in (values or {}).items()
+    )
+
+
+def _bounded(function: StackFunction, weight: int, total: int) -> None:
+    hint = "keep data in files beside the handler"
+    if weight > MAX_CONFIGURATION:
+        raise TooLarge(
+            f"{function.name}: environment, labels and annotations have {weight} bytes together, "
+            f"and {MAX_CONFIGURATION} are allowed: {hint}"
+        )
+    if total > MAX_CONFIGURATIONS:
+        raise TooLarge(
+            f"{function.name}: environment, labels and annotations of the functions up to here "
+            f"have {total} bytes together, and {MAX_CONFIGURATIONS} are allowed: {hint}"
+        )

@@ -20,8 +20,8 @@ import os
 import stat
 from pathlib import Path
 
-from builder.folders import disk_trouble
-from builder.source import Entry, Source
+from builder.folders import disk_trouble, full, room
+from builder.source import Entry, Source, quoted, too_long
 from builder.templates import Template
 from core.errors import BuildFailed, TooLarge
 from core.stackfile import StackFunction
@@ -68,26 +68,28 @@ def layout(
     files: dict[str, Content] = {}
     if template:
         files.update((p, f) for p, f in template.files.items() if not _is_sample(p, folder))
-    for entry in source.files(function.handler, without=_LEFT_OUT):
-        files[folder + entry.path] = entry
+    entries = source.files(function.handler, without=_LEFT_OUT)
+    files.update((folder + entry.path, entry) for entry in entries)
+    count, size = len(entries), sum(entry.size for entry in entries)
     for path in function.copy:
         under = f"{path}/" if source.is_folder(path) else path[: path.rfind("/") + 1]
-        for entry in source.files(path):
-            files[folder + under + entry.path] = entry
-    _check(files, source)
+        entries = source.files(path)
+        files.update((folder + under + entry.path, entry) for entry in entries)
+        count, size = count + len(entries), size + sum(entry.size for entry in entries)
+        if count > source.max_files or size > source.max_bytes:
+            raise TooLarge(
+                f"with what it copies, up to {quoted(path)}, the function has {count} files and "
+                f"{size} bytes; {source.max_files} and {source.max_bytes} are allowed: copy less"
+            )
+    _check(files)
     return dict(sorted(files.items()))
 
 
-def _check(files: dict[str, Content], source: Source) -> None:
-    """Each folder was within its bounds; together they have to be as well."""
-    entries = [content for content in files.values() if isinstance(content, Entry)]
-    size = sum(entry.size for entry in entries)
-    if len(entries) > source.max_files or size > source.max_bytes:
-        raise TooLarge(
-            f"with what it copies the function has {len(entries)} files and {size} bytes; "
-            f"{source.max_files} and {source.max_bytes} are allowed: copy less"
-        )
+def _check(files: dict[str, Content]) -> None:
+    """Each path could be part of a build; together they have to be as well."""
     for path in files:
+        if trouble := too_long(path):
+            raise BuildFailed(f"{quoted(path)}, as it is laid out, {trouble}", step="context")
         for end, character in enumerate(path):
             if character == "/" and path[:end] in files:
                 raise BuildFailed(
@@ -101,7 +103,11 @@ def _write(source: Source, files: dict[str, Content], destination: Path) -> str:
     digest = hashlib.sha256()
     destination.mkdir(mode=0o755)
     folders = {destination}
+    left = sum(content.size for content in files.values() if isinstance(content, Entry))
     for path, content in files.items():
+        if not room(destination, left):
+            raise full(destination)
+        left -= content.size if isinstance(content, Entry) else 0
         target = destination / path
         for folder in reversed(target.relative_to(destination).parents):
             if (place := destination / folder) not in folders:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from builder import folders, node_dependencies, packagejson, python_dependencies, requirements
 from core.bundle import Layer
+from core.errors import BuildFailed
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -82,13 +83,10 @@ def language(template: Template) -> Literal["python", "node", ""]:
 
 
 def sweep(settings: Settings) -> int:
-    """Removes half-made bundles and layers of builds that were killed; returns how many."""
-    return sum(
-        folders.sweep(owner)
-        for kind in (settings.bundles, settings.layers, settings.caches)
-        for owner in kind.glob("*")
-        if owner.is_dir()
-    )
+    """Removes what builds that were killed left half-made; returns how many folders."""
+    kinds = (settings.bundles, settings.layers, settings.caches)
+    owners = [owner for kind in kinds for owner in kind.glob("*") if owner.is_dir()]
+    return sum(folders.sweep(parent) for parent in (settings.state / folders.WORK, *owners))
 
 
 def _read(path: Path, limit: int) -> bytes | None:
@@ -98,3 +96,8 @@ def _read(path: Path, limit: int) -> bytes | None:
             return file.read(limit + 1)
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise BuildFailed(
+            f"{path.name!r} is a folder, and the file of that name says which packages are needed: "
+            "rename the folder"
+        ) from None

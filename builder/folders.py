@@ -1,7 +1,8 @@
 """Folders that appear whole or not at all: bundles and layers.
 
 A folder is made under a temporary name beside its final one, made read-only, written to disk and
-renamed. Of two that race for one name the first wins; what a killed build left is swept.
+renamed; those in which a release is put together have no final one. Of two that race for one name
+the first wins; what a killed build left is swept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from core.errors import Unavailable
 
+WORK = "work"
+"""Below the state folder: where releases are put together."""
 _PREFIX = ".new-"
 _STALE = 60
 """Seconds: a temporary folder that nobody holds and that is older was left by a killed build."""
@@ -129,6 +132,11 @@ def turn(lock: Path) -> Iterator[None]:
 
 RESERVE = 512 * 2**20
 """Bytes that stay free on the disk of the state folder: a full one would hurt the store."""
+
+
+def room(folder: Path, size: int = 0) -> bool:
+    """Whether ``size`` bytes more leave the reserve free on the disk of ``folder``."""
+    return shutil.disk_usage(folder).free - size >= RESERVE
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,6 +91,7 @@ class HardenedGit(Git):
         max_file: bytes of the largest file that a command may write; 0: no bound.
         config: further configuration of these commands, secrets included: it goes through the
             environment, so that no process list, log or file shows it.
+        check: asked several times a second while a command runs; what it raises ends the command.
 
     Commands raise GitFailed, or subprocess.TimeoutExpired after ``timeout`` seconds.
     """
@@ -101,9 +103,11 @@ class HardenedGit(Git):
         timeout: float,
         max_file: int = 0,
         config: Mapping[str, str] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(git_dir)
         self._timeout = timeout
+        self._check = check
         limits = [f"--data={_MEMORY}", "--core=0"] + ([f"--fsize={max_file}"] if max_file else [])
         self._limits = ["prlimit", *limits, "--"]
         self._closed_environment = _environment(git_dir, {**_CONFIG, **(config or {})})
@@ -142,7 +146,7 @@ class HardenedGit(Git):
                 start_new_session=True,
             )
             try:
-                status = process.wait(self._timeout)
+                status = self._ended(process)
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)  # its session: the helpers with it
                 process.wait()
@@ -151,6 +155,17 @@ class HardenedGit(Git):
                 raise GitFailed(status, _tail(err).decode("utf-8", "replace"))
             out.seek(0)
             return out.read().decode("utf-8", "surrogateescape").rstrip("\n")
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> int:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            self._check()
+            left = deadline - time.monotonic()
+            try:
+                return process.wait(max(min(left, 0.2), 0))
+            except subprocess.TimeoutExpired:
+                if left <= 0:
+                    raise subprocess.TimeoutExpired(process.args, self._timeout) from None
 
     def _parse_object_header(self, header_line: str | bytes) -> tuple[str, str, int]:
         """As GitPython's, whose answer is bytes when it reads from a process."""

@@ -46,7 +46,9 @@ def build_release(id_: str) -> None:
 
 
 def _build(id_: str, settings: Settings, store: Store, lease: Lease) -> None:
-    steps = Steps(ReleaseLog(store, id_, settings.build_output), lease.ended)
+    steps = Steps(
+        ReleaseLog(store, id_, settings.build_output), lease.ended, settings.build_timeout
+    )
     try:
         pipeline.build_release(store.release(id_), pipeline.Tools(settings, store, steps))
     except RedisError:
@@ -58,7 +60,14 @@ def _build(id_: str, settings: Settings, store: Store, lease: Lease) -> None:
         _fail(store, id_, _told(error))  # a no-op where it was superseded or cancelled
     except Exception as error:
         log.exception("build_crashed")
-        _fail(store, id_, f"internal error: {type(error).__name__}: {error}; see the worker's log")
+        # Only what kind it is: its text may name what lies on this server.
+        kind = error.strerror if isinstance(error, OSError) else None
+        _fail(
+            store,
+            id_,
+            f"internal error ({kind or type(error).__name__}): push again, and if that does not "
+            "help, ask the administrator: the workers' log has the details",
+        )
 
 
 def _told(error: SlipwayError) -> str:

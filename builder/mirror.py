@@ -17,12 +17,14 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from builder import folders
 from builder.hardened_git import GitFailed, HardenedGit
 from builder.source import DAMAGE_MARK, Damaged, Source
 from core import names
@@ -41,6 +43,25 @@ def local_url(settings: Settings, repository: Repository) -> str:
     """The bare repository of our own git remote, to be fetched with ``local=True``."""
     name = f"{names.repository_name(repository.name)}.git"
     return str(settings.git_folder / names.namespace(repository.namespace) / name)
+
+
+def local_head(settings: Settings, repository: Repository) -> str:
+    """The head of the deploy branch in our own git remote, or '' if it has none.
+
+    Read from git's files: it is asked for all repositories again and again.
+    """
+    reference = f"refs/heads/{_checked_branch(repository.deploy_branch)}"
+    folder = Path(local_url(settings, repository))
+    try:
+        return names.commit((folder / reference).read_text().strip())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        pass  # then among the packed ones
+    try:
+        packed = (folder / "packed-refs").read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    found = re.search(rf"^(\S+) {re.escape(reference)}$", packed, re.MULTILINE)
+    return names.commit(found[1]) if found else ""
 
 
 def clone_url(settings: Settings, repository: Repository) -> str:
@@ -79,27 +100,47 @@ def check_host(settings: Settings, url: str) -> None:
 
 
 class Mirror:
-    """One repository's mirror. Any number of processes may use it at the same time."""
+    """One repository's mirror. Any number of processes may use it at the same time.
 
-    def __init__(self, settings: Settings, namespace: str, repository: str) -> None:
+    ``check`` is asked while git runs, while a lock is waited for, and by what ``fetch`` opens:
+    what it raises ends that.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        namespace: str,
+        repository: str,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         folder = settings.mirrors / names.namespace(namespace)
         self.git_dir = folder / f"{names.repository_name(repository)}.git"
         self._settings = settings
+        self._check = check
 
     def head(
-        self, url: str, branch: str = "", *, local: bool = False, credential: str = ""
+        self,
+        url: str,
+        branch: str = "",
+        *,
+        local: bool = False,
+        credential: str = "",
+        timeout: float | None = None,
     ) -> tuple[str, str]:
         """Asks for the head of ``branch``, or of the default branch: (branch, commit).
 
         ``local`` allows a path below Settings.git_folder, and nothing else. ``credential`` is the
-        value of an HTTP ``Authorization`` header.
+        value of an HTTP ``Authorization`` header. ``timeout``: seconds, as set if not given.
 
         Raises:
             CheckoutFailed: with the cause; ``retryable`` where the network is to blame.
         """
         reference = f"refs/heads/{_checked_branch(branch)}" if branch else "HEAD"
         # ls-remote needs no repository: it must not look at the mirror's, which may be damaged.
-        git = self._git(url, Path("/nonexistent"), _MAX_LISTING, local, credential)
+        git = self._git(
+            url, Path("/nonexistent"), _MAX_LISTING, local, credential, self._check, timeout
+        )
         listing = _run(git, url, "ls-remote", "--symref", "--", url, reference)
         found = {name: value for value, _, name in map(_split, listing.splitlines())}
         target = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", listing, re.MULTILINE)
@@ -139,7 +180,9 @@ class Mirror:
             raise NotSupported(
                 f"{_shown(url)} names objects by SHA-256, which is not read here yet"
             )
-        git = self._git(url, self.git_dir, self._settings.max_push, local, credential)
+        git = self._git(
+            url, self.git_dir, self._settings.max_push, local, credential, self._fetching
+        )
         with self._changing():
             fresh = self._prepare()
             try:
@@ -153,14 +196,22 @@ class Mirror:
             return self._open(git, url, wanted, branch)
 
     def _open(self, git: HardenedGit, url: str, commit: str, branch: str) -> Source:
-        limits = {"max_files": self._settings.max_files, "max_bytes": self._settings.max_context}
         reading = self._lock(".use", fcntl.LOCK_SH, 60)
+        source = partial(
+            Source,
+            self.git_dir,
+            commit,
+            max_files=self._settings.max_files,
+            max_bytes=self._settings.max_context,
+            check=self._check,
+            hold=reading,
+        )
         try:
             try:
-                return Source(self.git_dir, commit, hold=reading, **limits)
+                return source()
             except Damaged:  # or only not there yet: to the reader it looks the same
                 self._download(git, url, commit, branch)
-            return Source(self.git_dir, commit, hold=reading, **limits)
+            return source()
         except BaseException:
             reading.close()
             raise
@@ -226,8 +277,21 @@ class Mirror:
             return False
         return True
 
+    def _fetching(self) -> None:
+        """As ``check``; what is fetched may not fill the disk."""
+        self._check()
+        if not folders.room(self.git_dir.parent):
+            raise folders.full(self.git_dir.parent)
+
     def _git(
-        self, url: str, git_dir: Path, max_file: int, local: bool, credential: str
+        self,
+        url: str,
+        git_dir: Path,
+        max_file: int,
+        local: bool,
+        credential: str,
+        check: Callable[[], None],
+        timeout: float | None = None,
     ) -> HardenedGit:
         """Git with the one protocol of this URL allowed."""
         parts = urlsplit(url)
@@ -246,8 +310,13 @@ class Mirror:
         if credential:
             base = f"{parts.scheme}://{parts.netloc}/"
             config[f"http.{base}.extraHeader"] = f"Authorization: {credential}"
-        timeout = self._settings.build_timeout
-        return HardenedGit(git_dir, timeout=timeout, max_file=max_file, config=config)
+        return HardenedGit(
+            git_dir,
+            timeout=timeout or self._settings.build_timeout,
+            max_file=max_file,
+            config=config,
+            check=check,
+        )
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -264,16 +333,20 @@ class Mirror:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
         end = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-                return file
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    file.close()
-                    told = "another build uses the mirror of this repository: try again later"
-                    raise Unavailable(told) from None
+        try:
+            while True:
+                try:
+                    fcntl.flock(file, kind | fcntl.LOCK_NB)
+                    return file
+                except BlockingIOError:
+                    if time.monotonic() >= end:
+                        told = "another build uses the mirror of this repository: try again later"
+                        raise Unavailable(told) from None
+                self._check()
                 time.sleep(0.02)
+        except BaseException:
+            file.close()
+            raise
 
 
 class _Unclear(CheckoutFailed):

@@ -7,7 +7,6 @@ worker died starts again from the top, and finds mirror, layers and bundles of t
 from __future__ import annotations
 
 import shlex
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,8 @@ from typing import TypeVar
 
 import msgspec
 
-from builder import bundles, dependencies, functiontests
-from builder.check import check_stack
+from builder import bundles, dependencies, folders, functiontests
+from builder.check import check_stack, environment_file
 from builder.context import write_context
 from builder.handover import hand_over
 from builder.key import BuildKey, build_key
@@ -38,9 +37,11 @@ from core.models import (
     State,
 )
 from core.settings import Settings
-from core.stackfile import StackFunction, parse, read_environment_file
+from core.stackfile import StackFunction, parse
 from core.store import Store
-from core.yamlnodes import MAX_BYTES
+
+LAG = 10.0
+"""Seconds in which a forge may show a push that it told us of."""
 
 T = TypeVar("T")
 
@@ -83,10 +84,7 @@ def build_release(release: Release, tools: Tools) -> None:
     """
     repository = tools.store.repository(release.namespace, release.repository)
     release = tools.store.move(release.id, _BUILDER, State.BUILDING)
-    work = tools.settings.state / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{release.id}-", dir=work) as name:
-        folder = Path(name)
+    with folders.making(tools.settings.state / folders.WORK) as folder:
         release, source = checkout(release, repository, tools)
         with source:
             jobs = plan(release, source, tools)
@@ -104,17 +102,37 @@ def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Re
     An event of a forge only tells us to look: the branch's head is what is released.
     """
     with tools.steps.step("checkout", told=f"checking out {release.commit[:7]}"):
-        mirror = Mirror(tools.settings, repository.namespace, repository.name)
+        mirror = Mirror(
+            tools.settings, repository.namespace, repository.name, check=tools.steps.check
+        )
         own = repository.source == "git"
         url = (local_url if own else clone_url)(tools.settings, repository)
         if not own and not tools.store.pinned(release.id):
-            _, head = _patiently(lambda: mirror.head(url, release.branch))
+            head = _head(mirror, url, release, tools)
             if head != release.commit:
                 release = tools.store.set_commit(release.id, head)
         source = _patiently(
-            lambda: mirror.fetch(url, release.commit, branch=release.branch, local=own)
+            lambda: mirror.fetch(url, release.commit, branch=release.branch, local=own), tools
         )
         return release, source
+
+
+def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
+    """The branch's head at the forge.
+
+    A forge may tell of a push before all its servers show it. Where the event's commit is new and
+    the head is one that was released before, it is asked again for ``LAG`` seconds.
+    """
+    patience = time.monotonic() + LAG
+    while True:
+        _, head = _patiently(lambda: mirror.head(url, release.branch), tools)
+        if head == release.commit or time.monotonic() > patience:
+            return head
+        known = tools.store.releases(release.namespace, release.repository, limit=20)
+        earlier = {each.commit for each in known if each.number < release.number}
+        if head not in earlier or release.commit in earlier:
+            return head
+        tools.steps.pause(1.0)
 
 
 def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
@@ -124,7 +142,7 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
         stack, warnings = parse(data, path, max_functions=tools.settings.max_functions)
         for warning in warnings:
             tools.steps.log.add("", "plan", "stderr", f"warning: {path}: {warning!r}")
-        check_stack(source, stack, namespace=release.namespace)
+        check_stack(source, stack, tools.settings, namespace=release.namespace)
         tools.store.check_claims(release, [function.name for function in stack.functions])
         jobs = [_job(release, function, source, tools) for function in stack.functions]
         tools.store.clear_rows(release.id)
@@ -193,7 +211,7 @@ def _job(release: Release, function: StackFunction, source: Source, tools: Tools
     template = find_template(function.lang)
     environment = dict(function.environment or {})
     for path in function.environment_file:
-        environment |= read_environment_file(source.read(path, MAX_BYTES), path)
+        environment |= environment_file(source, path)
     spec = FunctionSpec(
         name=function.name,
         namespace=release.namespace,
@@ -274,7 +292,7 @@ def _each(jobs: Sequence[Job], stage: Callable[[Job], Job], tools: Tools) -> lis
             raise
 
 
-def _patiently(ask: Callable[[], T]) -> T:
+def _patiently(ask: Callable[[], T], tools: Tools) -> T:
     """Tries a few times where a retry can help: a forge that is away for a moment."""
     for pause in (1.0, 3.0, 0.0):
         try:
@@ -282,5 +300,5 @@ def _patiently(ask: Callable[[], T]) -> T:
         except SlipwayError as error:
             if not error.retryable or not pause:
                 raise
-            time.sleep(pause)
+            tools.steps.pause(pause)
     raise AssertionError

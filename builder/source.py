@@ -12,7 +12,7 @@ import hashlib
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -26,10 +26,16 @@ DAMAGE_MARK = "slipway-damaged"
 """A file in a mirror that tells the next fetch to make the mirror anew."""
 
 TREE, LINK, SUBMODULE = 0o040000, 0o120000, 0o160000
-_MAX_TREE = 32 * 2**20
 _MAX_DEPTH = 64
 _MAX_PATH = 1024
-_CACHED_TREES = 4096
+"""Folders above a file, and bytes of its path, in the commit and in the function."""
+_MAX_NAME = 255
+"""Bytes of one name: what file systems take."""
+_MAX_TREE = 4 * 2**20
+_CACHED_NODES = 200_000
+"""Names kept of the trees that were read: some 60 MB at most."""
+_BLOCK = 4096
+"""Bytes of disk that a file takes at least."""
 _CHUNK = 2**18
 
 
@@ -63,7 +69,8 @@ class Source:
     Args:
         git_dir: any bare repository of ours, a mirror or one of our git remote.
         commit: full id.
-        max_files, max_bytes: bounds of one folder.
+        max_files, max_bytes: bounds of one folder; ``copy`` writes at most four times as much.
+        check: asked before each object is read; what it raises ends the reading.
         hold: closed together with this: the mirror's lock.
 
     Raises:
@@ -77,15 +84,19 @@ class Source:
         *,
         max_files: int,
         max_bytes: int,
+        check: Callable[[], None] = lambda: None,
         hold: IO[bytes] | None = None,
     ) -> None:
         self.commit = names.commit(commit)
         self.git_dir = git_dir
         self.max_files = max_files
         self.max_bytes = max_bytes
+        self.check = check
         self._lock = threading.RLock()
         self._git = HardenedGit(git_dir, timeout=60)
-        self._trees: dict[str, list[Node]] = {}
+        self._trees: dict[str, dict[str, Node]] = {}
+        self._nodes = 0
+        self._room = 4 * (max_bytes + max_files * _BLOCK)
         self._hold: IO[bytes] | None = None
         try:
             found = re.match(rb"tree ([0-9a-f]+)\n", self._object(self.commit, "commit", _MAX_TREE))
@@ -123,12 +134,12 @@ class Source:
         for part in [] if path == "." else path.split("/"):
             if here.kind != TREE:
                 return None
-            node = next((node for node in self._tree(here.oid) if node.name == part), None)
+            node = self._tree(here.oid).get(part)
             if node is None:
                 return None
             walked = f"{walked}/{part}" if walked else part
             if trouble := _refusal(node):
-                raise BuildFailed(f"{_quoted(walked)} {trouble}", step="context")
+                raise BuildFailed(f"{quoted(walked)} {trouble}", step="context")
             here = node
         return here
 
@@ -169,10 +180,9 @@ class Source:
                     "needed (node_modules, data), or ask the administrator (SLIPWAY_MAX_FILES)"
                 )
             trouble = _refusal(node)
-            if not trouble and (place.count("/") >= _MAX_DEPTH or len(place) > _MAX_PATH):
-                trouble = f"is more than {_MAX_DEPTH} folders deep or {_MAX_PATH} characters long"
+            trouble = trouble or too_long(place)
             if trouble:
-                troubles.append(f"{_quoted(place if path == '.' else f'{path}/{place}')} {trouble}")
+                troubles.append(f"{quoted(place if path == '.' else f'{path}/{place}')} {trouble}")
                 if len(troubles) == 10:
                     break
             elif node.kind != TREE:
@@ -191,22 +201,39 @@ class Source:
         """
         node = self._at(path)
         if node.kind == TREE:
-            raise NotFound(f"{_quoted(path)} is a folder, not a file")
+            raise NotFound(f"{quoted(path)} is a folder, not a file")
         return self._object(node.oid, "blob", limit, path)
 
     def copy(self, entry: Entry, target: IO[bytes]) -> bytes:
-        """Writes one file's content to ``target`` piece by piece; returns its SHA-256."""
+        """Writes one file's content to ``target`` piece by piece; returns its SHA-256.
+
+        Raises:
+            TooLarge: with what was copied before it is more than the commit's functions may have.
+        """
         digest = hashlib.sha256()
         with self._lock:
+            self.check()
+            self._room -= entry.size + _BLOCK
+            if self._room < 0:
+                raise TooLarge(
+                    "the functions of this commit are too large together: four times what one may "
+                    "have; copy less into each, split them over several repositories, or ask the "
+                    "administrator (SLIPWAY_MAX_CONTEXT, SLIPWAY_MAX_FILES)"
+                )
             try:
                 _, kind, size, stream = self._git.stream_object_data(entry.oid)
-                left = size
+            except (ValueError, BrokenPipeError) as error:
+                raise self._damaged(entry.oid, str(error)) from error
+            left = size
+            try:
                 while left and (piece := stream.read(min(_CHUNK, left))):
                     left -= len(piece)
                     digest.update(piece)
                     target.write(piece)
-            except (ValueError, BrokenPipeError) as error:
-                raise self._damaged(entry.oid, str(error)) from error
+            except OSError:
+                while stream.read(_CHUNK):  # the next object comes by the same pipe
+                    pass
+                raise
             if left or kind != "blob" or size != entry.size:
                 raise self._damaged(entry.oid, "its content ends early")
         return digest.digest()
@@ -216,7 +243,7 @@ class Source:
     def _at(self, path: str) -> Node:
         node = self.find(path)
         if node is None:
-            raise NotFound(f"commit {self.commit[:12]} has no {_quoted(path)}: is it committed?")
+            raise NotFound(f"commit {self.commit[:12]} has no {quoted(path)}: is it committed?")
         return node
 
     def _walk(self, oid: str, without: tuple[str, ...]) -> Iterator[tuple[str, Node]]:
@@ -224,12 +251,12 @@ class Source:
         waiting = [("", oid)]
         while waiting:
             prefix, tree = waiting.pop()
-            for node in self._tree(tree):
+            for node in self._tree(tree).values():
                 if not prefix and node.name in without:
                     continue
                 place = prefix + node.name
                 yield place, node
-                if node.kind == TREE and not _refusal(node) and place.count("/") < _MAX_DEPTH:
+                if node.kind == TREE and not _refusal(node) and not too_long(place):
                     waiting.append((f"{place}/", node.oid))
 
     def _sized(self, path: str, found: list[tuple[str, Node]]) -> list[Entry]:
@@ -237,6 +264,7 @@ class Source:
         total = 0
         with self._lock:
             for place, node in sorted(found):
+                self.check()
                 try:
                     size = self._git.get_object_header(node.oid)[2]
                 except (ValueError, BrokenPipeError) as error:
@@ -245,19 +273,27 @@ class Source:
                 if total > self.max_bytes:
                     raise TooLarge(
                         f"{_folder(path)} has more than {self.max_bytes} bytes (seen at "
-                        f"{_quoted(place)}, which has {size}): leave out what is not needed, or "
+                        f"{quoted(place)}, which has {size}): leave out what is not needed, or "
                         "ask the administrator (SLIPWAY_MAX_CONTEXT)"
                     )
                 entries.append(Entry(place, node.oid, node.executable, size))
         return entries
 
-    def _tree(self, oid: str) -> list[Node]:
+    def _tree(self, oid: str) -> dict[str, Node]:
+        self.check()
         with self._lock:
             nodes = self._trees.get(oid)
             if nodes is None:
-                if len(self._trees) >= _CACHED_TREES:
+                nodes = {}
+                for node in _nodes(self._object(oid, "tree", _MAX_TREE)):
+                    if node.name in nodes:
+                        told = f"a folder of the commit has {quoted(node.name)} twice"
+                        raise BuildFailed(f"{told}: repair it (see 'git fsck')", step="context")
+                    nodes[node.name] = node
+                self._nodes += len(nodes)
+                if self._nodes > _CACHED_NODES:
                     self._trees.clear()
-                nodes = list(_nodes(self._object(oid, "tree", _MAX_TREE)))
+                    self._nodes = len(nodes)
                 self._trees[oid] = nodes
             return nodes
 
@@ -267,7 +303,7 @@ class Source:
             try:
                 _, kind, size = self._git.get_object_header(oid)
                 if kind == wanted and size > limit:
-                    what = _quoted(path) if path else f"the {kind} {oid}"
+                    what = quoted(path) if path else f"a {kind} of the commit ({oid[:12]})"
                     raise TooLarge(
                         f"{what} has {size} bytes, and {limit} are allowed: make it smaller"
                     )
@@ -336,15 +372,24 @@ def _refusal(node: Node) -> str:
     name = node.name
     if name in ("", ".", "..") or "/" in name or "\\" in name or _CONTROL.search(name):
         return "has a name that is not a plain UTF-8 file name: rename it"
+    if (size := len(name.encode())) > _MAX_NAME:
+        return f"has a name of {size} bytes, and {_MAX_NAME} are the most: shorten it"
     if _GIT.fullmatch(_IGNORED.sub("", name).split(":")[0].rstrip(". ")):
         return "has a name that belongs to git: rename it"
     return ""
 
 
+def too_long(path: str) -> str:
+    """Why a path cannot be part of a build; empty where it can."""
+    if path.count("/") >= _MAX_DEPTH or len(path.encode("utf-8", "surrogateescape")) > _MAX_PATH:
+        return f"is more than {_MAX_DEPTH} folders deep or {_MAX_PATH} bytes long"
+    return ""
+
+
 def _folder(path: str) -> str:
-    return "the repository" if path == "." else f"the folder {_quoted(path)}"
+    return "the repository" if path == "." else f"the folder {quoted(path)}"
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
     """A path as an error may show it: escaped and short."""
     return repr(path if len(path) <= 200 else f"{path[:100]}…{path[-97:]}")

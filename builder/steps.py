@@ -6,6 +6,7 @@ lines at a time, bounded by ``Settings.build_output``.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 import structlog
 
 from core import logging
-from core.errors import BuildFailed, Conflict, SlipwayError
+from core.errors import BuildFailed, Conflict, SlipwayError, Unavailable
 from core.models import LogLine, now
 from core.store import Store
 
@@ -68,20 +69,42 @@ class ReleaseLog:
 
 
 class Steps:
-    """What the stages of one release share: its log, and whether it is still wanted."""
+    """What the stages of one release share: its log, its end, and how long one may take.
 
-    def __init__(self, release_log: ReleaseLog, ended: threading.Event) -> None:
+    ``seconds`` bounds those stages that ask ``check`` while they work.
+    """
+
+    def __init__(
+        self, release_log: ReleaseLog, ended: threading.Event, seconds: float = math.inf
+    ) -> None:
         self.log = release_log
         self._ended = ended
+        self._seconds = seconds
+        self._running = threading.local()  # each thread runs a stage of its own
 
     def ended(self) -> bool:
         """Whether the release was superseded or cancelled."""
         return self._ended.is_set()
 
     def check(self) -> None:
-        """Raises Conflict once the release was superseded or cancelled."""
+        """To be called again and again by whatever may take long.
+
+        Raises:
+            Conflict: the release was superseded or cancelled.
+            Unavailable: this thread's stage takes too long.
+        """
         if self.ended():
             raise Conflict("the release was decided meanwhile: its build ends here")
+        if time.monotonic() > getattr(self._running, "deadline", math.inf):
+            raise Unavailable(
+                f"this step took longer than {self._seconds:g} s (SLIPWAY_BUILD_TIMEOUT): the "
+                "commit is too large for it, or the server's disk is slow; push less, or try again"
+            )
+
+    def pause(self, seconds: float) -> None:
+        """Waits; raises as ``check``, as soon as the release is decided."""
+        self._ended.wait(seconds)
+        self.check()
 
     @contextmanager
     def step(
@@ -93,6 +116,7 @@ class Steps:
         """
         self.check()
         begun = time.monotonic()
+        self._running.deadline = begun + self._seconds
         self.log.add(function, name, "step", told or name)
         try:
             with structlog.contextvars.bound_contextvars(step=name, function=function):
@@ -106,6 +130,7 @@ class Steps:
             self.log.add(function, name, "step", f"failed: {error}")
             raise
         finally:
+            self._running.deadline = math.inf
             self.log.flush()
             log.info(
                 "step", step=name, function=function, seconds=round(time.monotonic() - begun, 3)

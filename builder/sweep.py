@@ -1,10 +1,16 @@
-"""What nobody is doing although somebody should: found every second, and done.
+"""What nobody is doing although somebody should: found, and done, by one worker for all.
+
+Every second, in little time whatever the number of repositories (``Sweep``):
 
 - A release whose worker died (it has the turn, but no lease and no job that waits) is queued again.
 - A repository whose waiting release has no turn, because a crash came between, gets it.
-- Once a minute, and at the start: branch heads without a release get one, so that no stored push
-  is lost when everything died between the push and its release; and what killed builds left
-  half-made in the folders of layers and bundles goes.
+- Once a minute, and at the start: a head of our own git remote without a release gets one, so that
+  no stored push is lost when everything died between the push and its release.
+
+What may take long (``Upkeep``):
+
+- Heads at forges, likewise: a power cut may take an event that was answered with 202.
+- What killed builds left half-made in the folders of layers, bundles and releases goes.
 """
 
 from __future__ import annotations
@@ -12,8 +18,10 @@ from __future__ import annotations
 import secrets
 import time
 
+from redis.exceptions import RedisError
+
 from builder import dependencies
-from builder.mirror import Mirror, local_url
+from builder.mirror import Mirror, clone_url, local_head
 from core import keys, logging, queues
 from core.errors import Conflict, NotFound, SlipwayError
 from core.models import Repository, State
@@ -21,6 +29,9 @@ from core.settings import Settings
 from core.store import Store
 
 HEADS_EVERY = 60.0
+FORGE_EVERY = 300.0
+"""Seconds between two looks at one repository of a forge."""
+FORGE_TIMEOUT = 10.0
 ATTEMPTS = 3
 """A build that killed its worker so often is not tried again."""
 GRACE = 2.0
@@ -29,29 +40,59 @@ GRACE = 2.0
 log = logging.get()
 
 
+class Duty:
+    """What one worker does at a time. Who falls silent for ``seconds`` loses it to another."""
+
+    def __init__(self, store: Store, name: str, seconds: float) -> None:
+        self._store = store
+        self._key = keys.lock(name)
+        self._seconds = seconds
+        self._token = secrets.token_hex(8)
+        self._taken = -seconds
+
+    def mine(self) -> bool:
+        """Takes or keeps the duty; to be asked again before each piece of the work."""
+        now = time.monotonic()
+        if now - self._taken < self._seconds / 3:
+            return True
+        if not self._store.take(self._key, self._token, self._seconds):
+            return False
+        self._taken = now
+        return True
+
+
 class Sweep:
+    """The quick duties."""
+
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
-        self._token = secrets.token_hex(8)
+        self._duty = Duty(store, "sweep", 3.0)
         self._heads_at = 0.0
         self._missing: dict[str, float] = {}
 
     def run(self) -> None:
         """One sweep; does nothing while another worker has the duty."""
-        if not self.store.take(keys.lock("sweep"), self._token, 3.0):
+        if not self._duty.mine():
             return
-        repositories = self.store.repositories()
-        for repository in repositories:
+        heads = not self._heads_at or time.monotonic() - self._heads_at > HEADS_EVERY
+        for repository in self.store.repositories():
+            if not self._duty.mine():
+                return
             try:
                 self._builds(repository)
+                if heads and repository.source == "git" and repository.deploy_branch:
+                    head = local_head(self.settings, repository)
+                    if head and head != self.store.head(repository.key):
+                        _found(self.store, repository, head)
             except (Conflict, NotFound) as error:  # decided while we looked
                 log.info("sweep_overtaken", repository=repository.key, reason=str(error))
-        if time.monotonic() - self._heads_at > HEADS_EVERY or not self._heads_at:
+            except RedisError:
+                raise
+            except Exception as error:  # one repository's trouble is not the others'
+                log.warning("sweep_failed", repository=repository.key, reason=str(error))
+        if heads:
             self._heads_at = time.monotonic()
-            dependencies.sweep(self.settings)
-            for repository in repositories:
-                self._head(repository)
 
     def _builds(self, repository: Repository) -> None:
         id_ = self.store.turn(repository.key)
@@ -82,18 +123,59 @@ class Sweep:
         log.warning("build_resumed", release=id_, attempt=attempt + 1)
         queues.enqueue(self.store, id_)
 
-    def _head(self, repository: Repository) -> None:
-        if repository.source != "git" or not repository.deploy_branch:
+
+class Upkeep:
+    """The slow duties, a little of them each turn: a forge gets one question."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self._duty = Duty(store, "upkeep", 30.0)
+        self._swept_at = 0.0
+        self._looked_at: dict[str, float] = {}
+
+    def run(self) -> None:
+        """One turn; does nothing while another worker has the duty."""
+        if not self._duty.mine():
             return
+        now = time.monotonic()
+        # At the start all are due; of a repository that comes later, the event has just come.
+        unseen = now if self._swept_at else now - FORGE_EVERY
+        forges = [
+            each
+            for each in self.store.repositories()
+            if each.source != "git" and each.deploy_branch
+        ]
+        for each in forges:
+            self._looked_at.setdefault(each.key, unseen)
+        if not self._swept_at or now - self._swept_at > HEADS_EVERY:
+            self._swept_at = now
+            dependencies.sweep(self.settings)
+        oldest = min(forges, key=lambda each: self._looked_at[each.key], default=None)
+        if oldest and now - self._looked_at[oldest.key] >= FORGE_EVERY and self._duty.mine():
+            self._looked_at[oldest.key] = now
+            self._forge_head(oldest)
+
+    def _forge_head(self, repository: Repository) -> None:
         try:
+            url = clone_url(self.settings, repository)
             mirror = Mirror(self.settings, repository.namespace, repository.name)
-            _, head = mirror.head(
-                local_url(self.settings, repository), repository.deploy_branch, local=True
-            )
-        except SlipwayError as error:
+            _, head = mirror.head(url, repository.deploy_branch, timeout=FORGE_TIMEOUT)
+        except SlipwayError as error:  # away, or private: its events tell us
             log.warning("head_unknown", repository=repository.key, reason=str(error))
             return
-        if head and head != self.store.head(repository.key):
-            log.warning("push_found", repository=repository.key, commit=head)
-            self.store.create_release(repository, head, repository.deploy_branch)
-            queues.dispatch(self.store, repository.key)
+        if head != self._released(repository):
+            _found(self.store, repository, head)
+
+    def _released(self, repository: Repository) -> str:
+        """The branch's head when it was last released, which may not be what the event said."""
+        for release in self.store.releases(repository.namespace, repository.name, limit=20):
+            if not self.store.pinned(release.id):  # those are the admin's own choice
+                return release.commit
+        return self.store.head(repository.key)
+
+
+def _found(store: Store, repository: Repository, head: str) -> None:
+    log.warning("push_found", repository=repository.key, commit=head)
+    store.create_release(repository, head, repository.deploy_branch)
+    queues.dispatch(store, repository.key)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -45,10 +44,7 @@ def run(
         ConfigError: the program is not there.
     """
 
-    def disk_full() -> bool:
-        return shutil.disk_usage(settings.state).free < folders.RESERVE
-
-    if disk_full():
+    if not folders.room(settings.state):
         raise folders.full(settings.state)
     name = Path(argv[0]).name
     group = sandbox(settings).cgroups.create(
@@ -66,7 +62,7 @@ def run(
             max_output=settings.build_output,
             on_line=lambda line: out(registries.without_passwords(line)),
             tail=_TAIL,
-            stop=disk_full,
+            stop=lambda: not folders.room(settings.state),
             group=group,
         )
         out_of_memory = bool(group.out_of_memory())

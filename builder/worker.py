@@ -11,6 +11,8 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,7 +23,7 @@ from rq.worker_pool import WorkerPool
 
 import builder.jobs  # noqa: F401  # imported for the forks
 from builder import tool
-from builder.sweep import Sweep
+from builder.sweep import Sweep, Upkeep
 from core import logging, queues
 from core.errors import SlipwayError
 from core.parents import end_with
@@ -41,7 +43,8 @@ def _settings() -> Settings:
 
 
 class BuildWorker(Worker):
-    """Takes builds; a thread of its own tells that it lives, and sweeps."""
+    """Takes builds. Threads of their own tell that it lives, sweep, and do what is slow: none
+    holds up another."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **(options | {"worker_ttl": 30, "maintenance_interval": 60}))
@@ -49,7 +52,14 @@ class BuildWorker(Worker):
     def work(self, *args: Any, **options: Any) -> bool:
         end_with(_pool)
         logging.configure(self.name[:8], _settings().log_format)
-        threading.Thread(target=_maintain, args=(self.name,), daemon=True).start()
+        settings = _settings()
+        store = Store(connect(settings.store_url))
+        for duty in (
+            lambda: store.beat(f"worker:{self.name}", BEAT_LIFE),
+            Sweep(settings, store).run,
+            Upkeep(settings, store).run,
+        ):
+            threading.Thread(target=_again_and_again, args=(duty,), daemon=True).start()
         log.info("worker_started", pid=os.getpid())
         options |= {"with_scheduler": False, "logging_level": "WARNING"}
         return super().work(*args, **options)
@@ -72,21 +82,15 @@ def main() -> None:
     pool.start(logging_level="WARNING")
 
 
-def _maintain(name: str) -> None:
-    """Beats and sweeps, on a connection of its own."""
-    settings = _settings()
-    store = Store(connect(settings.store_url))
-    sweep = Sweep(settings, store)
-    pause = threading.Event()
+def _again_and_again(duty: Callable[[], None]) -> None:
     while True:
         try:
-            store.beat(f"worker:{name}", BEAT_LIFE)
-            sweep.run()
+            duty()
         except (RedisError, SlipwayError) as error:
             log.warning("sweep_failed", reason=str(error))
         except Exception:
             log.exception("sweep_failed")
-        pause.wait(BEAT)
+        time.sleep(BEAT)
 
 
 if __name__ == "__main__":

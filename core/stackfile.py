@@ -3,7 +3,7 @@
 Format: OpenFaaS' stack.yml, version 1.0 (https://docs.openfaas.com/reference/yaml/). Values keep
 the text they were written with. All mistakes are told at once with their lines; what is only
 unknown or has no effect here is a warning. Nothing is looked up: whether a handler or a template
-exists is the builder's to say (builder/plan.py).
+exists is the builder's to say (builder/check.py).
 """
 
 from __future__ import annotations
@@ -234,7 +234,8 @@ class _Reader(Values):
 
 def _with_copies(function: StackFunction, copies: list[str], line: int) -> StackFunction:
     lines = {"copy": line, **function.lines}
-    return msgspec.structs.replace(function, copy=[*copies, *function.copy], lines=lines)
+    copy = list(dict.fromkeys([*copies, *function.copy]))
+    return msgspec.structs.replace(function, copy=copy, lines=lines)
 
 
 _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
@@ -247,7 +248,7 @@ _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
     "environment_file": _Reader.paths,
     "secrets": _Reader.secrets,
     "labels": _Reader.texts,
-    "annotations": _Reader.texts,
+    "annotations": _Reader.annotations,
     "constraints": _Reader.words,
     "limits": _Reader.resources,
     "requests": _Reader.resources,

@@ -9,22 +9,25 @@ from __future__ import annotations
 import difflib
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from core import names, yamlnodes
 from core.errors import InvalidRequest, Mistake
 from core.models import Resources
-from core.settings import size
+from core.settings import seconds, size
 from core.yamlnodes import MAX_TOLD, Node, Scalar, Sequence
 
 _ENV_NAME = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")
 _ARG_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_CPU = re.compile(r"\d+(\.\d+)?|\d+m")
+_CPU = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?m?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _MAX_VARIABLE = 128 * 1024 - 1
 """Bytes of ``NAME=value`` that the kernel takes (MAX_ARG_STRLEN of execve(2))."""
+MAX_PATHS = 100
+"""Paths that one list names: each is looked up."""
+_HEALTH_PATH = re.compile(r"/[!-~]{0,1023}")
 
 Entries = dict[str, tuple[Scalar, Node]]
 
@@ -100,6 +103,16 @@ class Values:
                 self.mistake(name.line, f"{key[:40]!r} is not a name for {what}")
             text = self.text(value, f"{what}.{key[:80]}")
             found[key] = text or ""
+        return found
+
+    def annotations(self, node: Node, what: str) -> dict[str, str]:
+        """Those that mean something here have to be right: a typo would go unnoticed."""
+        found = self.texts(node, what)
+        lines = _key_lines(node)
+        for key, is_right, rule in _ANNOTATIONS:
+            if key in found and not is_right(found[key]):
+                told = f"{what}.{key} is {found[key][:40]!r}: {rule}"
+                self.mistake(lines[key], told)
         return found
 
     def environment(self, node: Node, what: str = "environment") -> dict[str, str]:
@@ -194,7 +207,12 @@ class Values:
             self.mistake(node.line, f"{what} has to be a list of '- path' lines")
             return []
         read = [self.path(item, f"{what}:") for item in node.items]
-        return [item for item in read if item is not None]
+        # The last of equal ones stays: later ones win.
+        found = list(dict.fromkeys(item for item in reversed(read) if item is not None))[::-1]
+        if len(found) > MAX_PATHS:
+            told = f"{what} names {len(found)} paths, and {MAX_PATHS} are allowed: name folders"
+            self.mistake(node.line, told)
+        return found
 
     def copies(self, node: Node, what: str) -> list[str]:
         found = [] if absent(node) else self.paths(node, what)
@@ -213,3 +231,30 @@ def _positive_size(text: str) -> bool:
         return size(text) > 0
     except ValueError:
         return False
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        seconds(text)
+    except ValueError:
+        return False
+    return True
+
+
+_ANNOTATIONS: tuple[tuple[str, Callable[[str], object], str], ...] = (
+    (
+        "com.slipway.egress",
+        lambda text: text.lower() in ("true", "false"),
+        "write true or false",
+    ),
+    (
+        "com.openfaas.health.http.path",
+        _HEALTH_PATH.fullmatch,
+        "write a path such as /ready: ASCII without spaces, beginning with '/'",
+    ),
+    (
+        "com.openfaas.health.http.initialDelay",
+        _is_duration,
+        "write seconds or a duration such as 30s or 1m30s",
+    ),
+)

@@ -2,9 +2,10 @@
 
 Scalars keep their own text, so that ``on``, ``1.10`` and ``0644`` stay as the user wrote them.
 libyaml gives the events, this module the tree, because the bounds have to hold before anything is
-expanded: an alias weighs as much as what it stands for, so a "billion laughs" file is refused when
-its weight is known, not when it is unfolded. Merge keys (``<<``, https://yaml.org/type/merge.html)
-are resolved here: keys of the mapping itself win, then the first merged mapping.
+expanded: an alias weighs as much as what it stands for, in values and in bytes, so a "billion
+laughs" file is refused when its weight is known, not when it is unfolded. Merge keys (``<<``,
+https://yaml.org/type/merge.html) are resolved here: keys of the mapping itself win, then the first
+merged mapping.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ MAX_ALIASES = 100
 MAX_DEPTH = 32
 MAX_NODES = 100_000
 """Nodes of the whole file with every alias counted as what it stands for."""
+MAX_TEXT = 2 * 10**6
+"""Bytes of all names and values, counted likewise."""
 
 MAX_TOLD = 100
 """Mistakes that one file is told: a hostile one could make a hundred thousand."""
@@ -37,6 +40,7 @@ class Scalar:
     text: str
     plain: bool = True
     weight: int = 1
+    size: int = 0
 
     @property
     def null(self) -> bool:
@@ -49,6 +53,7 @@ class Sequence:
     line: int
     items: list[Node] = field(default_factory=list)
     weight: int = 1
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class Mapping:
     line: int
     entries: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
     weight: int = 1
+    size: int = 0
 
 
 Node = Scalar | Sequence | Mapping
@@ -134,7 +140,8 @@ class _Composer:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.ScalarEvent):
             self._tag(event.tag, line)
-            self._add(Scalar(line, event.value, event.style in (None, "")), event.anchor)
+            size = len(event.value.encode("utf-8", "replace"))
+            self._add(Scalar(line, event.value, event.style in (None, ""), size=size), event.anchor)
         elif isinstance(event, yaml.SequenceStartEvent):
             self._begin(Sequence(line), event)
         elif isinstance(event, yaml.MappingStartEvent):
@@ -173,22 +180,26 @@ class _Composer:
         node = self._anchors[name]
         if node is None:
             raise self._refuse(line, f"'*{name}' lies inside what it refers to")
-        self._add(node, None)
+        self._add(node, None, line)
 
-    def _add(self, node: Node, anchor: str | None) -> None:
-        """Hangs a complete node below the innermost open one."""
+    def _add(self, node: Node, anchor: str | None, line: int = 0) -> None:
+        """Hangs a complete node below the innermost open one; ``line``: where, if not its own."""
         self._nodes += 1
         parent = self._open[-1] if self._open else None
         weight = node.weight + (parent.node.weight if parent else 0)
         if self._nodes > MAX_NODES or weight > MAX_NODES:
             told = f"more than {MAX_NODES} values once its aliases are written out: use fewer"
-            raise self._refuse(node.line, told)
+            raise self._refuse(line or node.line, told)
+        size = node.size + (parent.node.size if parent else 0)
+        if size > MAX_TEXT:
+            told = f"more than {MAX_TEXT} bytes of text once its aliases are written out"
+            raise self._refuse(line or node.line, f"{told}: repeat less")
         if anchor:
             self._anchors[anchor] = node
         if parent is None:
             self.root = node
             return
-        parent.node.weight = weight
+        parent.node.weight, parent.node.size = weight, size
         if isinstance(parent.node, Sequence):
             parent.node.items.append(node)
         elif parent.key is None:

@@ -23,6 +23,7 @@ import psutil
 from requests.structures import CaseInsensitiveDict
 
 from core.settings import ROOT, Settings
+from supervisor.leftovers import Leftovers
 
 PASSED = (
     "SSL_CERT_FILE",
@@ -157,12 +158,10 @@ class Platform:
         return mine
 
     def part(self, name: str) -> int:
-        """The pid of a part, as the supervisor wrote it down."""
-        for path in (self.settings.run, self.settings.state):
-            for file in path.glob("parts*.json"):
-                for entry in json.loads(file.read_text()).get("parts", []):
-                    if entry.get("name") == name:
-                        return int(entry["pid"])
+        """The pid of a part: of the process that the supervisor started for it."""
+        for living in Leftovers(self.settings.state / "parts").read():
+            if living.name == name:
+                return living.pid
         raise ProcessLookupError(f"no part {name} just now")
 
     # Using it

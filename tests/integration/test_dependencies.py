@@ -392,6 +392,39 @@ def test_a_full_disk_is_met_before_it_hurts(
     assert left_over(settings) == []
 
 
+@pytest.mark.parametrize("name", ["package.json", "package-lock.json", "requirements.txt"])
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path, settings: Settings, name: str) -> None:
+    of = PYTHON if name == "requirements.txt" else NODE
+    with pytest.raises(BuildFailed, match=f"'{name}' is a folder") as caught:
+        install(settings, tmp_path / "a", {f"function/{name}/x": ""}, of)
+    assert "rename the folder" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_killed_build_leaves_nothing_that_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of what it put together nor of a layer; what somebody is at stays."""
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom builder import folders\n"
+        "kept = [folders.making(Path(place)) for place in sys.argv[1:]]\n"
+        "for each in kept:\n"
+        "    (each.__enter__() / 'file').write_text('x')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    places = [settings.state / folders.WORK, settings.layers / "alice"]
+    env = {"PATH": "/usr/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
+    argv = [sys.executable, "-c", program, *map(str, places)]
+    assert subprocess.run(argv, env=env, check=False).returncode == -9
+    assert all(len(list(place.iterdir())) == 1 for place in places)
+    with folders.making(places[0]) as mine:
+        assert dependencies.sweep(settings) == 0, "it may be at work still"
+        monkeypatch.setattr(folders, "_STALE", -1)
+        assert dependencies.sweep(settings) == 2
+        assert list(places[0].iterdir()) == [mine]
+    assert not any(list(place.iterdir()) for place in places)
+
+
 def test_a_killed_build_leaves_nothing_that_is_taken_for_a_layer(
     tmp_path: Path, settings: Settings, registry: Registry
 ) -> None:

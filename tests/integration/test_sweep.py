@@ -1,19 +1,26 @@
-"""What nobody does although somebody should is found: against a real store and real git."""
+"""What nobody does although somebody should is found: with a real store, real git, a real forge."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from builder import sweep as module
-from builder.sweep import ATTEMPTS, Sweep
+from builder.sweep import ATTEMPTS, Duty, Sweep, Upkeep
 from core import keys, queues
 from core.models import Repository, State
 from core.settings import Settings
 from core.store import Store
+from tests.e2e.forge import Forge, Project, serving
 
 FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
 
@@ -31,15 +38,19 @@ def git(*argv: str, cwd: Path) -> str:
     ).stdout.strip()
 
 
-def stored_push(settings: Settings) -> str:
+def stored_push(settings: Settings, name: str = "fns") -> str:
     """A push that was stored although no release was made of it."""
-    bare = settings.git_folder / "alice" / "fns.git"
+    bare = settings.git_folder / "alice" / f"{name}.git"
     bare.mkdir(parents=True)
     git("init", "--bare", "-b", "main", cwd=bare)
     tree = git("mktree", cwd=bare)
     commit = git("commit-tree", tree, "-m", "x", cwd=bare)
     git("update-ref", "refs/heads/main", commit, cwd=bare)
     return commit
+
+
+def replaced(repository: Repository, name: str) -> Repository:
+    return msgspec.structs.replace(repository, name=name)
 
 
 def turns(sweep: Sweep, times: int) -> None:
@@ -106,6 +117,190 @@ def test_a_stored_push_without_a_release_gets_one(settings: Settings, store: Sto
     store.redis.delete(keys.lock("sweep"))
     Sweep(settings, store).run()
     assert len(store.releases("alice", "fns")) == 1
+
+
+def test_trouble_of_one_repository_is_not_the_others(settings: Settings, store: Store) -> None:
+    for name in ("a-broken", "b-folder", "fns"):
+        store.save_repository(replaced(FNS, name))
+        stored_push(settings, name)
+    heads = "refs/heads/main"
+    (settings.git_folder / "alice/a-broken.git" / heads).write_bytes(b"\xff\x00" * 20)
+    (settings.git_folder / "alice/b-folder.git" / heads).unlink()
+    (settings.git_folder / "alice/b-folder.git" / heads).mkdir()
+    Sweep(settings, store).run()
+    made = [release.repository for release in store.releases("alice")]
+    assert made == ["fns"]
+
+
+def test_heads_of_many_repositories_take_no_processes(settings: Settings, store: Store) -> None:
+    stored_push(settings)
+    for number in range(300):
+        name = f"f{number}"
+        (settings.git_folder / f"alice/{name}.git").symlink_to(
+            settings.git_folder / "alice/fns.git"
+        )
+        store.save_repository(replaced(FNS, name))
+    before = os.times()
+    Sweep(settings, store).run()
+    after = os.times()
+    assert after.children_user + after.children_system == (
+        before.children_user + before.children_system
+    )
+    assert len(store.releases("alice", limit=500)) == 300
+
+
+def test_a_duty_is_one_workers(store: Store) -> None:
+    first, second = Duty(store, "some", 0.3), Duty(store, "some", 0.3)
+    assert first.mine()
+    assert not second.mine()
+    time.sleep(0.15)
+    assert first.mine(), "kept by asking"
+    time.sleep(0.2)
+    assert not second.mine()
+    time.sleep(0.15)
+    assert second.mine(), "lost by silence"
+    assert not first.mine()
+
+
+# Heads at forges.
+
+
+@pytest.fixture
+def forge(short_tmp: Path) -> Iterator[Forge]:
+    with serving(short_tmp / "forge") as there:
+        yield there
+
+
+@pytest.fixture
+def project(forge: Forge) -> Project:
+    return forge.repository("Alice/fns")
+
+
+@pytest.fixture
+def upkeep(settings: Settings, store: Store, forge: Forge) -> Callable[[], Upkeep]:
+    """A worker's upkeep, its first turn taken, as after a start."""
+
+    def turn() -> Upkeep:
+        store.redis.delete(keys.lock("upkeep"))
+        upkeep = Upkeep(replace(settings, github_url=forge.url), store)
+        upkeep.run()
+        return upkeep
+
+    return turn
+
+
+HUB = Repository(
+    namespace="alice",
+    name="fns",
+    source="github",
+    full_name="Alice/fns",
+    deploy_branch="master",
+)
+
+
+def commits(store: Store) -> list[str]:
+    return [release.commit for release in store.releases("alice", "fns")]
+
+
+def test_an_event_that_was_lost_is_found_at_the_forge(
+    store: Store, project: Project, upkeep: Callable[[], Upkeep]
+) -> None:
+    store.save_repository(HUB)
+    old = project.commit({"x": "1"})
+    upkeep()
+    assert commits(store) == [old]
+    assert queues.waits_in_queue(store, store.releases("alice", "fns")[0].id, 1)
+    upkeep()
+    assert commits(store) == [old], "it has a release"
+    new = project.commit({"x": "2"})
+    upkeep()
+    assert commits(store) == [new, old]
+
+
+def test_a_head_that_failed_is_not_tried_for_ever(
+    store: Store, project: Project, upkeep: Callable[[], Upkeep]
+) -> None:
+    store.save_repository(HUB)
+    release = store.create_release(HUB, project.commit({"x": "1"}), "master")
+    store.move(release.id, [State.QUEUED], State.FAILED, "its own fault")
+    upkeep()
+    assert len(commits(store)) == 1
+
+
+def test_what_the_event_said_is_not_what_was_released(
+    store: Store, project: Project, upkeep: Callable[[], Upkeep]
+) -> None:
+    """The forge showed the old head as the build began, longer than it was asked again."""
+    store.save_repository(HUB)
+    old, new = project.commit({"x": "1"}), project.commit({"x": "2"})
+    release = store.create_release(HUB, new, "master")
+    store.move(release.id, [State.QUEUED], State.BUILDING)
+    store.set_commit(release.id, old)
+    upkeep()
+    assert commits(store) == [new, old]
+
+
+def test_an_older_commit_that_the_admin_released_stays(
+    store: Store, project: Project, upkeep: Callable[[], Upkeep]
+) -> None:
+    store.save_repository(HUB)
+    old, new = project.commit({"x": "1"}), project.commit({"x": "2"})
+    for commit, pinned in ((new, False), (old, True)):
+        release = store.create_release(HUB, commit, "master", again=True, pinned=pinned)
+        store.move(release.id, [State.QUEUED], State.FAILED)
+    upkeep()
+    assert commits(store) == [old, new]
+
+
+def test_a_forge_is_asked_now_and_then(
+    store: Store,
+    forge: Forge,
+    project: Project,
+    upkeep: Callable[[], Upkeep],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forge.away = True
+    store.save_repository(HUB)
+    project.commit({"x": "1"})
+    mine = upkeep()
+    asked = len(forge.asked)
+    assert asked, "away: only logged"
+    forge.away = False
+    other = replaced(HUB, "other")
+    store.save_repository(other)  # its event has just come
+    for _ in range(3):
+        mine.run()
+    assert len(forge.asked) == asked
+    monkeypatch.setattr(module, "FORGE_EVERY", 0.0)
+    mine.run()
+    assert len(commits(store)) == 1
+    assert len(store.releases("alice", "other")) == 0, "one question a turn"
+    mine.run()
+    assert len(store.releases("alice", "other")) == 1
+
+
+# The worker that does it all.
+
+
+def test_a_sweep_that_hangs_holds_up_nothing_else(settings: Settings, store: Store) -> None:
+    """A repository on a disk that does not answer: here, a pipe that nobody writes to."""
+    stored_push(settings)
+    head = settings.git_folder / "alice/fns.git/refs/heads/main"
+    head.unlink()
+    os.mkfifo(head)
+    store.save_repository(FNS)
+    env = {**os.environ, **settings.environment(), "SLIPWAY_WORKERS": "1"}
+    pool = subprocess.Popen([sys.executable, "-m", "builder.worker"], env=env)
+    try:
+        seen = set()
+        deadline = time.monotonic() + 30
+        while len(seen) < 4:
+            assert time.monotonic() < deadline, f"the beat stands still: {seen}"
+            seen |= set(store.redis.hgetall(keys.BEATS).values())
+            time.sleep(0.1)
+    finally:
+        pool.send_signal(signal.SIGKILL)
+        pool.wait()
 
 
 def test_one_worker_sweeps_at_a_time(settings: Settings, store: Store) -> None:

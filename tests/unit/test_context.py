@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from builder import folders
 from builder.check import check_stack
 from builder.context import MODIFIED, write_context
 from builder.source import Damaged, Source, stack_file
@@ -18,12 +23,15 @@ from builder.templates import available, find_template
 from core.errors import (
     BuildFailed,
     ConfigError,
+    Conflict,
     InvalidRequest,
     InvalidStack,
     NotFound,
     NotSupported,
     TooLarge,
+    Unavailable,
 )
+from core.settings import Settings
 from core.stackfile import StackFunction, parse
 from tests.unit.repositories import EXECUTABLE, LINK, SUBMODULE, BareRepository, Content
 
@@ -352,9 +360,22 @@ def test_two_entries_of_one_name(
     inner = repository.tree([("100644", b"x", one)])
     fn = repository.tree([("100644", b"a", two), ("40000", b"a", inner)])
     commit = repository.commit_tree(repository.tree([("40000", b"fn", fn)]))
-    assert "a file in one place and a folder" in refused(
-        opened(commit), templates, tmp_path / "app"
-    )
+    assert "has 'a' twice: repair it" in refused(opened(commit), templates, tmp_path / "app")
+
+
+def test_names_and_paths_that_no_file_system_takes(
+    opened: Open, templates: Path, tmp_path: Path
+) -> None:
+    longest = "ä" * 127 + "x"
+    assert built(opened({**HANDLER, f"fn/{longest}": ""}), templates, tmp_path / "good")
+    source = opened({**HANDLER, f"fn/{longest}y": "", f"fn/{'n' * 300}/x": ""})
+    why = refused(source, templates, tmp_path / "app")
+    assert "has a name of 256 bytes, and 255 are the most: shorten it" in why
+    assert "has a name of 300 bytes" in why
+    deep = "/".join(["d" * 100] * 9)  # each within its bounds, together not
+    source = opened({**HANDLER, f"{deep}/{deep}/x": ""})
+    why = refused(source, templates, tmp_path / "app", function(copy=[f"{deep}/{deep}"]))
+    assert "as it is laid out, is more than 64 folders deep or 1024 bytes long" in why
 
 
 def test_a_file_where_the_template_has_a_folder(
@@ -437,6 +458,84 @@ def test_copies_count_as_well(opened: Open, templates: Path, tmp_path: Path) -> 
         built(source, templates, tmp_path / "app", function(copy=["a", "b"]))
 
 
+def test_copying_ends_with_the_path_that_is_too_much(
+    opened: Open, templates: Path, tmp_path: Path
+) -> None:
+    files: dict[str, Content] = {f"c{number}/{name}": "" for number in range(9) for name in "abc"}
+    listed: list[str] = []
+    source = opened({**HANDLER, **files}, max_files=7)
+    source.check = lambda: listed.append("")
+    with pytest.raises(TooLarge, match="up to 'c2'"):
+        built(source, templates, tmp_path / "app", function(copy=[f"c{n}" for n in range(9)]))
+    assert len(listed) < 40
+
+
+def test_all_functions_of_a_commit_are_bounded_together(
+    opened: Open, templates: Path, tmp_path: Path
+) -> None:
+    source = opened(HANDLER, max_files=1, max_bytes=1000)  # one block and 1000 bytes, four times
+    for number in range(4):
+        built(source, templates, tmp_path / f"app{number}")
+    with pytest.raises(TooLarge, match="functions of this commit are too large together"):
+        built(source, templates, tmp_path / "one-more")
+
+
+def test_a_context_leaves_the_disk_its_reserve(
+    opened: Open, templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened({**HANDLER, "fn/data": "x" * 5_000_000})
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(folders, "RESERVE", free - 2_000_000)
+    with pytest.raises(Unavailable, match="no room for builds"):
+        built(source, templates, tmp_path / "app")
+    assert not list((tmp_path / "app").rglob("*")), "known before a file is written"
+    monkeypatch.setattr(folders, "RESERVE", free - 50_000_000)
+    assert built(source, templates, tmp_path / "small")
+
+
+def test_a_write_that_fails_leaves_the_other_files_readable(opened: Open) -> None:
+    source = opened({"large": "x" * 3_000_000, "small": "y"})
+    large, small = source.files(".")
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="space"):
+        source.copy(large, full)
+    target = io.BytesIO()
+    source.copy(small, target)
+    assert target.getvalue() == b"y"
+
+
+def test_large_folders_take_little_memory(repository: BareRepository) -> None:
+    """Six levels, each a folder of as many names as are read at all."""
+    blob = repository.blob(b"")
+    many = [("100644", b"%06d" % number, blob) for number in range(120_000)]
+    tree = repository.tree(many)
+    for _ in range(5):
+        tree = repository.tree([*many, ("40000", b"d", tree)])
+    commit = repository.commit_tree(tree)
+    program = f"""
+import re
+from pathlib import Path
+from builder.source import Source
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = peak()
+with Source(Path({str(repository.path)!r}), {commit!r}, max_files=9, max_bytes=9) as source:
+    assert source.find("/".join("d" * 5) + "/000001")
+print(peak() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(run.stdout) < 110 * 1024  # KiB
+    too_many = [("100644", b"%06d" % number, blob) for number in range(130_000)]
+    with pytest.raises(TooLarge, match=r"a tree of the commit .* 4194304 are allowed"):
+        Source(
+            repository.path,
+            repository.commit_tree(repository.tree(too_many)),
+            max_files=9,
+            max_bytes=9,
+        )
+
+
 def test_reading_one_file_is_bounded(opened: Open) -> None:
     source = opened({"x": "12345", "folder/y": ""})
     assert source.read("x", 5) == b"12345"
@@ -509,7 +608,7 @@ def test_all_that_a_stack_file_names_is_looked_up(opened: Open, templates: Path)
     )
     stack, _ = parse(text.encode(), "stack.yml", max_functions=9)
     with pytest.raises(InvalidStack) as caught:
-        check_stack(source, stack, namespace="alice", templates=templates)
+        check_stack(source, stack, Settings(), namespace="alice", templates=templates)
     mistakes = caught.value.mistakes
     told = [(mistake.line, mistake.text) for mistake in mistakes]
     expected = [
@@ -530,6 +629,110 @@ def test_all_that_a_stack_file_names_is_looked_up(opened: Open, templates: Path)
     for (_, text_), (_, why) in zip(told, expected, strict=True):
         assert why in text_
     assert all(mistake.text.count(str(source.git_dir)) == 0 for mistake in mistakes)
+
+
+def checked(source: Source, templates: Path, text: str, **settings: str) -> list[tuple[int, str]]:
+    """The mistakes of the function ``fn`` with these fields, their own first line being 1."""
+    head = f"{STACK}\n  fn:\n    lang: py\n    handler: fn\n"
+    fields = "".join(f"    {line}\n" for line in text.splitlines())
+    stack, _ = parse(f"{head}{fields}".encode(), "stack.yml", max_functions=9)
+    env = {f"SLIPWAY_{name.upper()}": value for name, value in settings.items()}
+    try:
+        check_stack(source, stack, Settings.from_env(env), namespace="alice", templates=templates)
+    except InvalidStack as error:
+        return [(mistake.line - 5, mistake.text) for mistake in error.mistakes]
+    return []
+
+
+def test_limits_have_a_ceiling(opened: Open, templates: Path) -> None:
+    source = opened(HANDLER)
+    assert checked(source, templates, "limits: {memory: 4Gi, cpu: 4}") == []
+    assert checked(source, templates, "limits: {cpu: 4000m}\nrequests: {memory: 9Gi, cpu: 9}") == []
+    assert checked(source, templates, "limits: {memory: 5Gi}", function_max_memory="5Gi") == []
+    for cpu in ("5000", "4.5", "4001m", "9" * 18):
+        found = checked(
+            source, templates, f"fprocess: x\nlimits: {{memory: 1000000Gi, cpu: {cpu}}}"
+        )
+        assert [line for line, _ in found] == [2, 2]
+        told = "\n".join(text for _, text in found)
+        assert f"fn.limits.cpu is '{cpu}', and at most 4.0 is allowed here" in told
+        assert "SLIPWAY_FUNCTION_MAX_CPUS" in told
+        assert "fn.limits.memory is '1000000Gi', and at most 4Gi is allowed here" in told
+        assert "SLIPWAY_FUNCTION_MAX_MEMORY" in told
+
+
+def test_the_configuration_of_a_function_is_bounded(opened: Open, templates: Path) -> None:
+    def variables(prefix: str, size: int) -> str:
+        return "".join(f"  {prefix}{n}: {'v' * 100_000}\n" for n in range(size))
+
+    source = opened(
+        {
+            **HANDLER,
+            "one.yml": f"environment:\n{variables('A', 1)}",
+            "two.yml": f"environment:\n{variables('B', 2)}",
+            "big.yml": "environment: {}\n#" + "x" * 300_000,
+        }
+    )
+    inline = f"labels: {{a: b}}\nenvironment:\n{variables('C', 1)}"
+    assert checked(source, templates, f"{inline}environment_file: [one.yml]") == []
+    ((line, told),) = checked(source, templates, f"{inline}environment_file: [two.yml]")
+    assert line == 4
+    assert "fn: environment, labels and annotations have 30000" in told
+    assert "262144 are allowed: keep data in files beside the handler" in told
+    ((line, told),) = checked(source, templates, f"fprocess: x\nlabels:\n{variables('l', 3)}")
+    assert line == 2
+    ((line, told),) = checked(source, templates, "environment_file: big.yml")
+    assert "'big.yml' has 300017 bytes, and 262144 are allowed" in told
+
+
+def test_the_configurations_of_a_commit_are_bounded(opened: Open, templates: Path) -> None:
+    """They are handed over in one request: a small file that all name is not small any more."""
+    source = opened({**HANDLER, "e.yml": "environment:\n  A: " + "v" * 120_000})
+    text = STACK + "".join(
+        f"\n  f{n}: {{lang: py, handler: fn, environment_file: e.yml}}" for n in range(40)
+    )
+    stack, _ = parse(text.encode(), "stack.yml", max_functions=99)
+    with pytest.raises(InvalidStack, match=r"line 37: f34: .* functions up to here") as caught:
+        check_stack(source, stack, Settings(), namespace="alice", templates=templates)
+    assert len(caught.value.mistakes) == 1
+
+
+class Ended(Conflict):
+    """What a check raises once its time is over."""
+
+
+def test_looking_up_ends_when_it_is_told_to(opened: Open, templates: Path) -> None:
+    nodes = "environment: {}\nx: [" + "a, " * 60_000 + "]"  # half a second each
+    source = opened({**HANDLER, **{f"e{n}.yml": nodes + " " * n for n in range(100)}})
+    names = ", ".join(f"e{n}.yml" for n in range(100))
+    begun = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() > begun + 0.5:
+            raise Ended
+
+    source.check = check
+    with pytest.raises(Ended):
+        checked(source, templates, f"environment_file: [{names}]")
+    assert time.monotonic() - begun < 5
+
+
+def test_listing_and_writing_end_when_they_are_told_to(
+    opened: Open, templates: Path, tmp_path: Path
+) -> None:
+    source = opened({**HANDLER, **{f"fn/d{n}/x": str(n) for n in range(100)}})
+    for allowed in (5, 50, 150, 250):  # in the middle of folders, sizes and contents
+        left = iter(range(allowed))
+
+        def check(left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Ended
+
+        source.check = check
+        with pytest.raises(Ended):
+            built(source, templates, tmp_path / str(allowed))
+        source.check = lambda: None
+        assert source.read("fn/d7/x", 9) == b"7", "what was begun does no harm"
 
 
 # Templates.

@@ -20,12 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from builder import folders
 from builder import mirror as mirrors
-from builder.mirror import Mirror, check_host, clone_url, local_url
+from builder.mirror import Mirror, check_host, clone_url, local_head, local_url
 from builder.source import Damaged, Source
 from core.addresses import is_inside, outside_addresses
 from core.errors import (
     CheckoutFailed,
+    Conflict,
     InvalidRequest,
     NotAllowed,
     NotSupported,
@@ -598,6 +600,73 @@ def test_no_git_process_outlives_a_timeout(tmp_path: Path) -> None:
         while any(b"git" in line and port in line for line in command_lines()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_a_release_that_was_decided_does_not_wait_for_git(tmp_path: Path) -> None:
+    begun = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() > begun + 0.3:
+            raise Conflict
+
+    with forge(tmp_path / "forge") as (base, _):
+        settings = Settings(state=tmp_path / "state")
+        mirror = Mirror(settings, "alice", "x", check=check)
+        for ask in (mirror.head, partial(mirror.fetch, wanted="1" * 40)):
+            with pytest.raises(Conflict):
+                ask(f"{base}/slow/b.git")
+        assert time.monotonic() - begun < 3
+        port = base.rsplit(":", 1)[1].encode()
+        while any(b"git" in line and port in line for line in command_lines()):
+            assert time.monotonic() < begun + 5
+            time.sleep(0.02)
+
+
+def test_a_release_that_was_decided_does_not_wait_for_another(
+    settings: Settings, origin: BareRepository
+) -> None:
+    busy, ended = Mirror(settings, "alice", "fns"), threading.Event()
+
+    def check() -> None:
+        if ended.is_set():
+            raise Conflict
+
+    threading.Timer(0.3, ended.set).start()
+    begun = time.monotonic()
+    with busy._changing(), pytest.raises(Conflict):
+        fetched(Mirror(settings, "alice", "fns", check=check), origin)
+    assert time.monotonic() - begun < 3
+
+
+def test_what_is_fetched_leaves_the_disk_its_reserve(
+    mirror: Mirror, origin: BareRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched(mirror, origin).close()
+    second = origin.commit({**FILES, "fn/handler.py": "two\n"})
+    before = packs(mirror)
+    monkeypatch.setattr(folders, "RESERVE", 2**60)
+    with pytest.raises(Unavailable, match="no room for builds"):
+        fetched(mirror, origin, second)
+    assert packs(mirror) == before
+    fetched(mirror, origin, origin.git("rev-parse", "main~1")).close()  # is there already
+
+
+def test_the_head_of_our_own_remote_is_read_without_git(
+    settings: Settings, origin: BareRepository
+) -> None:
+    main = Repository(namespace="alice", name="fns", source="git", deploy_branch="team/main")
+    assert local_head(settings, main) == ""
+    origin.git("branch", "team/main", "main")
+    origin.git("branch", "team/main2", "main")
+    first = origin.git("rev-parse", "main")
+    assert local_head(settings, main) == first
+    origin.git("pack-refs", "--all")
+    assert not (origin.path / "refs/heads/team").exists()
+    assert local_head(settings, main) == first
+    second = origin.commit({**FILES, "new": ""}, branch="team/main")
+    assert local_head(settings, main) == second != first
+    nowhere = Repository(namespace="alice", name="gone", source="git", deploy_branch="main")
+    assert local_head(settings, nowhere) == ""
 
 
 # Where a repository is cloned from.

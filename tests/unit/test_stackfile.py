@@ -369,6 +369,56 @@ def test_mistakes_of_a_function(fields: str, line: int, why: str) -> None:
     assert why in mistakes[0][1]
 
 
+def test_paths_count_once_and_are_bounded() -> None:
+    again = ", ".join(["d", "./d"] * 45_000)
+    begun = time.monotonic()
+    assert one(f"copy: [{again}]").copy == ["d"]
+    assert time.monotonic() - begun < 5
+    assert one("environment_file: [a, b, ./a]").environment_file == ["b", "a"], "later ones win"
+    hundred = ", ".join(f"d{number}" for number in range(100))
+    assert len(one(f"copy: [{hundred}, d0]").copy) == 100
+    for key in ("copy", "environment_file"):
+        [(line, why)] = told_of(f"fprocess: x\n{key}: [{hundred}, d100]")
+        assert line == 2
+        assert f"fn.{key} names 101 paths, and 100 are allowed: name folders" in why
+    copies = f"configuration: {{copy: [d, e]}}\nfunctions:\n{function('a', '    copy: [e, f]')}"
+    assert read(f"{HEAD}{copies}").functions[0].copy == ["d", "e", "f"]
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("com.slipway.egress", ["true", "false", "'False'"], ["no", "off", "0", "''", "flase"]),
+        (
+            "com.openfaas.health.http.path",
+            ["/", "/ready?x=1", "/_/health"],
+            ["ready", "''", "/a b", '"/a\\r\\nX: y"', "/ä", f"/{'x' * 1024}"],
+        ),
+        (
+            "com.openfaas.health.http.initialDelay",
+            ["30", "30s", "1m30s", "500ms"],
+            ["soon", "-1s", "''", "9" * 400],
+        ),
+    ],
+)
+def test_annotations_that_mean_something(key: str, good: list[str], bad: list[str]) -> None:
+    for value in good:
+        assert (one(f"annotations: {{{key}: {value}}}").annotations or {})[key]
+    for value in bad:
+        [(line, why)] = told_of(f"annotations:\n  topic: {value}\n  {key}: {value}")
+        assert line == 3
+        assert f"fn.annotations.{key} is " in why
+        assert "write " in why
+
+
+def test_numbers_of_four_hundred_digits() -> None:
+    many = "9" * 400
+    found = told_of(f"limits: {{memory: {many}, cpu: {many}}}\nrequests: {{memory: {many}Gi}}")
+    assert [line for line, _ in found] == [1, 1, 2]
+    assert all("write a size" in why or "write CPUs" in why for _, why in found)
+    assert one("requests: {cpu: 5000}").requests == Resources(cpu="5000")
+
+
 def test_lang_and_handler_are_required() -> None:
     mistakes = told(f"{HEAD}functions:\n  a:\n    image: x\n  b:\n")
     assert [line for line, _ in mistakes] == [5, 5, 7, 7]
@@ -445,6 +495,19 @@ def test_exploding_aliases(merge: bool) -> None:
 def test_too_many_aliases() -> None:
     [(_, text)] = told("a: &a x\n" + "".join(f"k{i}: *a\n" for i in range(101)))
     assert "more than 100 aliases" in text
+
+
+def test_aliases_weigh_by_their_bytes() -> None:
+    blob = "x" * 300_000
+    few, many = (", ".join(["*a"] * times) for times in (5, 9))
+    read(f"{HEAD}x-a: &a {blob}\nx-b: [{few}]\nfunctions:\n{function('fn')}")
+    for text in (
+        f"a: &a {blob}\nb: [{many}]",
+        f"a: &a {{k: {blob}}}\nb: [{', '.join(['{<<: *a}'] * 9)}]",
+    ):
+        [(line, why)] = told(text)
+        assert line == 2
+        assert "more than 2000000 bytes of text once its aliases are written out: repeat" in why
 
 
 def test_a_file_full_of_mistakes_is_answered_in_bounds() -> None:

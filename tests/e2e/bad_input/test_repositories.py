@@ -168,6 +168,20 @@ def test_a_folder_of_git_in_the_tree_is_refused_by_git(victim: Victim) -> None:
     victim.unharmed()
 
 
+# --------------------------------------------------------------------------------------- names
+
+
+def test_a_name_that_no_file_system_takes(victim: Victim) -> None:
+    victim.reset()
+    index(victim, f"100644 {blob(victim, 'x')}\t{NAME}/{'n' * 300}\n")
+    victim.refused(victim.push(), "has a name of 300 bytes, and 255 are the most: shorten it")
+
+
+def test_a_folder_in_the_place_of_a_lock(victim: Victim) -> None:
+    files = {"stack.yml": stack(NAME, lang="node"), f"{NAME}/package-lock.json/x": ""}
+    victim.refuses(files, "'package-lock.json' is a folder", "rename the folder")
+
+
 # ---------------------------------------------------------------------------------------- size
 
 

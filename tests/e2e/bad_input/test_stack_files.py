@@ -43,6 +43,31 @@ BAD: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         "x-one: &one 1\nx-all:\n" + "  - *one\n" * 101 + one(),
         ("line 103: more than 100 aliases ('*one'): write some of them out",),
     ),
+    "aliases of much text": (
+        f"x-one: &one {'x' * 300_000}\nx-all: [{', '.join(['*one'] * 99)}]\n" + one(),
+        ("line 2: more than 2000000 bytes of text once its aliases are written out",),
+    ),
+    "copies without end": (
+        one() + f"    copy: [{', '.join(f'd{n}' for n in range(90_000))}]\n",
+        ("line 8: stack-files.copy names 90000 paths, and 100 are allowed: name folders",),
+    ),
+    "limits beyond the server's": (
+        one() + "    limits: {memory: 1000000Gi, cpu: 5000}\n",
+        (
+            "line 8: stack-files.limits.cpu is '5000', and at most 4.0 is allowed here",
+            "stack-files.limits.memory is '1000000Gi', and at most 4Gi is allowed here",
+            "SLIPWAY_FUNCTION_MAX_CPUS",
+            "SLIPWAY_FUNCTION_MAX_MEMORY",
+        ),
+    ),
+    "configuration without end": (
+        one() + "    labels:\n" + "".join(f"      l{n}: {'v' * 100_000}\n" for n in range(3)),
+        ("line 8: stack-files: environment, labels and annotations have 300006 bytes together",),
+    ),
+    "an annotation that is misspelt": (
+        one() + "    annotations:\n      com.slipway.egress: flase\n",
+        ("line 9: stack-files.annotations.com.slipway.egress is 'flase': write true or false",),
+    ),
     "unknown language": (
         one(lang="cobol"),
         ("line 6: there is no template 'cobol'", "node, python3-flask, python3-http"),

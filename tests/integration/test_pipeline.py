@@ -1,0 +1,221 @@
+"""The way of one release through the builder: its checkout, its end, its bounds in time."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder import jobs, pipeline
+from builder.lease import Lease
+from builder.mirror import local_url
+from builder.pipeline import Tools
+from builder.steps import ReleaseLog, Steps
+from core import queues
+from core.errors import Conflict, Unavailable
+from core.models import Release, Repository, State
+from core.settings import Settings
+from core.store import Store
+from tests.e2e.forge import Forge, Project, serving
+from tests.unit.repositories import BareRepository, Content
+
+OWN = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
+HUB = Repository(
+    namespace="alice",
+    name="fns",
+    source="github",
+    full_name="Alice/fns",
+    deploy_branch="master",
+)
+
+
+def steps(store: Store, ended: threading.Event | None = None, seconds: float = 60) -> Steps:
+    return Steps(ReleaseLog(store, "r1-abcdef0", 2**20), ended or threading.Event(), seconds)
+
+
+# Time and end of a step.
+
+
+def test_a_step_that_takes_too_long_ends(store: Store) -> None:
+    mine = steps(store, seconds=0.1)
+    with mine.step("plan"):
+        mine.check()
+        time.sleep(0.15)
+        with pytest.raises(Unavailable, match=r"longer than 0.1 s \(SLIPWAY_BUILD_TIMEOUT\)"):
+            mine.check()
+        with ThreadPoolExecutor(1) as other:  # another thread runs a step of its own
+            other.submit(mine.check).result()
+    with mine.step("context"):
+        mine.check()
+
+
+def test_a_pause_ends_with_the_release(store: Store) -> None:
+    ended = threading.Event()
+    threading.Timer(0.2, ended.set).start()
+    begun = time.monotonic()
+    with pytest.raises(Conflict):
+        steps(store, ended).pause(30)
+    assert time.monotonic() - begun < 5
+
+
+# A whole build.
+
+
+@pytest.fixture
+def own(settings: Settings, store: Store) -> BareRepository:
+    store.save_repository(OWN)
+    return BareRepository(Path(local_url(settings, OWN)))
+
+
+def slow_to_plan() -> dict[str, Content]:
+    """A commit whose stack file is short, and takes a minute to be looked up."""
+    nodes = "environment: {}\nx: [" + "a, " * 60_000 + "]"
+    names = ", ".join(f"e{number}.yml" for number in range(100))
+    text = (
+        "provider: {name: openfaas}\nfunctions:\n  fn:\n    lang: python3-http\n"
+        f"    handler: fn\n    environment_file: [{names}]\n"
+    )
+    files: dict[str, Content] = {f"e{number}.yml": nodes + " " * number for number in range(100)}
+    return {"stack.yml": text, "fn/handler.py": "", **files}
+
+
+def queued(store: Store, repository: BareRepository, files: dict[str, Content]) -> Release:
+    release = store.create_release(OWN, repository.commit(files), "main")
+    queues.dispatch(store, OWN.key)
+    return release
+
+
+def build(settings: Settings, store: Store, release: Release) -> Release:
+    with Lease(store, release.id) as lease:
+        jobs._build(release.id, settings, store, lease)
+    return store.release(release.id)
+
+
+def test_a_cancelled_release_frees_its_worker(
+    settings: Settings, store: Store, own: BareRepository
+) -> None:
+    release = queued(store, own, slow_to_plan())
+    cancelled = []
+
+    def cancel() -> None:
+        store.cancel(release.id, "not wanted")
+        cancelled.append(time.monotonic())
+
+    threading.Timer(3, cancel).start()
+    done = build(settings, store, release)
+    assert cancelled, "it was still being looked up"
+    assert time.monotonic() - cancelled[0] < 4, "a second for the lease, one for what is begun"
+    assert (done.state, done.reason) == (State.CANCELLED, "not wanted")
+    assert not any((settings.state / "work").iterdir())
+
+
+def test_looking_up_is_bounded_in_time(
+    settings: Settings, store: Store, own: BareRepository
+) -> None:
+    begun = time.monotonic()
+    done = build(replace(settings, build_timeout=2), store, queued(store, own, slow_to_plan()))
+    assert time.monotonic() - begun < 10
+    assert done.state is State.FAILED
+    assert "took longer than 2 s (SLIPWAY_BUILD_TIMEOUT)" in done.reason
+
+
+def test_an_error_of_our_own_tells_nothing_of_this_server(
+    settings: Settings, store: Store, own: BareRepository
+) -> None:
+    (settings.state / "work").write_text("a file where a folder is to be made")
+    done = build(settings, store, queued(store, own, {"stack.yml": ""}))
+    assert done.state is State.FAILED
+    assert "internal error (File exists): push again" in done.reason
+    assert str(settings.state) not in done.reason
+
+
+# A forge that lags behind its own events.
+
+
+@pytest.fixture
+def forge(short_tmp: Path) -> Iterator[Forge]:
+    with serving(short_tmp / "forge") as there:
+        yield there
+
+
+@pytest.fixture
+def project(store: Store, forge: Forge) -> Project:
+    store.save_repository(HUB)
+    return forge.repository("Alice/fns")
+
+
+def show(project: Project, commit: str) -> None:
+    argv = ["git", "update-ref", f"refs/heads/{project.branch}", commit]
+    subprocess.run(argv, cwd=project.bare, check=True)
+
+
+@pytest.fixture
+def checked_out(settings: Settings, store: Store, forge: Forge) -> Callable[..., str]:
+    """Takes an event to the end of its checkout: the commit that is released."""
+
+    def check_out(commit: str, *, ended: threading.Event | None = None) -> str:
+        hub = replace(settings, github_url=forge.url)
+        release = store.create_release(HUB, commit, "master")
+        queues.dispatch(store, HUB.key)
+        release = store.move(release.id, [State.QUEUED], State.BUILDING)
+        try:
+            release, source = pipeline.checkout(
+                release, HUB, Tools(hub, store, steps(store, ended))
+            )
+            assert source.commit == release.commit
+            source.close()
+        finally:
+            store.move(release.id, [State.BUILDING], State.FAILED)
+        return release.commit
+
+    return check_out
+
+
+def test_a_push_that_the_forge_shows_late_is_released(
+    project: Project, checked_out: Callable[..., str]
+) -> None:
+    old = project.commit({"x": "1"})
+    assert checked_out(old) == old
+    new = project.commit({"x": "2"})
+    show(project, old)
+    threading.Timer(1.5, show, (project, new)).start()
+    assert checked_out(new) == new
+
+
+def test_a_forge_that_stays_behind_is_not_waited_for(
+    project: Project, checked_out: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LAG", 1.0)
+    old = project.commit({"x": "1"})
+    assert checked_out(old) == old
+    assert checked_out("f" * 40) == old
+
+
+def test_a_head_that_was_never_released_is_not_waited_for(
+    project: Project, checked_out: Callable[..., str]
+) -> None:
+    first = project.commit({"x": "1"})
+    begun = time.monotonic()
+    assert checked_out(first) == first
+    stale, head = project.commit({"x": "2"}), project.commit({"x": "3"})
+    assert checked_out(stale) == head
+    assert checked_out(first) == head, "the event is an old one"
+    assert time.monotonic() - begun < 5
+
+
+def test_waiting_for_a_forge_ends_with_the_release(
+    project: Project, checked_out: Callable[..., str]
+) -> None:
+    checked_out(project.commit({"x": "1"}))
+    ended = threading.Event()
+    threading.Timer(1, ended.set).start()
+    begun = time.monotonic()
+    with pytest.raises(Conflict):
+        checked_out("f" * 40, ended=ended)
+    assert time.monotonic() - begun < 4
