@@ -75,7 +75,7 @@ def gateway(settings: Settings, store: Store) -> Iterator[Gateway]:
     settings = replace(settings, edge="none")
     settings.run.mkdir(mode=0o700, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        part = parts.gateway(settings, listener.fileno())
+        part = parts.gateway([listener.fileno()])
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         process = subprocess.Popen(
             part.argv,
