@@ -37,33 +37,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from core.errors import ConfigError, Unavailable
 from core.sandbox import nft
+from core.sandbox.fence import DENIED, Fence
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-DENIED = tuple(
-    IPv4Network(each)
-    for each in (
-        "0.0.0.0/8",  # this host, RFC 1122
-        "10.0.0.0/8",  # private, RFC 1918
-        "100.64.0.0/10",  # carrier-grade NAT, RFC 6598
-        "127.0.0.0/8",  # loopback
-        "169.254.0.0/16",  # link-local and the clouds' metadata, RFC 3927
-        "172.16.0.0/12",  # private
-        "192.0.0.0/24",  # protocol assignments, RFC 6890
-        "192.168.0.0/16",  # private
-        "224.0.0.0/3",  # multicast, reserved and broadcast
-    )
-)
-"""Where no cell may go. The documentation ranges are not in it: some networks use them."""
-
 _CLONE_NEWNET = 0x40000000
-_READY = "ready"
-"""A chain without rules, added last: a table that has it is whole."""
-
-_Placed = tuple[str, list[nft.Rule]]
-"""A chain of ours and the parts of a rule in it."""
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -95,6 +74,17 @@ class Network:
         self._intact: tuple[int, Sequence[str]] | None = None
         """The ruleset and the uplinks with which ``mend`` last found all rules in place."""
 
+    @property
+    def fence(self) -> Fence:
+        return Fence(
+            mark=self.mark,
+            bridge=self.bridge,
+            address=self.address,
+            subnet=self.subnet,
+            port=self.port,
+            nameservers=self.nameservers,
+        )
+
     @classmethod
     def from_settings(cls, settings: Settings) -> Network:
         """The network of this installation, the same in every process of it."""
@@ -117,7 +107,7 @@ class Network:
             self._make_bridge(ip, min([1500, *(link.get_attr("IFLA_MTU") for link in links)]))
         self._seen = True
         with nft.Firewall() as firewall:
-            self._make_rules(firewall, list(self._rules(_guarded(uplinks))))
+            self.fence.make(firewall, _guarded(uplinks))
             firewall.open_to(self.bridge)
         for name in (self.bridge, *uplinks):
             _sysctl(_forwarding(name), "1")
@@ -139,10 +129,7 @@ class Network:
                     with contextlib.suppress(NetlinkError):  # gone with its cell meanwhile
                         ip.link("del", index=link["index"])
         with nft.Firewall() as firewall:
-            self.close_foreign(firewall)
-            for table in firewall.tables():
-                if table.startswith(f"slipway_{self.mark}_"):
-                    firewall.delete_table(table)
+            self.fence.remove(firewall)
             others = any(table.startswith("slipway_") for table in firewall.tables())
         if not others and not _host_forwards():
             for name in uplinks:
@@ -249,8 +236,7 @@ class Network:
         raise _lacks("its bridge")
 
     def _require_fence(self, firewall: nft.Firewall, guarded: Sequence[str]) -> None:
-        rules = list(self._rules(guarded))
-        if not firewall.holds(self._table(rules), _READY, len(rules)):
+        if not self.fence.stands(firewall, guarded):
             raise _lacks("the firewall rules that fence it")
 
     def _plug(self, ip: IPRoute, bridge: int, namespace: int) -> int:
@@ -312,67 +298,6 @@ class Network:
         ip.link("set", index=index, state="up", mtu=mtu)
         # The kernel makes this one by itself, but not again.
         ip.route("replace", dst=str(self.subnet), oif=index, prefsrc=own, scope=253, proto=2)
-
-    def _table(self, rules: Sequence[_Placed]) -> str:
-        """A table is named by what is in it."""
-        digest = hashlib.sha256(repr(rules).encode()).hexdigest()[:8]
-        return f"slipway_{self.mark}_{digest}"
-
-    def _make_rules(self, firewall: nft.Firewall, rules: Sequence[_Placed]) -> None:
-        """One table, made whole before an older one goes."""
-        table = self._table(rules)
-        tables = firewall.tables()
-        if not firewall.holds(table, _READY, len(rules)):
-            if table in tables:
-                firewall.delete_table(table)
-            firewall.add_table(table)
-            for chain, kind, priority in (
-                ("input", "filter", -10),
-                ("forward", "filter", -10),
-                ("postrouting", "nat", 100),
-            ):
-                firewall.add_chain(table, chain, type=kind, hook=chain, priority=priority, policy=1)
-            for chain, parts in rules:
-                firewall.add_rule(table, chain, *parts)
-            firewall.add_chain(table, _READY)
-        for old in tables:
-            if old.startswith(f"slipway_{self.mark}_") and old != table:
-                firewall.delete_table(old)
-
-    def _rules(self, guarded: Sequence[str]) -> Iterable[_Placed]:
-        """In order. ``guarded``: interfaces that forward only because of us."""
-        inside, outside = nft.comes_in(self.bridge), nft.goes_out(self.bridge)
-        edge = nft.destination(IPv4Network(self.address))
-        if self.port:
-            yield "input", [inside, edge, nft.port("tcp", self.port), nft.ACCEPT]
-        for chain in ("input", "forward"):
-            for server in self.nameservers:
-                for protocol in nft.PROTOCOLS:
-                    there = nft.destination(IPv4Network(server))
-                    yield chain, [inside, there, nft.port(protocol, 53), nft.ACCEPT]
-        yield "input", [inside, nft.REFUSE]
-        yield "forward", [inside, outside, nft.DROP]
-        for network in DENIED:
-            yield "forward", [inside, nft.destination(network), nft.REFUSE]
-        yield "forward", [inside, nft.ACCEPT]
-        yield "forward", [outside, nft.answers(), nft.ACCEPT]
-        yield "forward", [outside, nft.DROP]
-        for name in guarded:
-            # Our forwarding must not make the host a router for its neighbours.
-            yield (
-                "forward",
-                [nft.comes_in(name), nft.opens(), nft.not_forwarded_port(), nft.DROP],
-            )
-        elsewhere = nft.goes_elsewhere(self.bridge)
-        yield "postrouting", [nft.source(self.subnet), elsewhere, nft.MASQUERADE]
-
-    def close_foreign(self, firewall: nft.Firewall) -> None:
-        """Takes back what ``setup`` put into others' chains."""
-        for chain in firewall.chains():
-            if chain.table.startswith(f"slipway_{self.mark}_"):
-                continue
-            for handle in firewall.rules_about(chain.table, chain.name, self.bridge):
-                firewall.delete_rule(chain.table, chain.name, handle)
 
 
 def nameservers(paths: Iterable[Path] | None = None) -> tuple[str, ...]:

@@ -385,7 +385,7 @@ def test_works_beside_a_firewall_that_drops_what_is_forwarded(
                 "EHOSTUNREACH",
             ]
             assert len(firewall.rules_about(table, "forward", network.bridge)) == 2
-            network.close_foreign(firewall)
+            network.fence.close_foreign(firewall)
             assert firewall.rules_about(table, "forward", network.bridge) == []
         finally:
             firewall.delete_table(table)
