@@ -38,6 +38,8 @@ from core.sandbox.process import boot_id, kill_marked, reap_child, spawn, start_
 LISTENER = 3
 """Where a cell finds its listening socket (LISTEN_FDS of systemd's protocol)."""
 START_TIMEOUT = 20.0
+RUN = "slipway-run:"
+"""How bubblewrap is called around a run to the end; the pid of the runner and a name follow."""
 _OPEN_FILES = 16384
 _GOES_FIRST = "500"
 """Of -1000 to 1000; see proc(5), oom_score_adj."""
@@ -122,7 +124,9 @@ class Launcher:
             if wiring.status is not None:
                 fds[bwrap.STATUS] = wiring.status
             command = bwrap.command(cell, uid, root=self.root)
-            argv = [marker(name), "--args", str(bwrap.ARGS), "--", *command]
+            # A run whose runner dies before the release is known by the runner's pid.
+            called = f"{RUN}{os.getpid()}:{name}" if to_the_end else marker(name)
+            argv = [called, "--args", str(bwrap.ARGS), "--", *command]
             monitor = spawn(self.program, argv, fds)
             close_told.close()
             try:
@@ -130,7 +134,7 @@ class Launcher:
                 record(process)
                 os.write(block, b"x")
             except BaseException:
-                kill_marked(marker(name))
+                kill_marked(called)
                 reap_child(monitor)
                 raise
         return process

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from core.errors import Unavailable
@@ -203,14 +203,29 @@ def kill_marked(marker: str) -> None:
     For starts that nobody wrote down: their process still is bubblewrap, held before the cell's
     program. A program that took the name itself would only end itself.
     """
-    wanted = marker.encode() + b"\0"
+    _kill_called(lambda called: called == marker)
+
+
+def kill_orphans(prefix: str) -> None:
+    """Ends processes called ``<prefix><pid>:…`` where no process has that pid any more."""
+
+    def orphaned(called: str) -> bool:
+        pid = called.removeprefix(prefix).partition(":")[0]
+        return called.startswith(prefix) and pid.isdecimal() and not Path(f"/proc/{pid}").exists()
+
+    _kill_called(orphaned)
+
+
+def _kill_called(wanted: Callable[[str], bool]) -> None:
+    """Ends every process whose name, the first word of its command line, is wanted."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(int(folder.name))
             try:
-                if (folder / "cmdline").read_bytes().startswith(wanted):
+                called = (folder / "cmdline").read_bytes().partition(b"\0")[0]
+                if wanted(called.decode(errors="replace")):
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                     ended(descriptor, 5)
             finally:

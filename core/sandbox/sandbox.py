@@ -16,9 +16,9 @@ from pathlib import Path
 from core.errors import ConfigError, NotFound, Unavailable
 from core.sandbox import bare, bwrap, cgroup, seccomp
 from core.sandbox.cell import Cell, Outcome, Process, Result
-from core.sandbox.launch import START_TIMEOUT, Launcher, Wiring, readable
+from core.sandbox.launch import RUN, START_TIMEOUT, Launcher, Wiring, readable
 from core.sandbox.network import Network
-from core.sandbox.process import ended, kill
+from core.sandbox.process import ended, kill, kill_orphans
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Sandbox:
         self.network = network
         self.root = os.geteuid() == 0
         self.cgroups = cgroup.discover(mark, top=self.root)
+        kill_orphans(RUN)
         self.cgroups.sweep()
         self.refused = ""
         """Why there is no sandbox; empty: there is one."""

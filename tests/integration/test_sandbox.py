@@ -595,6 +595,9 @@ cell = Cell(argv=["sleep", sys.argv[2]], memory=2**26, cpus=1, pids=20)
 if sys.argv[1] == "run":
     print("ready", flush=True)
     sandbox.run(cell, "driver", timeout=60, max_output=1000, on_line=print)
+elif sys.argv[1] == "die":
+    type(sandbox._launcher)._bind = lambda *_: os._exit(9)
+    sandbox.run(cell, "driver", timeout=60, max_output=1000, on_line=print)
 else:
     sandbox.start(cell, "driver", output=1, record=lambda process: os._exit(9))
 """
@@ -635,6 +638,17 @@ def test_nothing_runs_when_we_die_before_the_release(sandbox: Sandbox) -> None:
         finally:
             kill_marked(marker("driver"))
     until(lambda: not on_host(marker("driver")))
+    remove_group(sandbox, "driver")
+
+
+def test_a_run_whose_runner_died_before_the_release_is_ended_by_the_next_sandbox(
+    sandbox: Sandbox,
+) -> None:
+    with driver("die", "66") as runner:
+        assert runner.wait(20) == 9
+    assert on_host(f"slipway-run:{runner.pid}:driver"), "bubblewrap waits"
+    Sandbox("test", sandbox.network)
+    assert not on_host(f"slipway-run:{runner.pid}:driver")
     remove_group(sandbox, "driver")
 
 
