@@ -552,6 +552,10 @@ def test_writable_mount_is_writable(sandbox: Sandbox, tmp_path: Path) -> None:
     assert (out / "made").exists()
 
 
+def test_it_goes_before_the_store_when_the_host_has_no_memory_left(probes: Probes) -> None:
+    assert probes.ask("print(int(open('/proc/self/oom_score_adj').read()))") == 500
+
+
 def test_descriptors_that_we_inherited_are_not_passed_on(sandbox: Sandbox) -> None:
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)

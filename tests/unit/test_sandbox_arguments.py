@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def test_what_the_loader_reads_waits_until_privileges_are_gone() -> None:
     assert command[0] == "/usr/bin/setpriv"
     assert command[dropped + 1 : dropped + 4] == [f"{k}={v}" for k, v in loader.items()]
     assert command[-1] == "serve"
+
+
+def test_a_program_s_name_is_no_option_of_setpriv() -> None:
+    command = bwrap.command(replace(cell(), argv=["--reset-env", "serve"]), 1234, root=True)
+    assert command[-3:] == ["--", "--reset-env", "serve"]
 
 
 def test_root_needs_no_user_namespace_and_users_have_one() -> None:
