@@ -28,6 +28,7 @@ from core.sandbox import Sandbox
 from core.settings import Settings
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.process import ProcessProvider
+from tests.conftest import missing
 
 SERVER = """
 import http.server, json, os, signal, socket, subprocess, sys, threading, time
@@ -421,7 +422,7 @@ def test_end_is_noticed_and_explained(house: House, path: str, reason: str) -> N
     provider = house.provider()
     instance = provider.start(house.spec(limits=Resources(memory="64Mi")))
     if "memory limit" in reason and "cgroup" not in provider.enforced()["memory"]:
-        pytest.skip("memory is not bounded on this machine: " + provider.enforced()["memory"])
+        missing("memory is not bounded on this machine: " + provider.enforced()["memory"])
     assert ask(instance) == "hello"
     provider.wait(0)
     started = time.monotonic()
@@ -475,7 +476,7 @@ def test_processes_are_bounded(house: House) -> None:
 def test_cpu_is_bounded(house: House) -> None:
     provider = house.provider()
     if "cgroup" not in provider.enforced()["cpu"]:
-        pytest.skip("CPU time is not bounded on this machine: " + provider.enforced()["cpu"])
+        missing("CPU time is not bounded on this machine: " + provider.enforced()["cpu"])
     burn = "import time; t = time.monotonic()\nwhile time.process_time() < 0.3: pass\n"
     burn += "print(time.monotonic() - t)"
     provider.start(
