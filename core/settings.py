@@ -122,6 +122,27 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _engine(text: str) -> str:
+    if urlsplit(text).scheme not in ("unix", "tcp", "http", "https"):
+        message = "write unix:///var/run/docker.sock or tcp://host:port"
+        raise ValueError(message)
+    return text
+
+
+def _registry(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*", text):
+        message = "write a registry's name such as ghcr.io/acme or 127.0.0.1:5000, without https://"
+        raise ValueError(message)
+    return text
+
+
+def _image(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-zA-Z0-9._:/@-]{0,255}", text):
+        message = "write an image's name such as python:3.11-slim-bookworm"
+        raise ValueError(message)
+    return text
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -143,7 +164,40 @@ class Settings:
     state: Path = _setting(
         Path(".slipway"), _path, "folder that holds all state; one Slipway at a time"
     )
-    runtime: str = _setting("auto", _choice("auto", "process", "docker"), "what runs functions")
+    runtime: str = _setting(
+        "auto",
+        _choice("auto", "process", "docker"),
+        "what runs functions; `auto`: docker where an engine answers and has, or can pull, the "
+        "base images, else process",
+    )
+    engine: str = _setting(
+        "", _engine, "Docker engine that runs functions; unset: DOCKER_HOST, else the usual socket"
+    )
+    build_engine: str = _setting(
+        "",
+        _engine,
+        "Docker engine that builds images; unset: one of our own where root has `dockerd`, else "
+        "the engine that runs functions",
+    )
+    registry: str = _setting(
+        "",
+        _registry,
+        "docker: registry of the images as the engine names it, such as ghcr.io/acme; unset: one "
+        "is started",
+    )
+    registry_url: str = _setting(
+        "", _url, "docker: how we reach that registry; unset: https, or http on loopback"
+    )
+    registry_user: str = _setting("", str, "docker: user at the registry")
+    registry_password_file: Path | None = _setting(
+        None, _path, "docker: file with that user's password"
+    )
+    python_image: str = _setting(
+        "python:3.11-slim-bookworm", _image, "docker: base image of the Python templates"
+    )
+    node_image: str = _setting(
+        "node:24-bookworm-slim", _image, "docker: base image of the Node template"
+    )
     edge: str = _setting(
         "haproxy", _choice("haproxy", "none"), "`none`: the gateway serves every request itself"
     )
@@ -161,6 +215,15 @@ class Settings:
     build_memory: int = _setting(2**30, size, "memory of one build step or test run")
     build_cpus: float = _setting(1.0, _decimal, "CPUs of one build step or test run")
     build_output: int = _setting(2**20, size, "output kept of one build step; more ends it")
+    build_egress: bool = _setting(
+        True, _flag, "docker: whether a Dockerfile's RUN reaches the outside world"
+    )
+    allow_registries: tuple[str, ...] = _setting(
+        (), _words, "docker: registries on inside addresses that a Dockerfile may build on"
+    )
+    keep_releases: int = _setting(
+        20, _number(1, 1000), "docker: releases of a repository whose images are kept"
+    )
     max_push: int = _setting(256 * 2**20, size, "largest pack of one push")
     max_context: int = _setting(256 * 2**20, size, "largest function folder, in bytes")
     max_files: int = _setting(20_000, _number(1, 10**6), "most files of a function folder")
@@ -270,10 +333,26 @@ class Settings:
         )
 
     @property
+    def builds_subnet(self) -> str:
+        """The network of image builds: a /24 of 10.32.0.0/11, drawn as that of functions."""
+        return str(
+            ip_network((int(IPv4Address("10.32.0.0")) + int(self.mark, 16) % 8192 * 256, 24))
+        )
+
+    @property
     def mark(self) -> str:
         """Tells this installation's links, tables and control groups from those of others on the
         same host: 6 hex digits."""
         return hashlib.sha256(os.fsencode(self.state)).hexdigest()[:6]
+
+    @property
+    def engine_url(self) -> str:
+        """The engine that runs functions. The supervisor puts DOCKER_HOST into ``engine``."""
+        return self.engine or "unix:///var/run/docker.sock"
+
+    @property
+    def build_engine_url(self) -> str:
+        return self.build_engine or self.engine_url
 
     @property
     def store_url(self) -> str:
@@ -298,6 +377,16 @@ class Settings:
     @property
     def password_file(self) -> Path:
         return self.admin_password_file or self.state / "admin-password"
+
+    @property
+    def registry_folder(self) -> Path:
+        """What the registry that we start keeps."""
+        return self.state / "registry"
+
+    @property
+    def build_engine_folder(self) -> Path:
+        """Images and caches of the engine that we start for builds."""
+        return self.state / "build-engine"
 
     @property
     def builder_token_file(self) -> Path:

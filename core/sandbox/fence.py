@@ -49,6 +49,10 @@ class Fence:
     port: int
     """The edge's; 0: there is none, and nothing of the host is open to functions."""
     nameservers: Sequence[str]
+    reached: bool = False
+    """Whether the host opens connections to cells: containers listen on addresses of the bridge."""
+    quiet: IPv4Network | None = None
+    """Addresses that reach nothing at all, not even the edge."""
 
     def stands(self, firewall: nft.Firewall, guarded: Sequence[str]) -> bool:
         """Whether every rule is in force. ``guarded``: interfaces that forward only because of
@@ -102,6 +106,11 @@ class Fence:
         """In order. ``guarded``: interfaces that forward only because of us."""
         inside, outside = nft.comes_in(self.bridge), nft.goes_out(self.bridge)
         edge = nft.destination(IPv4Network(self.address))
+        if self.reached:
+            yield "input", [inside, nft.answers(), nft.ACCEPT]
+        if self.quiet:
+            yield "input", [inside, nft.source(self.quiet), nft.REFUSE]
+            yield "forward", [inside, nft.source(self.quiet), nft.REFUSE]
         if self.port:
             yield "input", [inside, edge, nft.port("tcp", self.port), nft.ACCEPT]
         for chain in ("input", "forward"):

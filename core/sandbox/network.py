@@ -49,9 +49,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Network:
     """One installation's network; cheap to make, changes nothing until ``setup``."""
 
-    def __init__(self, mark: str, subnet: str, port: int) -> None:
-        """``mark``: at most 6 characters that tell installations apart. ``port``: the edge's; 0:
-        there is none, and nothing of the host is open to functions.
+    def __init__(self, mark: str, subnet: str, port: int, *, containers: bool = False) -> None:
+        """``mark``: at most 7 characters that tell networks apart. ``port``: the edge's; 0: there
+        is none, and nothing of the host is open to functions. ``containers``: an engine plugs them
+        in, the host reaches them there, and those in the upper half of the subnet reach nothing.
 
         Raises:
             ConfigError: the subnet is none, or too small.
@@ -70,6 +71,9 @@ class Network:
         self.address = self.subnet[1]
         """The bridge's own address: where functions reach the edge, on ``port``."""
         self.nameservers = nameservers()
+        self.containers = containers
+        self.quiet = next(reversed(list(self.subnet.subnets()))) if containers else None
+        """Addresses of containers without a way out."""
         self._seen = False
         self._intact: tuple[int, Sequence[str]] | None = None
         """The ruleset and the uplinks with which ``mend`` last found all rules in place."""
@@ -83,13 +87,21 @@ class Network:
             subnet=self.subnet,
             port=self.port,
             nameservers=self.nameservers,
+            reached=self.containers,
+            quiet=self.quiet,
         )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Network:
         """The network of this installation, the same in every process of it."""
         port = 0 if settings.edge == "none" else settings.port
-        return cls(settings.mark, settings.functions_subnet, port)
+        containers = settings.runtime == "docker"
+        return cls(settings.mark, settings.functions_subnet, port, containers=containers)
+
+    @classmethod
+    def for_builds(cls, settings: Settings) -> Network:
+        """The network of image builds on an engine of our own: the outside world, nothing else."""
+        return cls(f"{settings.mark}b", settings.builds_subnet, 0)
 
     def setup(self) -> None:
         """Makes bridge, rules and forwarding, or repairs them.

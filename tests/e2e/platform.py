@@ -79,6 +79,7 @@ class Platform:
             "SLIPWAY_STATE": str(self.folder / "state"),
             "SLIPWAY_PORT": str(self.port),
             "SLIPWAY_HEALTH_TIMEOUT": "10s",
+            "SLIPWAY_RUNTIME": "process",
         }
         told |= {name: os.environ[name] for name in PASSED if name in os.environ}
         return told | self.extra
