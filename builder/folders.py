@@ -19,11 +19,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.bundle import HALF_MADE
 from core.errors import Unavailable
 
 WORK = "work"
 """Below the state folder: where releases are put together."""
-_PREFIX = ".new-"
 _STALE = 60
 """Seconds: a temporary folder that nobody holds and that is older was left by a killed build."""
 
@@ -39,7 +39,7 @@ def making(parent: Path) -> Iterator[Path]:
     """
     with disk_trouble(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=HALF_MADE, dir=parent))
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)  # tells the sweep that somebody is at it
@@ -106,7 +106,7 @@ def remove(folder: Path) -> None:
 def sweep(parent: Path) -> int:
     """Removes temporary folders of builds that were killed; returns how many."""
     count = 0
-    for folder in parent.glob(f"{_PREFIX}*"):
+    for folder in parent.glob(f"{HALF_MADE}*"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
             if time.time() - folder.stat().st_ctime < _STALE:
                 continue

@@ -9,6 +9,8 @@ Builder writes, runtime reads; both are read-only once they have their final nam
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +29,10 @@ LAYER_MOUNTS = {
     "node": "/home/node_modules",  # found from /home/app by node's own search upwards
     "test": "/opt/slipway/layers/test",  # pytest; during the function's tests only
 }
+
+
+HALF_MADE = ".new-"
+"""A folder of such a name is no bundle and no layer: the builder's sweep removes it."""
 
 
 class Layer(Struct, frozen=True):
@@ -80,3 +86,13 @@ def read_bundle(settings: Settings, namespace: str, artifact: str) -> Bundle:
         if not layer_folder(settings, namespace, layer).is_dir():
             raise NotFound(f"the {layer.kind} dependencies of {artifact} are gone: push again")
     return bundle
+
+
+def discard_bundle(settings: Settings, namespace: str, artifact: str) -> None:
+    """Takes a bundle's name away; the builder's sweep removes the rest. May be repeated.
+
+    Layers stay: other bundles may stand on them.
+    """
+    folder = bundle_folder(settings, namespace, artifact)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f"{HALF_MADE}{folder.name}-{secrets.token_hex(4)}"))

@@ -34,6 +34,10 @@ emptied by the supervisor at its start: an earlier run's parts do not live."""
 DEATHS = f"{ROOT}:deaths"
 """hash release id → workers that died while building it · sweep · emptied with BEATS."""
 
+UNNEEDED = f"{ROOT}:unneeded"
+"""hash ``<namespace> <artifact>`` → Unix time since which no release that is kept has it ·
+controller · until it is removed or needed again."""
+
 WAKE = f"{ROOT}:wake"
 """channel · store → controller: something changed, look."""
 
@@ -86,7 +90,8 @@ def live(repository: str) -> str:
 
 
 def artifacts(namespace: str) -> str:
-    """hash build key → artifact · builder · for ever: what need not be built again."""
+    """hash build key → artifact · builder · until housekeeping removes the artifact: what need not
+    be built again."""
     return f"{ROOT}:namespace:{namespace}:artifacts"
 
 

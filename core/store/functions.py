@@ -60,3 +60,31 @@ class Functions(Base):
 
     def save_artifact(self, namespace: str, key: str, artifact: str) -> None:
         self.redis.hset(keys.artifacts(namespace), key, artifact)
+
+    def known_artifacts(self, namespaces: Collection[str]) -> dict[str, dict[str, list[str]]]:
+        """Namespace → artifact → the build keys that gave it."""
+        rows = self._pipeline([("HGETALL", keys.artifacts(each)) for each in namespaces])
+        known: dict[str, dict[str, list[str]]] = {}
+        for namespace, found in zip(namespaces, rows, strict=True):
+            of = known.setdefault(namespace, {})
+            for key, artifact in found.items():
+                of.setdefault(text(artifact), []).append(text(key))
+        return known
+
+    def unneeded(self) -> dict[str, float]:
+        """``<namespace> <artifact>`` → Unix time since which nothing needs it."""
+        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.UNNEEDED))
+        return {text(name): float(since) for name, since in rows.items()}
+
+    def note_unneeded(self, since: Mapping[str, float], again: Collection[str]) -> None:
+        """Adds names to ``unneeded``, and takes those out that are needed ``again``."""
+        if since:
+            self.redis.hset(keys.UNNEEDED, mapping={n: repr(t) for n, t in since.items()})
+        if again:
+            self.redis.hdel(keys.UNNEEDED, *again)
+
+    def forget_artifact(self, namespace: str, artifact: str, build_keys: Collection[str]) -> None:
+        """What had these keys is built again when it is wanted again."""
+        if build_keys:
+            self.redis.hdel(keys.artifacts(namespace), *build_keys)
+        self.redis.hdel(keys.UNNEEDED, f"{namespace} {artifact}")

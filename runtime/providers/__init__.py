@@ -95,6 +95,14 @@ class Provider(Protocol):
             Unavailable: not now.
         """
 
+    def discard(self, namespace: str, artifact: str) -> None:
+        """Removes an artifact that nothing needs any more, wherever it lies; one that an instance
+        still uses stays. May be repeated.
+
+        Raises:
+            Unavailable: not now.
+        """
+
     def enforced(self) -> dict[str, str]:
         """What is bounded here, by what, for ``slipway config``: ``{"memory": "cgroup v1", …}``."""
 

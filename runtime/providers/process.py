@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 
 from core import logfiles
-from core.bundle import read_bundle
+from core.bundle import discard_bundle, read_bundle
 from core.errors import NotFound, Unavailable
 from core.models import FunctionLogLine, FunctionSpec
 from core.sandbox import (
@@ -246,6 +246,10 @@ class ProcessProvider:
 
     def mend(self) -> None:
         self._sandbox.network.mend()
+
+    def discard(self, namespace: str, artifact: str) -> None:
+        if all(each.spec.artifact != artifact for each in self.instances()):
+            discard_bundle(self._settings, namespace, artifact)
 
     def enforced(self) -> dict[str, str]:
         bound = self._settings.function_log

@@ -162,7 +162,7 @@ def install(
 
 
 def left_over(settings: Settings) -> list[str]:
-    return [str(p) for p in settings.state.rglob(f"{folders._PREFIX}*") if "/uv/" not in str(p)]
+    return [str(p) for p in settings.state.rglob(f"{folders.HALF_MADE}*") if "/uv/" not in str(p)]
 
 
 # Python

@@ -1,0 +1,174 @@
+"""Housekeeping with a real store and the process provider: what is needed stays, the rest goes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from core import keys
+from core.bundle import HALF_MADE, PREFIX, Bundle
+from core.errors import Unavailable
+from core.models import Artifact, Build, FunctionRow, FunctionSpec, Release, Repository, State
+from core.settings import Settings
+from core.store import Store
+from runtime import housekeeping
+from runtime.housekeeping import Housekeeping
+from runtime.providers.process import ProcessProvider
+
+REPOSITORY = Repository(namespace="ann", name="shop", source="git", deploy_branch="main")
+BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
+
+
+class House:
+    """An installation without a controller: releases go live by the store's own moves."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self.provider = ProcessProvider(settings, b"the key of these tests")
+        self.housekeeping = Housekeeping(settings, store, self.provider)
+        self._commits = 0
+        store.save_repository(REPOSITORY)
+
+    def build(self, content: str) -> str:
+        """A bundle as the builder leaves it; returns the artifact."""
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        folder = self.settings.bundles / "ann" / digest
+        (folder / "app").mkdir(parents=True, exist_ok=True)
+        bundle = Bundle(template="test", process=["sleep", "60"])
+        (folder / "bundle.json").write_bytes(msgspec.json.encode(bundle))
+        self.store.save_artifact("ann", f"key-{content}", PREFIX + digest)
+        return PREFIX + digest
+
+    def stage(self, artifact: str) -> Release:
+        self._commits += 1
+        release = self.store.create_release(REPOSITORY, f"{self._commits:040x}", "main")
+        self.store.take_turn(REPOSITORY.key)
+        self.store.move(release.id, BUILDER, State.BUILDING)
+        row = FunctionRow(name="hello", artifact=artifact, build=Build.BUILT)
+        self.store.save_row(release.id, row)
+        spec = FunctionSpec(
+            name="hello", namespace="ann", artifact=artifact, repository="shop", commit=""
+        )
+        handed = Artifact(name="hello", key="k", artifact=artifact, spec=spec)
+        self.store.put_artifacts(release.id, release.commit, [handed])
+        return release
+
+    def release(self, artifact: str) -> Release:
+        release = self.stage(artifact)
+        self.store.switch(release.id, lambda _: 1)
+        self.store.finish(release.id, "http://here")
+        return release
+
+    def there(self, artifact: str) -> bool:
+        return (self.settings.bundles / "ann" / artifact.removeprefix(PREFIX)).is_dir()
+
+    def an_hour_passes(self) -> None:
+        for name, since in self.store.unneeded().items():
+            self.store.note_unneeded({name: since - housekeeping.GRACE - 1}, [])
+
+
+@pytest.fixture
+def house(settings: Settings, store: Store) -> Iterator[House]:
+    house = House(replace(settings, keep_releases=2), store)
+    yield house
+    house.provider.close()
+
+
+def test_old_artifacts_go_after_an_hour_and_are_built_again_when_wanted(house: House) -> None:
+    made = [house.build(f"v{number}") for number in range(6)]
+    for artifact in made:
+        house.release(artifact)
+    assert house.housekeeping.run() == 0, "an hour has to pass first"
+    assert all(map(house.there, made))
+    house.an_hour_passes()
+    assert house.housekeeping.run() == 3
+    # The live one and the two releases before it.
+    assert [house.there(each) for each in made] == [False, False, False, True, True, True]
+    assert house.store.artifact("ann", "key-v0") == "", "it has to be built again"
+    assert house.store.artifact("ann", "key-v5") == made[5]
+    assert house.store.unneeded() == {}
+    assert house.housekeeping.run() == 0
+    left = [path.name for path in (house.settings.bundles / "ann").iterdir()]
+    assert sum(name.startswith(HALF_MADE) for name in left) == 3, "the builder's sweep takes these"
+
+
+def test_what_is_needed_again_within_the_hour_stays(house: House) -> None:
+    old = house.build("old")
+    house.release(old)
+    for number in range(4):
+        house.release(house.build(f"v{number}"))
+    house.housekeeping.run()
+    assert f"ann {old}" in house.store.unneeded()
+    house.release(old)  # a revert
+    house.an_hour_passes()
+    house.housekeeping.run()
+    assert house.there(old)
+    assert f"ann {old}" not in house.store.unneeded()
+
+
+def test_staged_releases_and_failed_ones_do_not_push_out_what_was_live(house: House) -> None:
+    first = house.build("first")
+    house.release(first)
+    for number in range(5):
+        failed = house.stage(house.build(f"bad{number}"))
+        house.store.move(failed.id, [State.STAGING], State.FAILED, "no")
+    staged = house.build("staged")
+    house.stage(staged)
+    house.housekeeping.run()
+    house.an_hour_passes()
+    house.housekeeping.run()
+    assert house.there(first)
+    assert house.there(staged)
+
+
+def test_what_still_runs_stays(house: House) -> None:
+    old = house.build("old")
+    instance = house.provider.start(FunctionSpec(name="hello", namespace="ann", artifact=old))
+    try:
+        house.housekeeping.run()
+        house.an_hour_passes()
+        house.housekeeping.run()
+        assert house.there(old)
+        house.provider.discard("ann", old)
+        assert house.there(old), "the provider itself refuses as well"
+    finally:
+        house.provider.remove(instance)
+
+
+def test_one_that_cannot_be_removed_is_tried_again_and_holds_up_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = house.build("stuck"), house.build("other")
+    house.housekeeping.run()
+    house.an_hour_passes()
+    discard = house.provider.discard
+
+    def failing(namespace: str, artifact: str) -> None:
+        if artifact == stuck:
+            raise Unavailable("not now")
+        discard(namespace, artifact)
+
+    monkeypatch.setattr(house.provider, "discard", failing)
+    assert house.housekeeping.run() == 1
+    assert not house.there(other)
+    assert house.store.artifact("ann", "key-stuck") == stuck
+    monkeypatch.undo()
+    assert house.housekeeping.run() == 1
+    assert not house.there(stuck)
+
+
+def test_the_clock_of_the_hour_survives_a_restart(house: House) -> None:
+    house.build("old")
+    house.housekeeping.run()
+    since = house.store.unneeded()
+    again = Housekeeping(house.settings, house.store, house.provider)
+    time.sleep(0.01)
+    again.run()
+    assert house.store.unneeded() == since
+    assert house.store.redis.hlen(keys.UNNEEDED) == 1
