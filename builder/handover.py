@@ -27,7 +27,7 @@ def hand_over(settings: Settings, release: Release, artifacts: Sequence[Artifact
     url = f"{settings.base_url}/system/releases/{release.id}/artifacts"
     body = msgspec.json.encode(Artifacts(commit=release.commit, functions=list(artifacts)))
     headers = {
-        "Authorization": f"Bearer {secret_file(settings.builder_token_file)}",
+        "Authorization": f"Bearer {secret_file(settings.token_file)}",
         "Content-Type": "application/json",
     }
     deadline = time.monotonic() + PATIENCE

@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -32,6 +33,7 @@ from core.addresses import outside_addresses
 from core.errors import CheckoutFailed, InvalidRequest, NotSupported, Unavailable
 from core.models import Repository
 from core.settings import Settings
+from core.signing import secret_file
 
 _MAX_PACKS = 50
 """Packs of a mirror before it is made anew: one commit at depth 1 is cheaper than to repack."""
@@ -41,27 +43,37 @@ _BRANCH = re.compile(r"(?!.*(\.\.|@\{|//))[^-/.\x00- ~^:?*\[\\\x7f][^\x00- ~^:?*
 
 def local_url(settings: Settings, repository: Repository) -> str:
     """The bare repository of our own git remote, to be fetched with ``local=True``."""
-    name = f"{names.repository_name(repository.name)}.git"
-    return str(settings.git_folder / names.namespace(repository.namespace) / name)
+    return str(settings.git_folder / _own(repository))
 
 
-def local_head(settings: Settings, repository: Repository) -> str:
-    """The head of the deploy branch in our own git remote, or '' if it has none.
+@dataclass(frozen=True)
+class Origin:
+    """Where a repository is fetched from, as ``Mirror.fetch`` wants it."""
 
-    Read from git's files: it is asked for all repositories again and again.
+    url: str
+    local: bool = False
+    credential: str = field(default="", repr=False)
+
+
+def origin(settings: Settings, repository: Repository) -> Origin:
+    """A forge's repository at the forge. One of our own git remote by its path; where that is not
+    on this machine, over HTTP from the gateway with the builder's token.
+
+    Raises:
+        ConfigError: the builder's token cannot be read.
+        Others: as ``clone_url``.
     """
-    reference = f"refs/heads/{_checked_branch(repository.deploy_branch)}"
-    folder = Path(local_url(settings, repository))
-    try:
-        return names.commit((folder / reference).read_text().strip())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        pass  # then among the packed ones
-    try:
-        packed = (folder / "packed-refs").read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-    found = re.search(rf"^(\S+) {re.escape(reference)}$", packed, re.MULTILINE)
-    return names.commit(found[1]) if found else ""
+    if repository.source != "git":
+        return Origin(clone_url(settings, repository))
+    if settings.git_folder.is_dir():
+        return Origin(local_url(settings, repository), local=True)
+    url = f"{settings.base_url}/git/{_own(repository)}"
+    return Origin(url, credential=f"Bearer {secret_file(settings.token_file)}")
+
+
+def _own(repository: Repository) -> str:
+    name = names.repository_name(repository.name)
+    return f"{names.namespace(repository.namespace)}/{name}.git"
 
 
 def clone_url(settings: Settings, repository: Repository) -> str:
@@ -310,6 +322,8 @@ class Mirror:
         if credential:
             base = f"{parts.scheme}://{parts.netloc}/"
             config[f"http.{base}.extraHeader"] = f"Authorization: {credential}"
+            if base == f"{self._settings.base_url}/":
+                config[f"http.{base}.proxy"] = ""  # the gateway is ours: nobody in between
         return HardenedGit(
             git_dir,
             timeout=timeout or self._settings.build_timeout,

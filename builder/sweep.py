@@ -4,13 +4,14 @@ Every second, in little time whatever the number of repositories (``Sweep``):
 
 - A release whose worker died (it has the turn, but no lease and no job that waits) is queued again.
 - A repository whose waiting release has no turn, because a crash came between, gets it.
-- Once a minute, and at the start: a head of our own git remote without a release gets one, so that
-  no stored push is lost when everything died between the push and its release.
 
 What may take long (``Upkeep``):
 
 - Heads at forges, likewise: a power cut may take an event that was answered with 202.
-- What killed builds left half-made in the folders of layers, bundles and releases goes.
+- What killed builds left half-made goes: folders of layers, bundles and releases, and what the
+  build engine knows of.
+
+Heads of our own git remote are the gateway's to compare: a worker may be on another machine.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import time
 from redis.exceptions import RedisError
 
 from builder import dependencies
-from builder.mirror import Mirror, clone_url, local_head
+from builder.engines import engine_for
+from builder.mirror import Mirror, clone_url
 from core import keys, logging, queues
 from core.errors import Conflict, NotFound, SlipwayError
 from core.models import Repository, State
 from core.settings import Settings
 from core.store import Store
 
-HEADS_EVERY = 60.0
+HALF_MADE_EVERY = 60.0
 FORGE_EVERY = 300.0
 """Seconds between two looks at one repository of a forge."""
 FORGE_TIMEOUT = 10.0
@@ -64,35 +66,26 @@ class Duty:
 class Sweep:
     """The quick duties."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self.settings = settings
+    def __init__(self, store: Store) -> None:
         self.store = store
         self._duty = Duty(store, "sweep", 3.0)
-        self._heads_at = 0.0
         self._missing: dict[str, float] = {}
 
     def run(self) -> None:
         """One sweep; does nothing while another worker has the duty."""
         if not self._duty.mine():
             return
-        heads = not self._heads_at or time.monotonic() - self._heads_at > HEADS_EVERY
         for repository in self.store.repositories():
             if not self._duty.mine():
                 return
             try:
                 self._builds(repository)
-                if heads and repository.source == "git" and repository.deploy_branch:
-                    head = local_head(self.settings, repository)
-                    if head and head != self.store.head(repository.key):
-                        _found(self.store, repository, head)
             except (Conflict, NotFound) as error:  # decided while we looked
                 log.info("sweep_overtaken", repository=repository.key, reason=str(error))
             except RedisError:
                 raise
             except Exception as error:  # one repository's trouble is not the others'
                 log.warning("sweep_failed", repository=repository.key, reason=str(error))
-        if heads:
-            self._heads_at = time.monotonic()
 
     def _builds(self, repository: Repository) -> None:
         id_ = self.store.turn(repository.key)
@@ -148,9 +141,10 @@ class Upkeep:
         ]
         for each in forges:
             self._looked_at.setdefault(each.key, unseen)
-        if not self._swept_at or now - self._swept_at > HEADS_EVERY:
+        if not self._swept_at or now - self._swept_at > HALF_MADE_EVERY:
             self._swept_at = now
             dependencies.sweep(self.settings)
+            engine_for(self.settings).sweep()
         oldest = min(forges, key=lambda each: self._looked_at[each.key], default=None)
         if oldest and now - self._looked_at[oldest.key] >= FORGE_EVERY and self._duty.mine():
             self._looked_at[oldest.key] = now

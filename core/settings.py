@@ -209,6 +209,9 @@ class Settings:
     admin_password_file: Path | None = _setting(
         None, _path, "file with the admin's password; unset: `<state>/admin-password`, made once"
     )
+    builder_token_file: Path | None = _setting(
+        None, _path, "file with the builder's token; unset: `<state>/builder-token`, made once"
+    )
     workers: int = _setting(2, _number(1, 64), "releases that are built side by side")
     build_parallel: int = _setting(4, _number(1, 64), "functions of one release built at once")
     build_timeout: float = _setting(600.0, seconds, "longest time of one build step")
@@ -314,7 +317,8 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        """Sockets and pid files: in state, or a private folder in /tmp where that is too long
+        """Sockets, in a folder for each part that owns one: in compose each is a volume that only
+        those mount who may use it. In state, or a private folder in /tmp where that is too long
         or has characters that mean something in HAProxy's configuration."""
         inside = self.state / "run"
         if len(os.fsencode(inside)) <= _SOCKET_ROOM and _PLAIN_PATH.fullmatch(str(inside)):
@@ -356,11 +360,26 @@ class Settings:
 
     @property
     def store_url(self) -> str:
-        return self.redis_url or f"unix://{self.run / 'redis.sock'}"
+        return self.redis_url or f"unix://{self.store_socket}"
+
+    @property
+    def store_socket(self) -> Path:
+        """Where the store that we start listens."""
+        return self.run / "store" / "redis.sock"
 
     @property
     def gateway_socket(self) -> Path:
-        return self.run / "gateway.sock"
+        return self.run / "gateway" / "gateway.sock"
+
+    @property
+    def edge_folder(self) -> Path:
+        """What the controller and HAProxy share: its configuration, its admin socket, its log."""
+        return self.run / "edge"
+
+    @property
+    def run_folders(self) -> tuple[Path, ...]:
+        """The folders in ``run`` that sockets of ours need before they can listen."""
+        return self.store_socket.parent, self.gateway_socket.parent, self.edge_folder
 
     @property
     def base_url(self) -> str:
@@ -389,8 +408,8 @@ class Settings:
         return self.state / "build-engine"
 
     @property
-    def builder_token_file(self) -> Path:
-        return self.state / "builder-token"
+    def token_file(self) -> Path:
+        return self.builder_token_file or self.state / "builder-token"
 
     @property
     def git_folder(self) -> Path:

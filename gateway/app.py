@@ -8,6 +8,7 @@ from gateway import (
     auth,
     bare,
     functions,
+    heads,
     health,
     internal,
     invoke,
@@ -32,5 +33,5 @@ def create_app(settings: Settings, store: Store) -> Gateway:
     for part in (health, functions, releases, webhooks, remote, internal, invoke):
         app.register_blueprint(part.bp)
     app.register_error_handler(Exception, problems.answer)
-    app.begin = lambda: bare.settle_all(settings, store)
+    app.begin = lambda: heads.watch(settings, store)
     return app

@@ -34,7 +34,7 @@ class Gateway(Flask):
         self.pools = Pools()
         self.pushes = Pushes()
         self.password = secret_file(settings.password_file)
-        self.builder_token = secret_file(settings.builder_token_file)
+        self.builder_token = secret_file(settings.token_file)
         self.alive: Callable[[], bool] = lambda: True
         """False once this process is told to stop: long streams then end."""
         self.begin: Callable[[], None] = lambda: None

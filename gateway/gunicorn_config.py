@@ -5,9 +5,10 @@ The process that reads this only watches over the worker: nothing heavy is impor
 One worker: the slots of long requests and the tokens of running pushes are counted in it, and its
 threads wait for others most of the time; functions' traffic goes through the edge.
 
-Its listening sockets are inherited, so that connections wait in them while it restarts:
-``Settings.gateway_socket``, by which the edge and git's hook come, and where there is no edge the
-public one. Their numbers are in ``SLIPWAY_LISTEN_FDS``.
+It listens on ``Settings.gateway_socket``, by which the edge and git's hook come, and where there is
+no edge on the public port. Under the supervisor these sockets are inherited, so that connections
+wait in them while it restarts: their numbers are in ``SLIPWAY_LISTEN_FDS``. Elsewhere (compose) it
+binds them itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ _settings = read_settings(os.environ)
 _shared_memory = Path("/dev/shm")
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
-bind = [f"fd://{number}" for number in os.environ[LISTEN_FDS].split(",")]
+_inherited = [f"fd://{number}" for number in os.environ.get(LISTEN_FDS, "").split(",") if number]
+_public = [f"{_settings.bind}:{_settings.port}"] if _settings.edge == "none" else []
+
+bind = _inherited or [f"unix:{_settings.gateway_socket}", *_public]
+umask = 0o177  # of the socket that it makes, and of nothing else
+backlog = 4096
 worker_class = "gateway.worker.Worker"
 workers = 1
 threads = THREADS
@@ -52,7 +58,7 @@ forwarded_allow_ips = ""
 
 def on_starting(server: Any) -> None:
     """Runs before the sockets are taken over."""
-    server.systemd = True  # as with systemd's: their paths are not gunicorn's to remove
+    server.systemd = bool(_inherited)  # as with systemd's: their paths are not gunicorn's to remove
 
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
-from core import bundle, logging, names, queues
+from core import bundle, images, logging, names, queues
 from core.errors import InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
+from core.settings import Settings
 from core.store import LogEnd
 from gateway import bare
 from gateway.context import Gateway, here
@@ -144,11 +145,19 @@ def _check(gateway: Gateway, release: Release, body: Artifacts) -> None:
                 raise InvalidRequest(
                     f"{artifact.name}: {field} is {given!r}, but must be {expected!r}"
                 )
-        if not artifact.artifact.startswith(bundle.PREFIX):
-            raise NotSupported(
-                f"{artifact.name}: this version runs bundles only, not {artifact.artifact[:100]!r}"
-            )
-        bundle.read_bundle(gateway.settings, release.namespace, artifact.artifact)
+        _artifact(gateway.settings, release.namespace, artifact)
+
+
+def _artifact(settings: Settings, namespace: str, artifact: Artifact) -> None:
+    """What is to run must be this runtime's, and this owner's."""
+    if settings.runtime == "docker":
+        images.check_owned(settings, namespace, artifact.artifact)
+        return
+    if not artifact.artifact.startswith(bundle.PREFIX):
+        raise NotSupported(
+            f"{artifact.name}: this installation runs bundles only, not {artifact.artifact[:100]!r}"
+        )
+    bundle.read_bundle(settings, namespace, artifact.artifact)
 
 
 def _fields(

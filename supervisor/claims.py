@@ -48,8 +48,9 @@ def claim_state(settings: Settings) -> int:
     return lock
 
 
-def make_run_folder(folder: Path) -> None:
-    """Makes the folder of sockets, for us alone: in /tmp anybody might have made it before.
+def make_run_folder(folder: Path, *inside: Path) -> None:
+    """Makes the folder of sockets and those ``inside`` of it, for us alone: in /tmp anybody might
+    have made it before.
 
     Raises:
         ConfigError: it belongs to somebody else, or cannot be made.
@@ -63,6 +64,8 @@ def make_run_folder(folder: Path) -> None:
                 "a shorter path (SLIPWAY_STATE), whose sockets need no folder in /tmp"
             )
         folder.chmod(0o700)
+        for each in inside:
+            each.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be made: {error.strerror}") from error
 

@@ -132,7 +132,7 @@ class Collector:
         """Begins to listen; HAProxy connects within a second or two.
 
         Raises:
-            OSError: the run folder is not there.
+            OSError: the folder of the edge is not there.
         """
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -55,17 +55,17 @@ every answer, not on text/html alone: browsers guess types, and SVG and XML run 
 
 
 def admin_socket(settings: Settings) -> Path:
-    return settings.run / "edge.sock"
+    return settings.edge_folder / "admin.sock"
 
 
 def log_socket(settings: Settings) -> Path:
     """Where the collector listens; HAProxy connects."""
-    return settings.run / "edge-log.sock"
+    return settings.edge_folder / "log.sock"
 
 
 def map_file(settings: Settings) -> Path:
     """Names the map; it stays empty on disk, its rows live in HAProxy's memory."""
-    return settings.run / "edge-routes.map"
+    return settings.edge_folder / "routes.map"
 
 
 def backend_name(number: int) -> str:
@@ -94,23 +94,30 @@ def command(config: Path, *, replaces: int = 0) -> list[str]:
     return [binary(), "-db", "-f", str(config), *(["-sf", str(replaces)] if replaces else [])]
 
 
-def write(settings: Settings, *, listener: int, functions_bind: str = "", pool: int = POOL) -> Path:
-    """Writes what ``command`` needs into the run folder, which exists, and returns its path."""
+def write(
+    settings: Settings, *, listener: int | str, functions_bind: str = "", pool: int = POOL
+) -> Path:
+    """Writes what ``command`` needs into the edge's folder and returns its path."""
+    settings.edge_folder.mkdir(mode=0o700, exist_ok=True)
     map_file(settings).write_text("")
-    path = settings.run / "haproxy.cfg"
+    path = settings.edge_folder / "haproxy.cfg"
     draft = path.with_suffix(f".{os.getpid()}")
     draft.write_text(render(settings, listener=listener, functions_bind=functions_bind, pool=pool))
     draft.replace(path)
     return path
 
 
-def render(settings: Settings, *, listener: int, functions_bind: str = "", pool: int = POOL) -> str:
+def render(
+    settings: Settings, *, listener: int | str, functions_bind: str = "", pool: int = POOL
+) -> str:
     """Text of haproxy.cfg.
 
-    ``listener``: number of the inherited, listening descriptor of the public port.
+    ``listener``: number of the inherited, listening descriptor of the public port, or the
+    ``address:port`` to bind where nobody holds it (compose).
     ``functions_bind``: ``address:port`` of the functions' bridge, or ``fd@<n>``; empty: none.
     """
-    parts = [_global(settings), _defaults(), _frontend("public", f"fd@{listener}", settings)]
+    public = listener if isinstance(listener, str) else f"fd@{listener}"
+    parts = [_global(settings), _defaults(), _frontend("public", public, settings)]
     if functions_bind:
         parts.append(_frontend("functions", functions_bind, settings, inside=True))
     parts += [_gateway(settings), _function_defaults(settings)]
@@ -260,7 +267,7 @@ def _ours(settings: Settings) -> str:
     password = secret_file(settings.password_file)
     words = [
         base64.b64encode(f"admin:{password}".encode()),
-        secret_file(settings.builder_token_file).encode(),
+        secret_file(settings.token_file).encode(),
     ]
     hashes = " ".join(hashlib.sha256(word).hexdigest() for word in words)
     return f"{{ req.hdr(Authorization),word(2,' '),sha2(256),hex -m str -i {hashes} }}"

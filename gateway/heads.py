@@ -1,0 +1,87 @@
+"""Heads of our own git remote and releases, compared at the start and every minute: a push that
+was stored when everything died before it became a release gets its release.
+
+It is the gateway that does it, since the repositories are its own: workers may run on machines
+where they are not.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from redis.exceptions import RedisError
+
+from core import logging, names, queues
+from core.errors import Conflict, NotFound
+from core.models import Repository
+from core.settings import Settings
+from core.store import Store
+from gateway import bare
+
+EVERY = 60.0
+RETRY = 1.0
+"""Seconds until it is tried again where the store was away."""
+
+log = logging.get()
+
+
+def watch(settings: Settings, store: Store) -> None:
+    """Runs for ever, in a thread of its own."""
+    bare.settle_all(settings, store)
+    while True:
+        try:
+            compare(settings, store)
+        except RedisError as error:
+            log.warning("heads_not_compared", reason=str(error))
+            time.sleep(RETRY)
+        else:
+            time.sleep(EVERY)
+
+
+def compare(settings: Settings, store: Store) -> None:
+    """Looks at every repository once.
+
+    Raises:
+        RedisError: the store is away.
+    """
+    for repository in store.repositories():
+        if repository.source != "git" or not repository.deploy_branch:
+            continue
+        try:
+            head = local_head(settings, repository)
+            if head and head != store.head(repository.key):
+                log.warning("push_found", repository=repository.key, commit=head)
+                store.create_release(repository, head, repository.deploy_branch)
+                queues.dispatch(store, repository.key)
+        except (Conflict, NotFound) as error:  # decided while we looked
+            log.info("heads_overtaken", repository=repository.key, reason=str(error))
+        except RedisError:
+            raise
+        except Exception as error:  # one repository's trouble is not the others'
+            log.warning("head_unknown", repository=repository.key, reason=str(error))
+
+
+def local_head(settings: Settings, repository: Repository) -> str:
+    """The head of the deploy branch, or '' if it has none.
+
+    Read from git's files: it is asked for all repositories again and again.
+    """
+    reference = f"refs/heads/{repository.deploy_branch}"
+    folder = bare.folder(
+        settings,
+        names.namespace(repository.namespace),
+        names.repository_name(repository.name),
+    )
+    if ".." in reference:
+        return ""  # git has no such branch
+    try:
+        return names.commit((folder / reference).read_text().strip())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        pass  # then among the packed ones
+    try:
+        packed = (folder / "packed-refs").read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    found = re.search(rf"^(\S+) {re.escape(reference)}$", packed, re.MULTILINE)
+    return names.commit(found[1]) if found else ""

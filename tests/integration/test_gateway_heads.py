@@ -1,0 +1,115 @@
+"""Pushes that were stored and got no release: found by the gateway, with a real store and git."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from core.models import Repository
+from core.settings import Settings
+from core.store import Store
+from gateway import heads
+from tests.integration.gateway.harness import running
+
+FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
+
+
+def git(*argv: str, cwd: Path) -> str:
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "GIT_CONFIG_NOSYSTEM": "1"}
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+    return subprocess.run(
+        ["git", *who, *argv], cwd=cwd, env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def stored_push(settings: Settings, name: str = "fns") -> str:
+    """A push that was stored although no release was made of it."""
+    bare = settings.git_folder / "alice" / f"{name}.git"
+    bare.mkdir(parents=True)
+    git("init", "--bare", "-b", "main", cwd=bare)
+    tree = git("mktree", cwd=bare)
+    commit = git("commit-tree", tree, "-m", "x", cwd=bare)
+    git("update-ref", "refs/heads/main", commit, cwd=bare)
+    return commit
+
+
+def replaced(repository: Repository, name: str) -> Repository:
+    return msgspec.structs.replace(repository, name=name)
+
+
+def test_a_stored_push_without_a_release_gets_one(settings: Settings, store: Store) -> None:
+    commit = stored_push(settings)
+    store.save_repository(FNS)
+    heads.compare(settings, store)
+    newest = store.newest_release(FNS.key)
+    assert newest is not None
+    assert newest.commit == commit
+    heads.compare(settings, store)
+    assert len(store.releases("alice", "fns")) == 1
+
+
+def test_trouble_of_one_repository_is_not_the_others(settings: Settings, store: Store) -> None:
+    for name in ("a-broken", "b-folder", "fns"):
+        store.save_repository(replaced(FNS, name))
+        stored_push(settings, name)
+    branch = "refs/heads/main"
+    (settings.git_folder / "alice/a-broken.git" / branch).write_bytes(b"\xff\x00" * 20)
+    (settings.git_folder / "alice/b-folder.git" / branch).unlink()
+    (settings.git_folder / "alice/b-folder.git" / branch).mkdir()
+    heads.compare(settings, store)
+    made = [release.repository for release in store.releases("alice")]
+    assert made == ["fns"]
+
+
+def test_heads_of_many_repositories_take_no_processes(settings: Settings, store: Store) -> None:
+    stored_push(settings)
+    for number in range(300):
+        name = f"f{number}"
+        (settings.git_folder / f"alice/{name}.git").symlink_to(
+            settings.git_folder / "alice/fns.git"
+        )
+        store.save_repository(replaced(FNS, name))
+    before = os.times()
+    heads.compare(settings, store)
+    after = os.times()
+    assert after.children_user + after.children_system == (
+        before.children_user + before.children_system
+    )
+    assert len(store.releases("alice", limit=500)) == 300
+
+
+def test_a_disk_that_hangs_holds_up_nothing_else(
+    settings: Settings, short_tmp: Path, valkey: str, store: Store
+) -> None:
+    """Here: a pipe that nobody writes to, in the place of a branch."""
+    stored_push(settings)
+    branch = settings.git_folder / "alice/fns.git/refs/heads/main"
+    branch.unlink()
+    os.mkfifo(branch)
+    store.save_repository(FNS)
+    with running(short_tmp, valkey) as gateway:
+        assert gateway.anonymous("GET", "/healthz").status_code == 503
+        assert gateway.call("GET", "/system/releases").json() == []
+
+
+def test_the_head_of_a_branch(settings: Settings) -> None:
+    first = stored_push(settings)
+    path = settings.git_folder / "alice/fns.git"
+    team = msgspec.structs.replace(FNS, deploy_branch="team/main")
+    assert heads.local_head(settings, team) == ""
+    git("branch", "team/main", "main", cwd=path)
+    git("branch", "team/main2", "main", cwd=path)
+    assert heads.local_head(settings, team) == first
+    git("pack-refs", "--all", cwd=path)
+    assert not (path / "refs/heads/team").exists()
+    assert heads.local_head(settings, team) == first
+    second = git("commit-tree", f"{first}^{{tree}}", "-p", first, "-m", "y", cwd=path)
+    git("update-ref", "refs/heads/team/main", second, cwd=path)
+    assert heads.local_head(settings, team) == second != first
+    assert heads.local_head(settings, msgspec.structs.replace(FNS, name="gone")) == ""
+    for odd in ("../../../alice/fns.git/refs/heads/main", "..", ""):
+        outside = msgspec.structs.replace(FNS, deploy_branch=odd)
+        assert heads.local_head(settings, outside) == ""
