@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from builder.engines import BuildEngine
 from builder.source import TREE, Source
-from builder.templates import FOLDER, find_template
+from builder.templates import FOLDER, Template, find_template
 from core.errors import (
     Conflict,
     InvalidRequest,
@@ -32,10 +33,17 @@ MAX_CONFIGURATIONS = 4 * 2**20
 
 
 def check_stack(
-    source: Source, stack: Stack, settings: Settings, *, namespace: str, templates: Path = FOLDER
+    source: Source,
+    stack: Stack,
+    settings: Settings,
+    *,
+    namespace: str,
+    engine: BuildEngine | None = None,
+    templates: Path = FOLDER,
 ) -> None:
     """Looks up all that the stack file names: folders, files, templates, build options; and holds
-    what it asks for against what is allowed here.
+    what it asks for against what is allowed here. ``engine`` adds what it knows (tests may leave it
+    out, and name ``templates`` instead).
 
     Raises:
         InvalidStack: with every mistake and its line.
@@ -56,14 +64,18 @@ def check_stack(
             mistake = Mistake(function.line(key), str(error))
             mistakes[mistake.line, mistake.text] = mistake  # a shared line is told once
 
+    def template(lang: str) -> Template:
+        return engine.template(lang) if engine else find_template(lang, templates)
+
     for function in stack.functions:
+        before = len(mistakes)
         with telling(function, "namespace"):
             _own(function, namespace)
         with telling(function, "lang"):
-            find_template(function.lang, templates)
+            template(function.lang)
         if function.build_options:
             with telling(function, "build_options"):
-                find_template(function.lang, templates).packages(function.build_options)
+                template(function.lang).packages(function.build_options)
         with telling(function, "secrets"):
             _no_secrets(function, namespace)
         with telling(function, "handler"):
@@ -88,6 +100,9 @@ def check_stack(
         total += sum(weights.values())
         with telling(function, max(weights, key=lambda key: weights[key])):
             _bounded(function, sum(weights.values()), total)
+        if engine and len(mistakes) == before:
+            with telling(function, "lang"):
+                engine.check(source, function, namespace)
         if len(mistakes) >= MAX_TOLD or total > MAX_CONFIGURATIONS:
             break
     if mistakes:

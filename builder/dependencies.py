@@ -26,23 +26,41 @@ def install(
         BuildFailed: mistakes in the function's files, or packages that do not fit together.
         Unavailable: registry or disk; trying again can help.
     """
-    own = app / template.handler_folder
     if language(template) == "python":
-        files = {}
-        if own != app:
-            files[f"the requirements.txt of the template {template.name}"] = app
-        files["requirements.txt"] = own
-        found = {
-            name: data
-            for name, folder in files.items()
-            if (data := _read(folder / "requirements.txt", requirements.MAX_BYTES)) is not None
-        }
+        found = _requirements(template, app)
         layer = python_dependencies.install(settings, namespace, found, out)
     elif language(template) == "node":
         layer = node_layer(settings, namespace, template, app, out)
     else:
         layer = None
     return [layer] if layer else []
+
+
+def check(template: Template, app: Path) -> None:
+    """Reads what ``install`` would, and installs nothing.
+
+    Raises:
+        BuildFailed: mistakes in the function's files, in the words of ``install``.
+    """
+    if language(template) == "python":
+        for path, data in _requirements(template, app).items():
+            requirements.parse(data, path)
+    elif language(template) == "node":
+        _node(template, app)
+
+
+def _requirements(template: Template, app: Path) -> dict[str, bytes]:
+    """The template's and the function's requirements: what mistakes call them → content."""
+    own = app / template.handler_folder
+    files = {}
+    if own != app:
+        files[f"the requirements.txt of the template {template.name}"] = app
+    files["requirements.txt"] = own
+    return {
+        name: data
+        for name, folder in files.items()
+        if (data := _read(folder / "requirements.txt", requirements.MAX_BYTES)) is not None
+    }
 
 
 def node_layer(
@@ -54,6 +72,14 @@ def node_layer(
     development: bool = False,
 ) -> Layer | None:
     """The node_modules of one function; ``development``: with what only its tests need."""
+    manifest, lock = _node(template, app)
+    return node_dependencies.install(
+        settings, namespace, manifest, lock, out, development=development
+    )
+
+
+def _node(template: Template, app: Path) -> tuple[packagejson.Manifest, str]:
+    """What npm is given for a function: its manifest, and its lock or ''."""
     own = app / template.handler_folder
     manifest = read_manifest(own)
     lock_data = _read(own / "package-lock.json", packagejson.MAX_LOCK_BYTES)
@@ -63,9 +89,7 @@ def node_layer(
         if needed.wanted.get("dependencies"):
             # The lock knows nothing of the template's packages.
             manifest, lock = node_dependencies.merged(manifest, needed, template.name), ""
-    return node_dependencies.install(
-        settings, namespace, manifest, lock, out, development=development
-    )
+    return manifest, lock
 
 
 def read_manifest(folder: Path, told: str = "package.json") -> packagejson.Manifest:
@@ -76,7 +100,7 @@ def read_manifest(folder: Path, told: str = "package.json") -> packagejson.Manif
 
 def language(template: Template) -> Literal["python", "node", ""]:
     """What a template's server is written in, by the program that runs it."""
-    program = Path(template.process[0]).name
+    program = Path(template.process[0]).name if template.process else ""
     if program.startswith("python"):
         return "python"
     return "node" if program == "node" else ""

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from builder import pipeline
 from builder.lease import Lease, LeaseLost
 from builder.steps import ReleaseLog, Steps
+from builder.work import Tools
 from core import logging, queues
 from core.errors import Conflict, NotFound, SlipwayError
 from core.models import State
@@ -50,7 +51,7 @@ def _build(id_: str, settings: Settings, store: Store, lease: Lease) -> None:
         ReleaseLog(store, id_, settings.build_output), lease.ended, settings.build_timeout
     )
     try:
-        pipeline.build_release(store.release(id_), pipeline.Tools(settings, store, steps))
+        pipeline.build_release(store.release(id_), Tools(settings, store, steps))
     except RedisError:
         raise  # the store is away: the sweep resumes the build when it is back
     except SlipwayError as error:

@@ -28,7 +28,7 @@ from core.settings import Settings
 
 Out = Callable[[str], None]
 
-_NETWORK = re.compile(
+NETWORK = re.compile(
     r"\b(ENOTFOUND|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ERR_SOCKET_TIMEOUT|EAI_AGAIN|EIDLETIMEOUT"
     r"|ENETUNREACH|EHOSTUNREACH|E429|E5\d\d|\w*CERT\w*|UNABLE_TO_\w+|FETCH_ERROR)\b"
 )
@@ -163,7 +163,7 @@ def _error(ended: bounded.Ended, settings: Settings) -> BuildFailed | Unavailabl
     told = registries.without_passwords("\n".join(lines[-40:])).strip()
     if "ENOSPC" in told or "EDQUOT" in told:
         return folders.full(settings.state)
-    if _NETWORK.search(told):
+    if NETWORK.search(told):
         return Unavailable(f"npm cannot reach the package registry; try again\n{told}")
     if "in sync" in told:
         told += "\nRun 'npm install' and commit both files."

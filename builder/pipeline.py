@@ -1,32 +1,29 @@
-"""From a commit to artifacts: checkout, plan, context, dependencies, test, publish, hand over.
+"""From a commit to artifacts: checkout, plan, context, build, test, publish, hand over.
 
-``build_release`` is the whole story, value in, value out. Anything may be repeated: a build whose
+``build_release`` is the whole story, value in, value out; what differs between runtimes is a
+``builder.engines.BuildEngine``. Anything may be repeated: a build whose
 worker died starts again from the top, and finds mirror, layers and bundles of the first attempt.
 """
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
-from builder import bundles, dependencies, folders, functiontests
+from builder import folders
 from builder.check import check_stack, environment_file
 from builder.context import write_context
 from builder.handover import hand_over
-from builder.key import BuildKey, build_key
-from builder.mirror import Mirror, clone_url, local_url
+from builder.key import build_key
+from builder.mirror import Mirror, origin
 from builder.source import Source, stack_file
-from builder.steps import Steps
-from builder.templates import Template, find_template
-from core.bundle import Bundle, Layer, read_bundle
-from core.errors import SlipwayError
+from builder.templates import laid_out
+from builder.work import Job, Tools
 from core.models import (
     Artifact,
     Build,
@@ -36,44 +33,10 @@ from core.models import (
     Repository,
     State,
 )
-from core.settings import Settings
 from core.stackfile import StackFunction, parse
-from core.store import Store
 
 LAG = 10.0
 """Seconds in which a forge may show a push that it told us of."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What every stage works with."""
-
-    settings: Settings
-    store: Store
-    steps: Steps
-
-
-@dataclass(frozen=True)
-class Job:
-    """One function of the commit, as the stages fill it in."""
-
-    release: Release
-    function: StackFunction
-    template: Template
-    key: BuildKey
-    spec: FunctionSpec
-    app: Path = Path()
-    layers: tuple[Layer, ...] = ()
-    tested: bool = False
-    artifact: str = ""
-    reused: bool = False
-    begun: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return self.function.name
 
 
 def build_release(release: Release, tools: Tools) -> None:
@@ -106,13 +69,19 @@ def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Re
             tools.settings, repository.namespace, repository.name, check=tools.steps.check
         )
         own = repository.source == "git"
-        url = (local_url if own else clone_url)(tools.settings, repository)
+        where = origin(tools.settings, repository)
         if not own and not tools.store.pinned(release.id):
-            head = _head(mirror, url, release, tools)
+            head = _head(mirror, where.url, release, tools)
             if head != release.commit:
                 release = tools.store.set_commit(release.id, head)
-        source = _patiently(
-            lambda: mirror.fetch(url, release.commit, branch=release.branch, local=own), tools
+        source = tools.steps.patiently(
+            lambda: mirror.fetch(
+                where.url,
+                release.commit,
+                branch=release.branch,
+                local=where.local,
+                credential=where.credential,
+            )
         )
         return release, source
 
@@ -125,7 +94,7 @@ def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
     """
     patience = time.monotonic() + LAG
     while True:
-        _, head = _patiently(lambda: mirror.head(url, release.branch), tools)
+        _, head = tools.steps.patiently(lambda: mirror.head(url, release.branch))
         if head == release.commit or time.monotonic() > patience:
             return head
         known = tools.store.releases(release.namespace, release.repository, limit=20)
@@ -142,7 +111,7 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
         stack, warnings = parse(data, path, max_functions=tools.settings.max_functions)
         for warning in warnings:
             tools.steps.log.add("", "plan", "stderr", f"warning: {path}: {warning!r}")
-        check_stack(source, stack, tools.settings, namespace=release.namespace)
+        check_stack(source, stack, tools.settings, namespace=release.namespace, engine=tools.engine)
         tools.store.check_claims(release, [function.name for function in stack.functions])
         jobs = [_job(release, function, source, tools) for function in stack.functions]
         tools.store.clear_rows(release.id)
@@ -154,51 +123,27 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
 
 
 def assemble(job: Job, source: Source, folder: Path, tools: Tools) -> Job:
-    """Writes the function's files and installs its dependencies."""
+    """Writes the function's files and builds what will run."""
     if job.reused:
         return job
     job = replace(job, begun=time.monotonic(), app=folder / job.name)
     _row(job, Build.BUILDING, tools)
     with tools.steps.step("context", job.name, "building"):
-        write_context(source, job.function, job.template, job.app)
-    with tools.steps.step("dependencies", job.name, "installing dependencies") as out:
-        layers = dependencies.install(
-            tools.settings, job.spec.namespace, job.template, job.app, out
-        )
-    return replace(job, layers=tuple(layers))
+        write_context(source, job.function, laid_out(job.template), job.app)
+    return tools.engine.assemble(job, tools)
 
 
 def test(job: Job, tools: Tools) -> Job:
     """Runs the function's own tests, where it has some: without network, bounded."""
-    if job.reused or not functiontests.has_tests(job.app, job.template, job.function.build_args):
-        return job
-    with tools.steps.step("test", job.name, "testing") as out:
-        functiontests.run_tests(
-            tools.settings,
-            job.spec.namespace,
-            job.name,
-            job.app,
-            job.template,
-            job.layers,
-            job.function.build_args,
-            out,
-            stop=tools.steps.ended,
-        )
-    return replace(job, tested=True)
+    return job if job.reused else tools.engine.test(job, tools)
 
 
 def publish(job: Job, tools: Tools) -> Job:
-    """Gives the built folder its final, content-addressed name."""
+    """Gives what was built its final, content-addressed name."""
     if job.reused:
         return job
-    with tools.steps.step("publish", job.name, "publishing"):
-        bundle = Bundle(
-            template=job.template.name,
-            process=shlex.split(job.template.fprocess),
-            layers=list(job.layers),
-        )
-        artifact = bundles.publish(tools.settings, job.spec.namespace, job.app, bundle)
-        tools.store.save_artifact(job.spec.namespace, job.key.digest, artifact)
+    artifact = tools.engine.publish(job, tools)
+    tools.store.save_artifact(job.namespace, job.key.digest, artifact)
     job = replace(job, artifact=artifact)
     _row(job, Build.BUILT, tools)
     return job
@@ -208,7 +153,7 @@ _BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
 
 
 def _job(release: Release, function: StackFunction, source: Source, tools: Tools) -> Job:
-    template = find_template(function.lang)
+    template = tools.engine.template(function.lang)
     environment = dict(function.environment or {})
     for path in function.environment_file:
         environment |= environment_file(source, path)
@@ -227,9 +172,12 @@ def _job(release: Release, function: StackFunction, source: Source, tools: Tools
         requests=function.requests,
         read_only_root_filesystem=function.readonly_root_filesystem,
     )
-    key = build_key(source, function, template)
+    extra = tools.engine.inputs(source, function, release.namespace, tools)
+    key = build_key(source, function, template, extra=extra)
     artifact = tools.store.artifact(release.namespace, key.digest)
-    reused = bool(artifact) and _there(tools.settings, release.namespace, artifact)
+    reused = bool(artifact) and tools.steps.patiently(
+        lambda: tools.engine.there(release.namespace, artifact)
+    )
     return Job(
         release=release,
         function=function,
@@ -239,14 +187,6 @@ def _job(release: Release, function: StackFunction, source: Source, tools: Tools
         artifact=artifact if reused else "",
         reused=reused,
     )
-
-
-def _there(settings: Settings, namespace: str, artifact: str) -> bool:
-    try:
-        read_bundle(settings, namespace, artifact)
-    except SlipwayError:
-        return False
-    return True
 
 
 def _artifact(job: Job) -> Artifact:
@@ -290,15 +230,3 @@ def _each(jobs: Sequence[Job], stage: Callable[[Job], Job], tools: Tools) -> lis
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _patiently(ask: Callable[[], T], tools: Tools) -> T:
-    """Tries a few times where a retry can help: a forge that is away for a moment."""
-    for pause in (1.0, 3.0, 0.0):
-        try:
-            return ask()
-        except SlipwayError as error:
-            if not error.retryable or not pause:
-                raise
-            tools.steps.pause(pause)
-    raise AssertionError

@@ -37,13 +37,13 @@ Kind = Literal["python", "test"]
 
 _LOCK_BYTES = 8 * 2**20
 
-_NETWORK = re.compile(
+NETWORK = re.compile(
     r"error sending request|dns error|timed out|\(5\d\d|server error|429|[Cc]onnection"
     r"|certificate|Could not connect|broken pipe|unexpected (EOF|end of file)"
 )
 _OURS = re.compile(r"Using CPython .* at: ")
 """A line that tells of this machine, not of the packages."""
-_NO_WHEEL = re.compile(r"no (usable )?wheels|building from source is disabled|no-build", re.I)
+NO_WHEEL = re.compile(r"no (usable )?wheels|building from source is disabled|no-build", re.I)
 
 
 def install(
@@ -167,9 +167,9 @@ def _error(ended: bounded.Ended, what: str, settings: Settings) -> BuildFailed |
     told = registries.without_passwords(told)
     if "No space left on device" in told or "Disk quota exceeded" in told:
         return folders.full(settings.state)
-    if ended.status == 2 and _NETWORK.search(told):
+    if ended.status == 2 and NETWORK.search(told):
         return Unavailable(f"{what}: the package registry cannot be reached; try again\n{told}")
-    if _NO_WHEEL.search(told):
+    if NO_WHEEL.search(told):
         told += (
             "\nOnly wheels are installed: source packages run foreign code while they build. "
             "Choose a version that has a wheel for "

@@ -44,6 +44,14 @@ _NPM = frozenset(
     }
 )
 
+_FILES = frozenset(
+    {
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_FIND_LINKS", "UV_OFFLINE"),
+        *("UV_SYSTEM_CERTS", "UV_NATIVE_TLS"),
+        *("NODE_EXTRA_CA_CERTS", "NPM_CONFIG_CAFILE", "npm_config_cafile"),
+    }
+)
+"""Those that are about files of this machine."""
 _PASSWORD = re.compile(r"(?<=://)[^\s/@]+@")
 
 
@@ -90,6 +98,22 @@ def npm_environment(outer: Mapping[str, str], home: Path, cache: Path) -> dict[s
         "npm_config_userconfig": str(home / "no-user-npmrc"),
         "npm_config_globalconfig": str(home / "no-global-npmrc"),
     }
+
+
+def image_environment(outer: Mapping[str, str], certificates: str) -> dict[str, str]:
+    """What uv, pip and npm are told in an image's build, as far as it holds there: nothing that
+    names a file of this machine but its certificates, which are at ``certificates`` there."""
+    told = {
+        name: value
+        for name, value in passed(outer).items()
+        if name not in _FILES and "file:" not in value
+    }
+    if index := told.get("UV_DEFAULT_INDEX") or told.get("UV_INDEX_URL"):
+        told["PIP_INDEX_URL"] = index  # by which uv itself comes
+    if outer.get("SSL_CERT_FILE"):
+        for name in ("SSL_CERT_FILE", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "npm_config_cafile"):
+            told[name] = certificates
+    return told
 
 
 def without_passwords(line: str) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 
@@ -26,6 +27,8 @@ RELEASE_OUTPUT = 16 * 2**20
 FLUSH_SECONDS = 0.1
 
 log = logging.get()
+
+T = TypeVar("T")
 
 
 class ReleaseLog:
@@ -105,6 +108,22 @@ class Steps:
         """Waits; raises as ``check``, as soon as the release is decided."""
         self._ended.wait(seconds)
         self.check()
+
+    def patiently(self, ask: Callable[[], T], within: float = math.inf) -> T:
+        """Tries a few times where a retry can help: a forge or registry that is away for a moment.
+        Nothing is tried again after ``within`` seconds.
+
+        Raises whatever ``ask`` raises at last, or as ``check``.
+        """
+        begun = time.monotonic()
+        for pause in (1.0, 3.0):
+            try:
+                return ask()
+            except SlipwayError as error:
+                if not error.retryable or time.monotonic() - begun > within:
+                    raise
+                self.pause(pause)
+        return ask()
 
     @contextmanager
     def step(

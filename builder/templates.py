@@ -67,6 +67,22 @@ class Template(Struct, frozen=True):
         return sorted({package for option in options for package in self.build_options[option]})
 
 
+DOCKERFILE = Template(
+    name="dockerfile",
+    folder=Path(),
+    language="dockerfile",
+    fprocess="",
+    digest="",
+    handler_folder="",
+)
+"""Stands for ``lang: dockerfile``: nothing surrounds the handler folder, which has its own."""
+
+
+def laid_out(template: Template) -> Template | None:
+    """The template whose files lie around the handler's; None where there is none."""
+    return None if template is DOCKERFILE else template
+
+
 def available(folder: Path = FOLDER) -> list[str]:
     """The names of all templates there are."""
     return sorted(each.parent.name for each in folder.glob("*/template.yml"))

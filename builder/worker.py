@@ -22,9 +22,10 @@ from rq.serializers import JSONSerializer
 from rq.worker_pool import WorkerPool
 
 import builder.jobs  # noqa: F401  # imported for the forks
-from builder import tool
+from builder.engines import engine_for
 from builder.sweep import Sweep, Upkeep
 from core import logging, queues
+from core.alive import place
 from core.errors import SlipwayError
 from core.parents import end_with
 from core.settings import Settings
@@ -55,8 +56,8 @@ class BuildWorker(Worker):
         settings = _settings()
         store = Store(connect(settings.store_url))
         for duty in (
-            lambda: store.beat(f"worker:{self.name}", BEAT_LIFE),
-            Sweep(settings, store).run,
+            lambda: store.beat(f"worker:{self.name}", BEAT_LIFE, place()),
+            Sweep(store).run,
             Upkeep(settings, store).run,
         ):
             threading.Thread(target=_again_and_again, args=(duty,), daemon=True).start()
@@ -68,7 +69,7 @@ class BuildWorker(Worker):
 def main() -> None:
     settings = _settings()
     logging.configure("workers", settings.log_format)
-    tool.sandbox(settings)  # once, for the forks
+    engine_for(settings).prepare()  # once, for the forks
     connection = connect(settings.store_url)
     pool = WorkerPool(
         [queues.BUILDS],

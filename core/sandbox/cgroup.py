@@ -16,6 +16,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,11 @@ class Cgroups:
             for controller in sorted(hierarchy.controllers)
         }
 
-    def create(self, name: str, *, memory: int, cpus: float, pids: int) -> Cgroup:
-        """Makes a group with its limits set: memory in bytes, CPUs as a decimal.
+    def create(
+        self, name: str, *, memory: int, cpus: float, pids: int, one_fate: bool = True
+    ) -> Cgroup:
+        """Makes a group with its limits set: memory in bytes, CPUs as a decimal. ``one_fate``:
+        where memory is out all of it ends, not one process (version 2 only).
 
         Raises:
             Unavailable: the kernel refused.
@@ -115,7 +119,7 @@ class Cgroups:
         try:
             for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
                 _make(hierarchy, folder)
-                for file, value in _limits(hierarchy, memory, cpus, pids):
+                for file, value in _limits(hierarchy, memory, cpus, pids, one_fate):
                     _write(folder / file, value)
         except Unavailable:
             group.remove()
@@ -186,12 +190,47 @@ def discover(
     return Cgroups(found)
 
 
+def end(mark: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
+    """Kills all that runs in root's groups of this mark and removes them, in every hierarchy there
+    is: a container engine that was given one of them makes its own below it, in all of them.
+
+    Waits two seconds for what it killed.
+
+    Raises:
+        Unavailable: a process does not end.
+    """
+    tops = [point / f"slipway-{mark}" for point in _all_mounts(mountinfo.read_text())]
+    deadline = time.monotonic() + 2
+    while left := [top for top in tops if top.is_dir()]:
+        for top in left:
+            for name, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    for pid in Cgroup([Path(name)]).pids():
+                        os.kill(pid, signal.SIGKILL)
+                    Path(name).rmdir()
+        if time.monotonic() > deadline:
+            raise Unavailable(f"processes in the control group {left[0]} do not end")
+        time.sleep(0.01)
+
+
+def _all_mounts(mountinfo: str) -> Iterable[Path]:
+    """Mount points of all hierarchies, those without controllers too."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split(" ", 1)[0] in ("cgroup", "cgroup2"):
+            yield _unescaped(before.split()[4])
+
+
+def _unescaped(point: str) -> Path:
+    return Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), point))
+
+
 def _mounts(mountinfo: str) -> Iterable[tuple[Path, int, frozenset[str]]]:
     """(mount point, version, controllers) of each line of proc(5)'s mountinfo that is a cgroup."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
-        point = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), before.split()[4]))
+        point = _unescaped(before.split()[4])
         if kind == "cgroup":
             yield point, 1, frozenset(options.split(","))
         elif kind == "cgroup2":
@@ -237,7 +276,9 @@ def _vacate(group: Path) -> None:
             _write_raw(leaf / "cgroup.procs", pid)
 
 
-def _limits(hierarchy: Hierarchy, memory: int, cpus: float, pids: int) -> Iterable[tuple[str, str]]:
+def _limits(
+    hierarchy: Hierarchy, memory: int, cpus: float, pids: int, one_fate: bool
+) -> Iterable[tuple[str, str]]:
     """The files to write and their values, in the order in which the kernel takes them."""
     first = hierarchy.version == 1
     quota = max(int(cpus * _PERIOD), 1000)  # the kernel takes no quota under a millisecond
@@ -248,7 +289,7 @@ def _limits(hierarchy: Hierarchy, memory: int, cpus: float, pids: int) -> Iterab
         else:
             yield "memory.max", str(memory)
             yield "memory.swap.max?", "0"
-            yield "memory.oom.group", "1"
+            yield "memory.oom.group", str(int(one_fate))
     if "pids" in hierarchy.controllers:
         yield "pids.max", str(pids)
     if "cpu" in hierarchy.controllers:

@@ -43,6 +43,9 @@ from core.settings import Settings
 log = logging.getLogger(__name__)
 
 _CLONE_NEWNET = 0x40000000
+_WRITABLE = Path("/host/sys/net")
+"""In a container the kernel's settings are read-only; docker-compose.yml mounts those of the
+network there once more, for the controller."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -411,6 +414,8 @@ def _sysctl(name: str, value: str) -> None:
     path = Path("/proc/sys/net", name)
     if not path.exists():
         return
+    if _WRITABLE.is_dir():
+        path = _WRITABLE / name
     try:
         path.write_text(value)
     except OSError as error:

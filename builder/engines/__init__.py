@@ -1,0 +1,103 @@
+"""What turns a function's laid-out context into a tested artifact: the one part of a build that
+differs between the runtimes.
+
+    process.py     folders of wheels and node_modules, tests in our own sandbox
+    docker.py      images by BuildKit, tests in containers, a registry
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from builder.source import Source
+    from builder.templates import Template
+    from builder.work import Job, Tools
+    from core.stackfile import StackFunction
+
+
+class BuildEngine(Protocol):
+    """Builds, tests and publishes one function. One object serves all threads of a worker.
+
+    The order is that of the methods. ``assemble``, ``test`` and ``publish`` run inside no step:
+    they make their own (``tools.steps.step``), so that what is nothing to do says nothing. All
+    stop soon once ``tools.steps.ended()``, hold the bounds of a build step (``Settings.build_*``),
+    and leave nothing of theirs behind but caches and artifacts, also where they fail. Whatever
+    they did before may have happened already: a build whose worker died starts from the top.
+
+    Errors of the user's code or files are BuildFailed (or TestFailed) with the last lines of
+    output; what a retry can help is Unavailable.
+    """
+
+    def prepare(self) -> None:
+        """Called once in the workers' parent: what may be dear to make and all forks can share.
+
+        Raises:
+            ConfigError: something is missing that every build needs.
+        """
+        ...
+
+    def sweep(self) -> int:
+        """Removes what killed builds left; returns how much. May run beside builds, at any time."""
+        ...
+
+    def template(self, lang: str) -> Template:
+        """What a ``lang`` stands for.
+
+        Raises:
+            InvalidRequest, NotSupported, ConfigError: as ``builder.templates.find_template``.
+        """
+        ...
+
+    def check(self, source: Source, function: StackFunction, namespace: str) -> None:
+        """Looks for mistakes that can be known without building; told beside the ``lang``'s line.
+
+        Raises:
+            SlipwayError: the mistake.
+        """
+        ...
+
+    def inputs(
+        self, source: Source, function: StackFunction, namespace: str, tools: Tools
+    ) -> Mapping[str, str]:
+        """Further named inputs of the build's key: what this engine adds to an artifact. May take
+        its time, and ``tools.steps.check`` is to be asked where it does."""
+        ...
+
+    def there(self, namespace: str, artifact: str) -> bool:
+        """Whether what ``publish`` returned is still there, and of this engine at all.
+
+        Raises:
+            Unavailable: that cannot be told now.
+        """
+        ...
+
+    def assemble(self, job: Job, tools: Tools) -> Job:
+        """Builds what will run out of ``job.app``, which nothing else changes."""
+        ...
+
+    def test(self, job: Job, tools: Tools) -> Job:
+        """Runs the function's own tests, where it has some: without a network. Never skipped but
+        by the function's own word."""
+        ...
+
+    def publish(self, job: Job, tools: Tools) -> str:
+        """Keeps the result where the runtime finds it, and returns its content-addressed name."""
+        ...
+
+
+@functools.lru_cache(maxsize=1)
+def engine_for(settings: Settings) -> BuildEngine:
+    """The build engine of this installation; made once a process."""
+    if settings.runtime == "docker":
+        # Imported where it is needed: the SDK costs every start of the process runtime 100 ms.
+        from builder.engines.docker import DockerEngine
+
+        return DockerEngine(settings)
+    from builder.engines.process import ProcessEngine
+
+    return ProcessEngine(settings)

@@ -1,0 +1,147 @@
+"""Artifacts of the docker runtime: images built by BuildKit, tested in containers, by digest.
+
+    workshop.py     what the others share: the engines, the CLI, tags for what is on the way
+    dockerfile.py   reads a Dockerfile and writes it out again; rules.py: what it may not do
+    images.py       the images that builds stand on
+    buildkit.py     the CLI; imagebuild.py: one build; progress.py: its output, readable
+    dockertests.py  the tests; imagetests.py: in a container; sealed.py: a Dockerfile's own
+    registry.py     where finished images go
+
+What is on the way has a tag ``slipway-build:…`` in the build engine, which is taken away
+again, by ``sweep`` where a build was killed. Layers that failed builds left are for the engine's
+own garbage collection; nothing is pruned here, as others may use the same engine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder import dependencies
+from builder.engines import buildkit, dockertests, imagetests
+from builder.engines import dockerfile as dockerfiles
+from builder.engines.dockerfile import Dockerfile
+from builder.engines.registry import Registry, name_of
+from builder.engines.workshop import Workshop
+from builder.templates import DOCKERFILE, Template, find_template
+from core.errors import BuildFailed, InvalidRequest, NotFound, TooLarge
+from core.images import check_owned
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from builder.source import Source
+    from builder.work import Job, Tools
+    from core.stackfile import StackFunction
+
+_PATIENCE = 10.0
+"""Seconds after which a push that failed is not tried again: the engine itself did that."""
+
+
+class DockerEngine:
+    """See ``BuildEngine``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.shop = Workshop(settings)
+        self.registry = Registry(settings, self.shop.build_engine, self.shop.run_engine)
+
+    def prepare(self) -> None:
+        buildkit.find(self.settings, os.environ.get("PATH", ""))
+
+    def sweep(self) -> int:
+        return imagetests.sweep(self.shop.build_engine, self.settings) + self.shop.sweep()
+
+    def template(self, lang: str) -> Template:
+        return DOCKERFILE if lang == DOCKERFILE.name else find_template(lang)
+
+    def check(self, source: Source, function: StackFunction, namespace: str) -> None:
+        self._planned(source, function, namespace)
+
+    def inputs(
+        self, source: Source, function: StackFunction, namespace: str, tools: Tools
+    ) -> Mapping[str, str]:
+        """The images that it stands on count by what they are, not by their names."""
+        found = self._planned(source, function, namespace)
+        return {"runtime": "docker", "base image": self.shop.bring(found, namespace, tools)}
+
+    def there(self, namespace: str, artifact: str) -> bool:
+        try:
+            check_owned(self.settings, namespace, artifact)
+        except InvalidRequest:  # of another runtime, or another registry
+            return False
+        return self.registry.there(artifact)
+
+    def assemble(self, job: Job, tools: Tools) -> Job:
+        with tools.steps.step("build", job.name, "building its image") as out:
+            self.shop.answering()
+            if job.template is not DOCKERFILE:
+                dependencies.check(job.template, job.app)
+            found = self._laid_out(job)
+            self.shop.bring(found, job.namespace, tools)  # what is copied may be another Dockerfile
+            tag = self.shop.tag()
+            text, last = dockerfiles.render(found), found.stages[-1].name
+            self.shop.build(job, tools, out, tag=tag, dockerfile=text, target=last)
+            with self.shop.build_engine.asking(f"the image of {job.name}") as api:
+                made = api.inspect_image(tag)
+            out(f"the image has {made['Size'] / 1e6:.0f} MB")
+            if "8080/tcp" not in (made["Config"].get("ExposedPorts") or {}):
+                out(
+                    "warning: nothing exposes port 8080, which is where a function has to listen: "
+                    "write EXPOSE 8080 if it does"
+                )
+        return replace(job, image=tag)
+
+    def test(self, job: Job, tools: Tools) -> Job:
+        own = job.template is DOCKERFILE
+        run = dockertests.of_dockerfile if own else dockertests.of_template
+        try:
+            return replace(job, tested=run(self.shop, job, self._laid_out(job), tools))
+        except BaseException:
+            self.shop.untag(job.image)
+            raise
+
+    def publish(self, job: Job, tools: Tools) -> str:
+        name = name_of(self.settings, job.namespace, job.name, job.key.digest)
+        place, _, tag = name.rpartition(":")
+        with (
+            tools.steps.step("publish", job.name, "publishing"),
+            self.shop.untagging(job.image),
+        ):
+            with self.shop.build_engine.asking(f"the image of {job.name}") as api:
+                api.tag(job.image, place, tag, force=True)
+            watch = self.shop.watch(tools)
+            kept = False
+            try:
+                artifact = tools.steps.patiently(
+                    lambda: self.registry.publish(name, self.shop.cli, watch),
+                    within=_PATIENCE,
+                )
+                kept = self.shop.run_engine is self.shop.build_engine
+            finally:
+                if not kept:
+                    self.shop.untag(name)
+        return artifact
+
+    def _planned(self, source: Source, function: StackFunction, namespace: str) -> Dockerfile:
+        """The Dockerfile as the commit has it."""
+        template = self.template(function.lang)
+        data = None
+        if template is DOCKERFILE:
+            folder = "" if function.handler == "." else f"{function.handler}/"
+            try:
+                data = source.read(f"{folder}Dockerfile", dockerfiles.MAX_BYTES)
+            except NotFound as error:
+                raise BuildFailed(
+                    f"lang dockerfile wants a file {folder}Dockerfile, and the commit has none: "
+                    "add it, or choose a template"
+                ) from error
+            except TooLarge as error:
+                raise BuildFailed(str(error)) from error
+        return self.shop.dockerfile(function, template, namespace, data)
+
+    def _laid_out(self, job: Job) -> Dockerfile:
+        """The Dockerfile as it lies in the context."""
+        data = (job.app / "Dockerfile").read_bytes() if job.template is DOCKERFILE else None
+        return self.shop.dockerfile(job.function, job.template, job.namespace, data)

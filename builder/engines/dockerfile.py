@@ -1,0 +1,456 @@
+"""Reads a Dockerfile that may be hostile, and writes it out again in one plain form.
+
+BuildKit is given only what ``render`` wrote: one instruction a line, no comments, no directives,
+each image by the name that was checked. So it does not matter where readers of Dockerfiles differ
+(continued lines, comments within them, directives, variables): what was looked at is what is
+built. What could still be read in two ways (control characters, a backslash at the end) is refused.
+
+Libraries were tried: dockerfile-parse reads a heredoc's body and the line after ``\\\\`` wrongly;
+dockerfile is BuildKit's own parser, but brings Go's runtime, which does not survive a fork.
+
+Format: https://docs.docker.com/reference/dockerfile/
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from core.errors import BuildFailed, Mistake
+
+MAX_BYTES = 128 * 1024
+_MAX_TOLD = 20
+
+WORDS = frozenset(
+    {
+        *("ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK"),
+        *("LABEL", "MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME"),
+        "WORKDIR",
+    }
+)
+_DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*?)\s*")
+_OURS = re.compile(r"(docker\.io/)?docker/dockerfile(-upstream)?([:@].*)?")
+"""Frontends that the engine has built in, or would fetch: the built-in one is used."""
+_CONTINUED = re.compile(r"(^|[^\\])\\[ \t]*$")
+_SPACE = re.compile(r"[ \t]+")
+_HEREDOC = re.compile(r"(?<![^ \t])[0-9]*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2(?![^ \t])")
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:[-+])([^${}]*))?\})", re.ASCII)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction, its continued lines joined."""
+
+    line: int
+    """Where it begins, from 1."""
+    word: str
+    """In upper case: ``RUN``."""
+    rest: str
+    body: tuple[str, ...] = ()
+    """Lines of its heredocs, verbatim, with those that end them."""
+
+    @property
+    def flags(self) -> list[str]:
+        """The leading words that begin with ``--``, as written."""
+        return _flags(self.rest)[0]
+
+    @property
+    def operands(self) -> str:
+        """What follows the flags."""
+        return _flags(self.rest)[1]
+
+    def flag(self, name: str) -> str | None:
+        """The value of ``--name=value``; None where it is not there."""
+        values = [f.partition("=")[2] for f in self.flags if f.partition("=")[0] == f"--{name}"]
+        return values[-1] if values else None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``FROM … [AS name]`` and what follows it."""
+
+    name: str
+    """Lower case; made up where there is none."""
+    base: str
+    """An image's name, ``scratch``, or the name of an earlier stage."""
+    instructions: tuple[Instruction, ...]
+    """FROM first."""
+
+
+@dataclass(frozen=True)
+class Dockerfile:
+    """A Dockerfile without mistakes of form."""
+
+    path: str
+    arguments: tuple[Instruction, ...]
+    """ARG before the first FROM."""
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage | None:
+        """By its name in any case, or its number; the last one of a name counts, as in BuildKit."""
+        found = [each for each in self.stages if each.name == name.lower()]
+        if not found and name.isascii() and name.isdigit() and int(name) < len(self.stages):
+            found = [self.stages[int(name)]]
+        return found[-1] if found else None
+
+    def images(self) -> list[tuple[int, str]]:
+        """(line, name) of every image that is built on or copied from; ``scratch`` is none."""
+        found: list[tuple[int, str]] = []
+        for number, stage in enumerate(self.stages):
+            known = {each.name for each in self.stages[:number]}
+            if stage.base not in known and stage.base != "scratch":
+                found.append((stage.instructions[0].line, stage.base))
+            for each in stage.instructions[1:]:
+                names = [name for name in sources(each) if self.stage(name) is None]
+                found += [(each.line, name) for name in names if name != "scratch"]
+        return found
+
+    @property
+    def heredoc(self) -> Instruction | None:
+        """The first instruction that has one: engines before 23.0 do not know them."""
+        return next((i for s in self.stages for i in s.instructions if i.body), None)
+
+
+def parse(data: bytes, path: str, arguments: Mapping[str, str]) -> Dockerfile:
+    """Reads a Dockerfile; ``arguments`` are the build's own, which override ARG's defaults.
+
+    Raises:
+        BuildFailed: naming every mistake with its line.
+    """
+    mistakes: list[Mistake] = []
+    instructions = _instructions(_text(data, path), mistakes)
+    found = _stages(path, instructions, arguments, mistakes) if not mistakes else None
+    refuse(path, mistakes)
+    assert found is not None
+    return found
+
+
+def render(dockerfile: Dockerfile) -> bytes:
+    """The Dockerfile that BuildKit is given; lines stay where they were."""
+    return lines_of(
+        [*dockerfile.arguments, *(i for s in dockerfile.stages for i in s.instructions)]
+    )
+
+
+def lines_of(instructions: Iterable[Instruction]) -> bytes:
+    """Instructions as a Dockerfile, each at its own line where that is still free."""
+    lines: list[str] = []
+    for each in instructions:
+        lines += [""] * (each.line - 1 - len(lines))
+        lines += [f"{each.word} {each.rest}", *each.body]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def sources(instruction: Instruction) -> list[str]:
+    """What an instruction copies or mounts from: stages or images, as written."""
+    if instruction.word == "COPY":
+        name = instruction.flag("from")
+        return [name] if name else []
+    if instruction.word == "RUN":
+        return [options["from"] for options in mounts(instruction) if options.get("from")]
+    return []
+
+
+def mounts(instruction: Instruction) -> list[dict[str, str]]:
+    """The options of every ``RUN --mount``, by lower-case name; ``type`` is always there."""
+    found = []
+    for flag in instruction.flags:
+        name, _, value = flag.partition("=")
+        if name == "--mount":
+            pairs = (each.partition("=") for each in value.split(","))
+            found.append({"type": "bind"} | {k.strip().lower(): v for k, _, v in pairs})
+    return found
+
+
+def refuse(path: str, mistakes: Sequence[Mistake]) -> None:
+    """Raises BuildFailed where there are mistakes."""
+    if mistakes:
+        told = "\n".join(f"  {m!r}" for m in sorted(mistakes, key=lambda m: m.line)[:_MAX_TOLD])
+        count = len(mistakes)
+        raise BuildFailed(f"{path} has {count} mistake{'s' if count != 1 else ''}:\n{told}")
+
+
+# Reading
+
+
+def _text(data: bytes, path: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise BuildFailed(f"{path} is {len(data)} bytes, at most {MAX_BYTES} are read")
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise BuildFailed(f"{path} is not UTF-8 text (byte {error.start}): save it as such") from (
+            error
+        )
+    mistakes = []
+    for number, line in enumerate(text.split("\n"), 1):
+        for character in line:
+            if character not in " \t" and (character.isspace() or not _plain(character)):
+                told = f"it has the character U+{ord(character):04X}: write plain spaces and text"
+                mistakes.append(Mistake(number, told))
+                break
+    refuse(path, mistakes)
+    return text
+
+
+def _plain(character: str) -> bool:
+    return ord(character) >= 32 and not 127 <= ord(character) < 160
+
+
+def _instructions(text: str, mistakes: list[Mistake]) -> list[Instruction]:
+    lines = text.split("\n")
+    found: list[Instruction] = []
+    position = _directives(lines, mistakes)
+    while position < len(lines):
+        number = position + 1
+        joined, position = _joined(lines, position)
+        if not joined:
+            continue
+        word, *others = _SPACE.split(joined, maxsplit=1)
+        rest = others[0] if others else ""
+        if not word.isascii() or word.upper() not in WORDS:
+            mistakes.append(Mistake(number, f"{word[:40]!r} is not an instruction"))
+            continue
+        if joined.endswith("\\"):
+            told = "it ends in a backslash, which engines read in different ways: leave it out"
+            mistakes.append(Mistake(number, told))
+        body, position = _heredocs(word.upper(), rest, lines, position, number, mistakes)
+        found.append(Instruction(number, word.upper(), rest, tuple(body)))
+    return found
+
+
+def _directives(lines: Sequence[str], mistakes: list[Mistake]) -> int:
+    """Looks at the comments before the first instruction; returns where they end."""
+    for number, line in enumerate(lines, 1):
+        text = line.strip(" \t")
+        if text and not text.startswith("#"):
+            return number - 1
+        if not (match := _DIRECTIVE.fullmatch(text)):
+            continue
+        name, value = match[1].lower(), match[2]
+        if name == "syntax" and not _OURS.fullmatch(value):
+            told = f"the frontend {value[:80]!r} is a program that the engine would run: leave the "
+            mistakes.append(Mistake(number, f"{told}line out, the engine's own is used"))
+        if name == "escape" and value != "\\":
+            told = "another escape character is not read here: write \\ and leave the line out"
+            mistakes.append(Mistake(number, told))
+    return len(lines)
+
+
+def _joined(lines: Sequence[str], position: int) -> tuple[str, int]:
+    """One instruction from ``position`` on, its continued lines joined; '' for a line of none."""
+    parts: list[str] = []
+    while position < len(lines):
+        line = lines[position]
+        position += 1
+        if not line.strip(" \t") or line.lstrip(" \t").startswith("#"):
+            if not parts:
+                return "", position
+            continue
+        match = _CONTINUED.search(line)
+        parts.append(line[: match.start() + len(match[1])] if match else line)
+        if not match:
+            break
+    return "".join(parts).strip(" \t"), position
+
+
+def _heredocs(
+    word: str,
+    rest: str,
+    lines: Sequence[str],
+    position: int,
+    number: int,
+    mistakes: list[Mistake],
+) -> tuple[list[str], int]:
+    """The lines of an instruction's heredocs, and where they end."""
+    body: list[str] = []
+    if word == "ONBUILD":
+        word = _SPACE.split(rest, maxsplit=1)[0].upper()
+    markers = list(_HEREDOC.finditer(rest)) if word in ("RUN", "COPY", "ADD") else []
+    if not markers:
+        return body, position
+    before = _HEREDOC.sub("", rest[: markers[-1].end()])
+    if re.search(r"['\"\\]|\$\{|<<", before):
+        told = "a heredoc comes after quotes, a backslash or ${: put it first, or write a script"
+        mistakes.append(Mistake(number, told))
+        return body, position
+    for marker in markers:
+        while position < len(lines):
+            body.append(lines[position])
+            position += 1
+            if (body[-1].lstrip("\t") if marker[1] else body[-1]) == marker[3]:
+                break
+        else:
+            mistakes.append(Mistake(number, f"its heredoc has no closing line {marker[3]!r}"))
+    return body, position
+
+
+def _flags(rest: str) -> tuple[list[str], str]:
+    found = []
+    while rest.startswith("--"):
+        word, *others = _SPACE.split(rest, maxsplit=1)
+        rest = others[0] if others else ""
+        if word == "--":
+            break
+        found.append(word)
+    return found, rest
+
+
+# Stages
+
+
+def _stages(
+    path: str,
+    instructions: Sequence[Instruction],
+    arguments: Mapping[str, str],
+    mistakes: list[Mistake],
+) -> Dockerfile | None:
+    first = next((n for n, i in enumerate(instructions) if i.word == "FROM"), None)
+    if first is None:
+        mistakes.append(Mistake(0, "it has no FROM: name the image that it builds on"))
+        return None
+    variables: dict[str, str] = {}
+    for each in instructions[:first]:
+        if each.word != "ARG":
+            mistakes.append(Mistake(each.line, f"{each.word} comes before the first FROM"))
+        else:
+            _argument(each, variables, arguments, mistakes)
+    groups: list[list[Instruction]] = []
+    for each in instructions[first:]:
+        if each.word == "FROM":
+            groups.append([])
+        groups[-1].append(each)
+    stages: list[Stage] = []
+    for group in groups:
+        if stage := _stage(group, stages, variables, mistakes):
+            stages.append(stage)
+    dockerfile = Dockerfile(path, tuple(instructions[:first]), tuple(stages))
+    for position, stage in enumerate(stages):
+        for each in stage.instructions:
+            for name in sources(each):
+                if (found := dockerfile.stage(name)) and found not in stages[:position]:
+                    told = f"it copies from {name[:60]!r}, a stage that does not come before it"
+                    mistakes.append(Mistake(each.line, told))
+    return dockerfile
+
+
+def _argument(
+    instruction: Instruction,
+    variables: dict[str, str],
+    given: Mapping[str, str],
+    mistakes: list[Mistake],
+) -> None:
+    """Adds what an ARG before the first FROM sets; a value that cannot be told is left out."""
+    try:
+        words = shlex.split(instruction.rest)
+    except ValueError:
+        mistakes.append(Mistake(instruction.line, "a quote of this ARG is not closed"))
+        return
+    for word in words:
+        name, equals, value = word.partition("=")
+        variables.pop(name, None)
+        if name in given:
+            variables[name] = given[name]
+        elif equals and (resolved := _resolve(value, variables)) is not None:
+            variables[name] = resolved
+
+
+def _resolve(text: str, variables: Mapping[str, str]) -> str | None:
+    """``text`` with its variables filled in; None where that cannot be told for certain."""
+    unknown = False
+
+    def value(match: re.Match[str]) -> str:
+        nonlocal unknown
+        found = variables.get(match[1] or match[2])
+        if match[3] == ":-":
+            return found or match[4]
+        if match[3] == ":+":
+            return match[4] if found else ""
+        unknown = unknown or found is None
+        return found or ""
+
+    resolved = _VARIABLE.sub(value, text)
+    return None if unknown or re.search(r"[$'\"\\`]", resolved) else resolved
+
+
+def _stage(
+    group: list[Instruction],
+    before: Sequence[Stage],
+    variables: Mapping[str, str],
+    mistakes: list[Mistake],
+) -> Stage | None:
+    head = group[0]
+    words = _SPACE.split(head.operands) if head.operands else []
+    if len(words) not in (1, 3) or (len(words) == 3 and words[1].upper() != "AS"):
+        mistakes.append(Mistake(head.line, "FROM has the form FROM image, or FROM image AS name"))
+        return None
+    image = _resolve(words[0], variables)
+    if not image:
+        told = f"what FROM {words[0][:80]} stands for cannot be told: give its ARG, before the "
+        mistakes.append(Mistake(head.line, f"{told}first FROM, a default, or write the name"))
+        return None
+    name = words[2] if len(words) == 3 else f"slipway-stage-{len(before)}"
+    if not _NAME.fullmatch(name):
+        mistakes.append(Mistake(head.line, f"{name[:60]!r} cannot be the name of a stage"))
+        return None
+    if any(each.name == name.lower() for each in before):
+        mistakes.append(Mistake(head.line, f"there are two stages named {name.lower()!r}"))
+        return None
+    if any(each.name == image.lower() for each in before):
+        image = image.lower()
+    # Without flags: builds are for this server's own platform.
+    head = replace(head, rest=f"{image} AS {name.lower()}")
+    known = {str(number) for number in range(len(before))} | {each.name for each in before}
+    return Stage(name.lower(), image, (head, *(_lower(each, known) for each in group[1:])))
+
+
+def with_base(stage: Stage, base: str) -> Stage:
+    """The stage on another base."""
+    head = replace(stage.instructions[0], rest=f"{base} AS {stage.name}")
+    return replace(stage, base=base, instructions=(head, *stage.instructions[1:]))
+
+
+def renamed(instruction: Instruction, names: Mapping[str, str]) -> Instruction:
+    """The instruction, copying and mounting from what ``names`` says instead."""
+    if not set(sources(instruction)) & names.keys():
+        return instruction
+    flags = []
+    for flag in instruction.flags:
+        name, _, value = flag.partition("=")
+        if instruction.word == "COPY" and name == "--from":
+            value = names.get(value, value)
+        elif instruction.word == "RUN" and name == "--mount":
+            value = ",".join(_from(option, names) for option in value.split(","))
+        flags.append(f"{name}={value}" if "=" in flag else flag)
+    end = ["--"] if instruction.operands.startswith("--") else []
+    return replace(instruction, rest=" ".join([*flags, *end, instruction.operands]))
+
+
+def _from(option: str, names: Mapping[str, str]) -> str:
+    key, _, value = option.partition("=")
+    return f"{key}={names.get(value, value)}" if key.strip().lower() == "from" else option
+
+
+def _lower(instruction: Instruction, known: Collection[str]) -> Instruction:
+    """Names of stages are written as they were declared here: in lower case."""
+    names = {name: name.lower() for name in sources(instruction) if name.lower() in known}
+    return renamed(instruction, names)
+
+
+def trigger(text: str) -> Instruction | None:
+    """Reads what an image's ONBUILD left for those who build on it; None for what is not plain."""
+    mistakes: list[Mistake] = []
+    try:
+        found = _instructions(_text(text.encode(), "ONBUILD"), mistakes)
+    except BuildFailed:
+        return None
+    return found[0] if len(found) == 1 and not mistakes else None
+
+
+def walk(dockerfile: Dockerfile) -> Iterator[Instruction]:
+    """Every instruction after the first FROM."""
+    for stage in dockerfile.stages:
+        yield from stage.instructions

@@ -1,0 +1,211 @@
+"""Runs tests in a container of their own: no network, nothing to write but /tmp, no rights.
+
+The container is asked for over the engine's API, its output followed as it comes, and it is removed
+whatever happens. One whose worker was killed is found by its labels: they name the process that
+made it, and the time at which it would have been ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from docker.types import LogConfig
+
+from builder.bounded import Lines
+from core.alive import place
+from core.errors import Conflict, NotFound, SlipwayError
+from core.settings import Settings
+from engine.client import Engine
+
+Outcome = Literal["exited", "timeout", "output", "memory", "stopped"]
+
+LABEL = "com.slipway.test"
+"""The installation that a container of tests belongs to."""
+_OWNER, _UNTIL = "com.slipway.test.owner", "com.slipway.test.until"
+_NOBODY = "65534:65534"
+_GRACE = 120.0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How tests ended."""
+
+    outcome: Outcome
+    status: int
+
+
+def run(
+    engine: Engine,
+    settings: Settings,
+    image: str,
+    *,
+    argv: Sequence[str] | None,
+    env: Mapping[str, str],
+    folder: str | None,
+    tmp: int,
+    on_line: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> Ran:
+    """Runs one container to its end.
+
+    Args:
+        argv: None for the image's own entry point and command.
+        folder: where it is run; None for the image's own.
+        tmp: bytes of /tmp.
+        stop: asked every second; true ends it.
+
+    Raises:
+        Unavailable: the engine.
+    """
+    with engine.asking("the container of the tests") as api:
+        own = str(api.inspect_image(image)["Config"].get("User") or "")
+        user = _NOBODY if argv or own.partition(":")[0] in ("", "0", "root") else own
+        made = api.create_container(
+            image,
+            command=list(argv) if argv is not None else None,
+            entrypoint=[] if argv is not None else None,
+            user=user,
+            environment=dict(env),
+            working_dir=folder,
+            name=f"slipway-test-{settings.mark}-{secrets.token_hex(8)}",
+            labels={
+                LABEL: settings.mark,
+                _OWNER: _owner(os.getpid()),
+                _UNTIL: str(int(time.time() + settings.build_timeout + _GRACE)),
+            },
+            healthcheck={"test": ["NONE"]},
+            host_config=api.create_host_config(
+                network_mode="none",
+                read_only=True,
+                tmpfs={"/tmp": f"size={tmp},mode=1777,exec"},
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                mem_limit=settings.build_memory,
+                memswap_limit=settings.build_memory,
+                nano_cpus=int(settings.build_cpus * 1e9),
+                pids_limit=settings.function_pids,
+                log_config=LogConfig(
+                    type="json-file",  # which every engine can read from
+                    config={"max-size": str(2 * settings.build_output), "max-file": "1"},
+                ),
+                restart_policy={"Name": "no"},
+                init=True,
+            ),
+        )
+        try:
+            outcome = _follow(engine, made["Id"], settings, on_line, stop)
+            if outcome != "exited":
+                with contextlib.suppress(SlipwayError), engine.asking("ending tests") as ours:
+                    ours.kill(made["Id"])
+                return Ran(outcome, 137)
+            state = api.inspect_container(made["Id"])["State"]
+            return Ran("memory" if state.get("OOMKilled") else "exited", int(state["ExitCode"]))
+        finally:
+            _remove(engine, made["Id"])
+
+
+def sweep(engine: Engine, settings: Settings) -> int:
+    """Removes containers of tests whose worker is gone; returns how many."""
+    count = 0
+    with engine.asking("the containers of tests") as api:
+        found = api.containers(all=True, filters={"label": f"{LABEL}={settings.mark}"})
+    for each in found:
+        labels = each["Labels"]
+        host, _, _ = labels.get(_OWNER, "").partition(" ")
+        ours = host == place()
+        pid = labels.get(_OWNER, "").split(" ")[1:2]
+        dead = ours and (not pid or _owner(int(pid[0])) != labels[_OWNER])
+        if dead or time.time() > float(labels.get(_UNTIL) or 0):
+            _remove(engine, each["Id"])
+            count += 1
+    return count
+
+
+def _follow(
+    engine: Engine,
+    container: str,
+    settings: Settings,
+    on_line: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> Outcome:
+    """Starts it and tells its output until it has ended or reached a bound."""
+    pieces: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
+    over = threading.Event()
+
+    def read(stream: Any) -> None:
+        try:
+            for piece in stream:
+                while not over.is_set():
+                    with contextlib.suppress(queue.Full):
+                        pieces.put(piece, timeout=1)
+                        break
+        except Exception:  # the connection broke: what the engine says of the container decides
+            pass
+        finally:
+            with contextlib.suppress(Exception):  # it may be closed already
+                stream.close()
+            with contextlib.suppress(queue.Full):
+                pieces.put(None, timeout=1)
+
+    lines = Lines(on_line, 0)
+    deadline = time.monotonic() + settings.build_timeout
+    asked = time.monotonic()
+    written = 0
+    with engine.asking("the tests") as api:
+        api.start(container)
+        stream = api.logs(container, stdout=True, stderr=True, stream=True, follow=True)
+        threading.Thread(target=read, args=(stream,), daemon=True).start()
+        try:
+            while True:
+                now = time.monotonic()
+                if now > deadline:
+                    return "timeout"
+                if now - asked >= 1:
+                    asked = now
+                    if stop():
+                        return "stopped"
+                try:
+                    piece = pieces.get(timeout=min(1.0, max(deadline - now, 0.01)))
+                except queue.Empty:
+                    continue
+                if piece is None:
+                    break
+                written += len(piece)
+                lines.feed(piece)
+                if written > settings.build_output:
+                    return "output"
+            lines.end()
+            # Its output is closed: mostly because it ended, but it may have closed it and go on.
+            while api.inspect_container(container)["State"]["Running"]:
+                if time.monotonic() > deadline:
+                    return "timeout"
+                if stop():
+                    return "stopped"
+                time.sleep(0.05)
+            return "exited"
+        finally:
+            over.set()
+
+
+def _remove(engine: Engine, container: str) -> None:
+    with contextlib.suppress(NotFound, Conflict), engine.asking("the container of tests") as api:
+        api.remove_container(container, force=True, v=True)
+
+
+def _owner(pid: int) -> str:
+    """Tells a process from every other one, also those of other containers on this host:
+    ``place pid start``; '' if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return f"{place()} {pid} {stat.rpartition(')')[2].split()[19]}"

@@ -1,0 +1,252 @@
+"""What building and testing images share: the engines, the CLI, a function's checked Dockerfile,
+and tags for what is on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import re
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import dependencies
+from builder.engines import buildkit, rules, sealed
+from builder.engines import dockerfile as dockerfiles
+from builder.engines.dockerfile import Dockerfile
+from builder.engines.imagebuild import Order, Watch, build
+from builder.engines.images import Images, check_name
+from builder.templates import DOCKERFILE, Template
+from core import queues
+from core.errors import (
+    BuildFailed,
+    ConfigError,
+    InvalidRequest,
+    Mistake,
+    NotAllowed,
+    NotFound,
+    Unavailable,
+)
+from core.settings import Settings
+from engine.client import Engine
+
+if TYPE_CHECKING:
+    from builder.work import Job, Tools
+    from core.stackfile import StackFunction
+
+Out = Callable[[str], None]
+
+_ON_THE_WAY = "slipway-build"
+_OURS = ("BASE_IMAGE", "UV_VERSION", "TEST_TOOLS", "DEVELOPMENT")
+"""Arguments that templates get from us."""
+_NOT_THEIRS = re.compile(r"(https?|ftp|all|no)_proxy|build(kit|x)_.*|source_date_epoch", re.I)
+"""Arguments that tell BuildKit itself something, and are no part of what it calls the same: an
+owner's proxy would put its answers into everybody's cache."""
+_MAX_ARGUMENTS = 64 * 1024
+_SECRETS = ("ca", "registries", "test-tools")
+"""What the RUN lines of templates are handed."""
+_HEREDOCS = 23
+"""The engine's version from which its built-in frontend knows them."""
+
+
+class Workshop:
+    """See above; safe to use from threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.build_engine = Engine(settings.build_engine_url)
+        same = settings.build_engine_url == settings.engine_url
+        self.run_engine = self.build_engine if same else Engine(settings.engine_url)
+        for each in (self.build_engine, self.run_engine):
+            weakref.finalize(self, each.close)
+        self.images = Images(settings, self.build_engine, self.run_engine)
+
+    @property
+    def cli(self) -> buildkit.Cli:
+        return buildkit.find(self.settings, os.environ.get("PATH", ""))
+
+    def watch(self, tools: Tools) -> Watch:
+        """What ends whatever is going on in the engine for this release."""
+        return Watch(tools.steps, self.settings, self.build_engine, self._data_root)
+
+    def answering(self) -> None:
+        """Raises Unavailable where the build engine does not answer at once: the CLI would wait."""
+        if not self.build_engine.alive():
+            raise Unavailable(
+                f"the Docker engine at {self.build_engine.url} does not answer: the administrator "
+                "has to look after it; then push again"
+            )
+
+    # Dockerfiles
+
+    def arguments(self, function: StackFunction, template: Template) -> dict[str, str]:
+        """All build arguments: the function's, and above them ours where a template wants them."""
+        told = dict(function.build_args)
+        if template is DOCKERFILE:
+            return told
+        packages = told.get("ADDITIONAL_PACKAGE", "").split()
+        packages += template.packages(function.build_options)
+        told["ADDITIONAL_PACKAGE"] = " ".join(sorted(set(packages)))
+        told["UV_VERSION"] = importlib.metadata.version("uv")
+        language = dependencies.language(template)
+        if language:
+            python = language == "python"
+            told["BASE_IMAGE"] = self.settings.python_image if python else self.settings.node_image
+        return told
+
+    def dockerfile(
+        self, function: StackFunction, template: Template, namespace: str, data: bytes | None = None
+    ) -> Dockerfile:
+        """Reads and checks a function's Dockerfile: ``data``, or its template's.
+
+        Raises:
+            BuildFailed: with every mistake.
+            ConfigError: it is the template's.
+        """
+        arguments = self.arguments(function, template)
+        _check_arguments(function.build_args, template)
+        if template is DOCKERFILE:
+            path = "Dockerfile" if function.handler == "." else f"{function.handler}/Dockerfile"
+            found = dockerfiles.parse(data or b"", path, arguments)
+            mistakes = sealed.mistakes_of(found) + rules.mistakes_of(found)
+        else:
+            found = _of_template(template, arguments)
+            mistakes = rules.mistakes_of(found, secrets=_SECRETS)
+        for line, name in found.images():
+            try:
+                check_name(name, self.settings, namespace)
+            except (InvalidRequest, NotAllowed) as error:
+                mistakes.append(Mistake(line, str(error)))
+        if found.heredoc and not self._knows_heredocs:
+            told = "this installation's engine is older than 23.0 and knows no heredocs (<<)"
+            mistakes.append(Mistake(found.heredoc.line, f"{told}: write a script and COPY it"))
+        dockerfiles.refuse(found.path, mistakes)
+        return found
+
+    def bring(self, found: Dockerfile, namespace: str, tools: Tools) -> str:
+        """Brings the images that a Dockerfile stands on into the build engine; returns their names
+        and ids, a line each."""
+        told = []
+        watch = self.watch(tools)
+        out = functools.partial(tools.steps.log.add, "", "plan", "stdout")
+        for name in sorted({name for _, name in found.images()}):
+            tools.steps.check()
+            bring = functools.partial(self.images.bring, name, self.cli, out, watch)
+            id_ = tools.steps.patiently(bring)
+            self.images.check(name, namespace)
+            told.append(f"{name} {id_}")
+        return "\n".join(told)
+
+    # Images
+
+    def build(
+        self,
+        job: Job,
+        tools: Tools,
+        out: Out,
+        *,
+        tag: str,
+        dockerfile: bytes,
+        target: str,
+        network: bool = True,
+        fresh: bool = False,
+        further: Mapping[str, str] | None = None,
+        files: Mapping[str, Path] | None = None,
+    ) -> None:
+        """Builds one stage of a function; ``further`` arguments and secret ``files`` are added.
+
+        Raises as ``builder.engines.imagebuild.build``.
+        """
+        ours = job.template is not DOCKERFILE
+        order = Order(
+            dockerfile=dockerfile,
+            context=job.app,
+            tag=tag,
+            target=target,
+            arguments={**self.arguments(job.function, job.template), **(further or {})},
+            secrets=files or {},
+            network=network and (ours or self.settings.build_egress),
+            fresh=fresh,
+            ours=ours,
+        )
+        build(
+            order,
+            cli=self.cli,
+            settings=self.settings,
+            namespace=job.namespace,
+            watch=self.watch(tools),
+            out=out,
+        )
+
+    def tag(self) -> str:
+        """A new name for an image on the way: of this installation, and made now."""
+        now = f"{int(time.time()):x}"
+        return f"{_ON_THE_WAY}:{self.settings.mark}-{now}-{secrets.token_hex(8)}"
+
+    @contextlib.contextmanager
+    def untagging(self, tag: str) -> Iterator[str]:
+        """Takes a tag away again, and with the last one its image."""
+        try:
+            yield tag
+        finally:
+            self.untag(tag)
+
+    def untag(self, tag: str) -> None:
+        with contextlib.suppress(NotFound), self.build_engine.asking(f"the image {tag}") as api:
+            api.remove_image(tag)
+
+    def sweep(self) -> int:
+        """Removes tags of builds that were killed; returns how many."""
+        with self.build_engine.asking("the images of builds") as api:
+            found = api.images(name=_ON_THE_WAY)
+        count = 0
+        for tag in (tag for each in found for tag in each["RepoTags"] or []):
+            match = re.fullmatch(r".*:([0-9a-f]{6})-([0-9a-f]{1,10})-[0-9a-f]+", tag)
+            old = match and time.time() - int(match[2], 16) > queues.JOB_SECONDS
+            if match and match[1] == self.settings.mark and old:
+                self.untag(tag)
+                count += 1
+        return count
+
+    @functools.cached_property
+    def _data_root(self) -> Path | None:
+        """The folder of the engine's images, where it is on this machine."""
+        if not self.settings.build_engine_url.startswith("unix:"):
+            return None
+        with self.build_engine.asking("the engine's folder") as api:
+            folder = Path(str(api.info().get("DockerRootDir", "")))
+        return folder if folder.is_dir() else None
+
+    @functools.cached_property
+    def _knows_heredocs(self) -> bool:
+        with self.build_engine.asking("the engine's version") as api:
+            version = str(api.version().get("Version", ""))
+        number = re.match(r"(\d+)\.", version)
+        return bool(number) and int(number[1]) >= _HEREDOCS  # type: ignore[index]  # it matched
+
+
+def _of_template(template: Template, arguments: Mapping[str, str]) -> Dockerfile:
+    path = f"the Dockerfile of the template {template.name}"
+    real = template.files.get("Dockerfile")
+    if real is None:
+        raise ConfigError(f"{path} is missing: images cannot be made of it")
+    try:
+        return dockerfiles.parse(real.read_bytes(), path, arguments)
+    except BuildFailed as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_arguments(arguments: Mapping[str, str], template: Template) -> None:
+    if sum(len(k) + len(v.encode()) for k, v in arguments.items()) > _MAX_ARGUMENTS:
+        raise InvalidRequest(f"build_args have more than {_MAX_ARGUMENTS} bytes: use files")
+    for name, value in arguments.items():
+        shown = name[:80]
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+            raise InvalidRequest(f"build_args: {shown!r} is not the name of an argument")
+        if _NOT_THEIRS.fullmatch(name) or (template is not DOCKERFILE and name in _OURS):
+            raise InvalidRequest(f"build_args: {shown} is this installation's to set: leave it out")

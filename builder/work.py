@@ -1,0 +1,60 @@
+"""What the stages of a build hand to one another: the job of one function, and the tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from builder.engines import BuildEngine, engine_for
+from builder.key import BuildKey
+from builder.steps import Steps
+from builder.templates import Template
+from core.bundle import Layer
+from core.models import FunctionSpec, Release
+from core.settings import Settings
+from core.stackfile import StackFunction
+from core.store import Store
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every stage works with."""
+
+    settings: Settings
+    store: Store
+    steps: Steps
+
+    @cached_property
+    def engine(self) -> BuildEngine:
+        """What builds here, by the runtime that the artifacts are for."""
+        return engine_for(self.settings)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One function of the commit, as the stages fill it in."""
+
+    release: Release
+    function: StackFunction
+    template: Template
+    key: BuildKey
+    spec: FunctionSpec
+    app: Path = Path()
+    """The function's context, laid out."""
+    layers: tuple[Layer, ...] = ()
+    """process: its installed dependencies."""
+    image: str = ""
+    """docker: its image in the build engine, by id."""
+    tested: bool = False
+    artifact: str = ""
+    reused: bool = False
+    begun: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @property
+    def namespace(self) -> str:
+        return self.spec.namespace
