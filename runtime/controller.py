@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from redis.exceptions import RedisError
 
@@ -39,6 +40,7 @@ TELL_EVERY = 10.0
 """Seconds after which what was observed is written again: a store may have lost its last second."""
 STOP_SECONDS = 10.0
 """The longest that the end of everything waits for functions."""
+ENDS_AT_ONCE = 8
 
 log = logging.get()
 
@@ -65,6 +67,7 @@ class Controller:
         self._stop = threading.Event()
         self._told: dict[str, Observed] = {}
         self._told_at = 0.0
+        self._engine_away = False
         self._counted: dict[str, int] = {}
 
     def wake(self) -> None:
@@ -85,21 +88,39 @@ class Controller:
             thread.start()
         while not self._stop.is_set():
             self._news.clear()
+            busy = False
             try:
                 busy = self.pass_()
+                self._engine_away = False
             except RedisError as error:
                 log.warning("store_unavailable", error=str(error))
-                busy, self._told = False, {}  # what it was told may be lost
+                self._told = {}  # what it was told may be lost
+            except Unavailable as error:
+                self._stand_by(str(error))
             except Exception:
                 log.exception("pass_failed")
-                busy = False
             self._news.wait(BUSY_EVERY if busy else PASS_EVERY)
         self.replicas.close()
         self._count()
         self.provider.close()
 
+    def _stand_by(self, reason: str) -> None:
+        """What runs is not known, so nothing is decided: the routes stay, functions live on."""
+        if not self._engine_away:
+            log.warning("engine_unavailable", reason=reason)
+        self._engine_away = True
+        try:
+            self.edge.tick()  # an edge that was restarted meanwhile gets its routes back
+        except SlipwayError as error:
+            log.warning("edge_unavailable", reason=str(error))
+        try:
+            self._beat()
+        except RedisError as error:
+            log.warning("store_unavailable", error=str(error))
+
     def _adopt(self) -> None:
-        """Waits for the store, and takes over what an earlier controller left running."""
+        """Waits for the store and for the engine, and takes over what an earlier controller left
+        running."""
         while not self._stop.is_set():
             try:
                 records, observed = self.store.functions(), self.store.all_observed()
@@ -114,7 +135,12 @@ class Controller:
                 if function in records
                 for address in seen.endpoints
             }
-            self.replicas.adopt(routed)
+            try:
+                self.replicas.adopt(routed)
+            except Unavailable as error:
+                self._stand_by(str(error))
+                self._stop.wait(PASS_EVERY)
+                continue
             if self.collector:
                 self.collector.only(records)  # first: what the edge kept meanwhile counts as well
                 self.collector.start()
@@ -182,6 +208,15 @@ class Controller:
         except (SlipwayError, OSError) as error:
             log.warning("not_removed", instance=instance.id, reason=str(error))
 
+    def _terminate(self, instance: Instance) -> bool:
+        """Asks one to end; one that cannot be asked now is asked by the next pass."""
+        try:
+            self.provider.terminate(instance)
+        except Unavailable as error:
+            log.warning("not_terminated", instance=instance.id, reason=str(error))
+            return False
+        return True
+
     def _drain(self, instances: Sequence[Instance]) -> None:
         """Ends replicas that left the routes, once no request is with them or time is up."""
         there = {instance.id: instance for instance in instances}
@@ -196,9 +231,8 @@ class Controller:
             elif self.replicas.condemned(instance):
                 self._remove(instance)
             elif not told and instance.phase is Phase.RUNNING:
-                if self.edge.released(instance.address):
+                if self.edge.released(instance.address) and self._terminate(instance):
                     self._leaving[id_] = now
-                    self.provider.terminate(instance)
             elif told and now - told > self.settings.drain_timeout:
                 self._remove(instance)
 
@@ -220,10 +254,13 @@ class Controller:
         if observed != self._told or stale:
             self.store.save_observed(observed)
             self._told, self._told_at = observed, time.monotonic()
+        self._beat()
+        self._count()
+
+    def _beat(self) -> None:
         self.store.beat("controller", BEAT, self.provider.name)
         if self.edge.alive():
             self.store.beat("edge", BEAT)
-        self._count()
 
     def _count(self) -> None:
         if not self.collector:
@@ -254,33 +291,51 @@ class Controller:
 
     def _mend(self) -> None:
         """Beside the passes, which may wait for the store: what fences functions in must not."""
+        told = ""
         while not self._stop.wait(PASS_EVERY):
             try:
                 self.provider.mend()
+                told = ""
             except Unavailable as error:
-                log.warning("not_mended", reason=str(error))
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("not_mended", reason=told)
             except Exception:
                 log.exception("mend_failed")
 
 
 def stop_all(provider: Provider, patience: float) -> None:
-    """Ends every function: asked first, made to after ``patience`` seconds."""
-    if patience:
-        for instance in provider.instances():
-            if instance.phase is Phase.RUNNING:
-                provider.terminate(instance)
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if all(instance.phase is Phase.EXITED for instance in provider.instances()):
-            break
-        provider.wait(0.1)
-    stuck = []
-    for instance in provider.instances():
-        try:
-            provider.remove(instance)
-        except (SlipwayError, OSError) as error:  # the others shall end all the same
-            stuck.append(f"{instance.id}: {error}")
-    provider.close()
+    """Ends every function: asked first, made to after ``patience`` seconds.
+
+    Raises:
+        Unavailable: some could not be ended, or it is not known which run.
+    """
+    stuck: list[str] = []
+
+    def each(verb: Callable[[Instance], None], phases: Collection[Phase]) -> None:
+        """The verb on all of them, some side by side: an engine takes its time for each."""
+
+        def one(instance: Instance) -> None:
+            try:
+                verb(instance)
+            except (SlipwayError, OSError) as error:  # the others shall end all the same
+                stuck.append(f"{instance.id}: {error}")
+
+        with ThreadPoolExecutor(ENDS_AT_ONCE) as pool:
+            list(pool.map(one, [each for each in provider.instances() if each.phase in phases]))
+
+    try:
+        if patience:
+            each(provider.terminate, [Phase.RUNNING])
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if all(instance.phase is Phase.EXITED for instance in provider.instances()):
+                break
+            provider.wait(0.1)
+        stuck.clear()  # who could not be asked is ended all the same
+        each(provider.remove, list(Phase))
+    finally:
+        provider.close()
     if stuck:
         raise Unavailable("not everything could be ended: " + "; ".join(stuck))
 
@@ -296,7 +351,10 @@ def main() -> None:
     provider = make_provider(settings, key)
     if sys.argv[1:] in (["--stop-all"], ["--stop-all-now"]):
         now = sys.argv[1] == "--stop-all-now"
-        stop_all(provider, 0.0 if now else min(settings.drain_timeout, STOP_SECONDS))
+        try:
+            stop_all(provider, 0.0 if now else min(settings.drain_timeout, STOP_SECONDS))
+        except Unavailable as error:
+            sys.exit(str(error))
         return
     collector = Collector(settings) if settings.edge == "haproxy" else None
     controller = Controller(

@@ -9,8 +9,9 @@ must give the same result when it is repeated. A provider
 - must not touch what does not carry our signature;
 - must isolate: see the table of trust in docs/architecture.md. The contract suite
   (tests/contracts/test_provider.py) says what that means, and every provider passes it unchanged;
-- must bind an instance's address before its code runs, and never use an address twice: the edge
-  keeps connections to an old one for a while;
+- must bind an instance's address before its code runs, where that is the provider's to do (an
+  image binds its own: until then connections are refused), and never use an address again soon: the
+  edge keeps connections to an old one for a while;
 - must keep what an instance wrote (bounded by ``Settings.function_log``) after its death.
 """
 
@@ -69,7 +70,11 @@ class Provider(Protocol):
         """
 
     def instances(self) -> Sequence[Instance]:
-        """Every instance that is ours, dead ones that were not removed included."""
+        """Every instance that is ours, dead ones that were not removed included.
+
+        Raises:
+            Unavailable: an engine is away, so nobody knows; never an empty answer instead.
+        """
 
     def terminate(self, instance: Instance) -> None:
         """Asks it to finish its requests and end (SIGTERM); returns at once."""

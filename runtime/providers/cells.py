@@ -1,4 +1,7 @@
-"""From a function's specification to the cell that runs it: files, limits, environment."""
+"""From a function's specification to the cell that runs it: files, limits, environment.
+
+What holds for containers as well is here once: ``variables``, ``reaches_out``, the limits.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 from core.bundle import HOME, LAYER_MOUNTS, Bundle, bundle_folder, layer_folder
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, NotFound
 from core.models import FunctionSpec
 from core.sandbox import PATH, Cell, Mount
 from core.settings import Settings, cpus, size
@@ -16,6 +19,10 @@ Number = TypeVar("Number", int, float)
 
 _OWN = ("LISTEN_", "OPENFAAS_NAME", "HOME")
 """Variables that a function cannot set for itself."""
+
+UIDS = range(1_900_000_000, 1_900_065_536)
+"""Users of functions: above what systemd, containers and directories hand out (uids below
+1,879,048,192), below 2**31."""
 
 
 def cell_of(settings: Settings, spec: FunctionSpec, bundle: Bundle, *, uid: int, edge: str) -> Cell:
@@ -30,12 +37,12 @@ def cell_of(settings: Settings, spec: FunctionSpec, bundle: Bundle, *, uid: int,
         if layer.kind != "test":
             there = layer_folder(settings, spec.namespace, layer)
             mounts.append(Mount(there, LAYER_MOUNTS[layer.kind]))
-    outside = settings.egress and spec.annotation("com.slipway.egress").lower() != "false"
-    argv = _split(spec.env_process) if spec.env_process else list(bundle.process)
-    memory = _read(size, "memory limit", limit(spec, "memory"), settings.function_memory)
+    outside = reaches_out(settings, spec)
+    argv = split_command(spec.env_process) if spec.env_process else list(bundle.process)
+    memory = memory_bytes(settings, spec)
     env = environment(spec, argv, memory=memory, edge=edge if outside else "")
     if any(layer.kind == "python" for layer in bundle.layers):
-        env["PYTHONPATH"] = _joined(LAYER_MOUNTS["python"], env.get("PYTHONPATH"))
+        env["PYTHONPATH"] = joined(LAYER_MOUNTS["python"], env.get("PYTHONPATH"))
     return Cell(
         argv=argv,
         env=env,
@@ -43,7 +50,7 @@ def cell_of(settings: Settings, spec: FunctionSpec, bundle: Bundle, *, uid: int,
         mounts=mounts,
         uid=uid,
         memory=memory,
-        cpus=_read(cpus, "CPU limit", limit(spec, "cpu"), settings.function_cpus),
+        cpus=cpu_count(settings, spec),
         pids=settings.function_pids,
         network="egress" if outside else "none",
         hostname=spec.name,
@@ -53,10 +60,25 @@ def cell_of(settings: Settings, spec: FunctionSpec, bundle: Bundle, *, uid: int,
 def environment(
     spec: FunctionSpec, argv: Sequence[str], *, memory: int, edge: str
 ) -> dict[str, str]:
-    """What the function finds: defaults, then its own variables, then what is not its to say.
+    """What a function finds in a cell: see ``variables``; here the socket is handed to it."""
+    return variables(spec, {"PATH": PATH}, memory=memory, edge=edge) | {
+        "fprocess": shlex.join(argv),
+        "LISTEN_FDS": "1",
+        "LISTEN_FDNAMES": "http",
+    }
 
-    PATH of its own comes after the platform's (PYTHONPATH likewise, see ``cell_of``). LD_* and
+
+def variables(
+    spec: FunctionSpec, base: Mapping[str, str], *, memory: int, edge: str
+) -> dict[str, str]:
+    """What the function finds: defaults, then ``base``, the platform's or the image's, then its own
+    variables, then what is not its to say.
+
+    PATH of its own comes after that of ``base`` (PYTHONPATH likewise, see ``cell_of``). LD_* and
     what else the loader reads is passed on; the sandbox sets it after privileges are gone.
+
+    Raises:
+        InvalidRequest: a variable that cannot be.
     """
     own: Mapping[str, str] = spec.env_vars or {}
     for name, value in own.items():
@@ -71,19 +93,39 @@ def environment(
         "PYTHONDONTWRITEBYTECODE": "1",
         # Node sees the host's memory, not its limit, and would not collect in time.
         "NODE_OPTIONS": f"--max-old-space-size={max(memory * 3 // 4 // 2**20, 16)}",
+        **base,
     }
     if edge:
         env["OPENFAAS_URL"] = edge
     env |= {name: value for name, value in own.items() if not name.startswith(_OWN)}
     return env | {
-        "fprocess": shlex.join(argv),
         "OPENFAAS_NAME": spec.name,
         "OPENFAAS_NAMESPACE": spec.namespace,
         "HOME": "/tmp",
-        "LISTEN_FDS": "1",
-        "LISTEN_FDNAMES": "http",
-        "PATH": _joined(PATH, own.get("PATH")),
+        "PATH": joined(base["PATH"], own.get("PATH")),
     }
+
+
+def reaches_out(settings: Settings, spec: FunctionSpec) -> bool:
+    """Whether it reaches the outside world and the edge."""
+    return settings.egress and spec.annotation("com.slipway.egress").lower() != "false"
+
+
+def refuse_secrets(spec: FunctionSpec) -> None:
+    """Raises NotFound: there are none yet."""
+    if spec.secrets:
+        raise NotFound(
+            f"{spec.function} wants the secrets {', '.join(spec.secrets)}, which are not "
+            "there: this provider has none yet; remove them from the stack file"
+        )
+
+
+def memory_bytes(settings: Settings, spec: FunctionSpec) -> int:
+    return _read(size, "memory limit", limit(spec, "memory"), settings.function_memory)
+
+
+def cpu_count(settings: Settings, spec: FunctionSpec) -> float:
+    return _read(cpus, "CPU limit", limit(spec, "cpu"), settings.function_cpus)
 
 
 def memory_limit(settings: Settings, spec: FunctionSpec) -> str:
@@ -109,7 +151,7 @@ def _read(parse: Callable[[str], Number], what: str, text: str | None, default: 
         raise InvalidRequest(f"the {what} {text[:40]!r} cannot be read: {error}") from error
 
 
-def _split(command: str) -> list[str]:
+def split_command(command: str) -> list[str]:
     """``fprocess`` → an argument vector, by the shell's quoting but without a shell."""
     try:
         argv = shlex.split(command)
@@ -120,5 +162,5 @@ def _split(command: str) -> list[str]:
     return argv
 
 
-def _joined(first: str, second: str | None) -> str:
+def joined(first: str, second: str | None) -> str:
     return f"{first}:{second}" if second else first

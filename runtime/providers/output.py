@@ -21,6 +21,7 @@ import selectors
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,7 +36,7 @@ PIPE_SIZE = 2**20
 _ROUND = 0.01
 """Seconds between two rounds through the pipes: writing byte by byte wakes us no more often, and a
 line reaches the log so much later."""
-_TURN, _PIECE = 65536, 4096
+_TURN, PIECE = 65536, 4096
 """Bytes read of a pipe in a round, and those whose fate is one: few, since a piece of nothing but
 newlines makes half a megabyte of records."""
 _LONGEST = 16384
@@ -61,56 +62,74 @@ def make_pipe(path: Path) -> int:
     return writer
 
 
-class _Source:
-    """One instance's pipe on its way into its function's log."""
+class Source:
+    """One instance's output on its way into its function's log; see ``receive``."""
 
-    def __init__(self, instance: str, pipe: Path, writer: LogWriter) -> None:
+    at_least = ""
+    """Before the number of bytes that are left out: more may be missing."""
+
+    def __init__(self, instance: str, writer: LogWriter, fd: int) -> None:
+        """``fd``: becomes readable when there is something; closed by ``close``."""
         self.instance = instance
         self.writer = writer
-        self.fd = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd = fd
+        self.ended = False
+        """Whether nothing can come any more."""
         self._longest = max(min(_LONGEST, (writer.longest - _RECORD) // _ESCAPED), 0)
         self._rest = b""
         self._cut = 0
         """Bytes left out of the line that is being read."""
-        self._budget = float(_BURST)
+        self._burst = min(_BURST, writer.longest)
+        """No more than the log keeps: else the note of what is missing would be pushed out."""
+        self._budget = float(self._burst)
         """Below 0: a debt, which has to be paid back first."""
         self._refilled = time.monotonic()
         self._dropped = 0
         self._tail = b""
+        self._time = ""
+        """When the instance wrote what was read last, RFC 3339; empty: just now."""
 
     @property
     def flooding(self) -> bool:
         """Whether what comes is not kept just now."""
         return self._dropped > 0
 
+    def receive(self, most: int) -> Sequence[tuple[str, bytes]]:
+        """Reads at most ``most`` bytes without waiting; returns them in pieces, each with the time
+        at which it was written (empty: now). None of them: there is nothing."""
+        raise NotImplementedError
+
+    def stale(self) -> bool:
+        """Whether it may have missed that there is more, and should be resumed."""
+        return False
+
     def read(self) -> bool:
         """Takes one turn; False: there was nothing."""
         self._refill()
-        if self._budget >= _BURST / 4:
+        if self._budget >= self._burst / 4:
             self._settle()
-        try:
-            data = os.read(self.fd, PIPE_SIZE if self.flooding else _TURN)
-        except BlockingIOError:
-            return False
-        for begin in range(0, len(data), _PIECE):
+        pieces = self.receive(PIPE_SIZE if self.flooding else _TURN)
+        for number, (time_, data) in enumerate(pieces):
             if self.flooding or self._budget <= 0:
-                self._drop(data[begin:])
+                self._time = pieces[-1][0]
+                self._drop(b"".join(data for _, data in pieces[number:]))
                 break
-            self._take(data[begin : begin + _PIECE])
-        return True
+            self._time = time_
+            self._take(data)
+        return bool(pieces)
 
     def close(self) -> None:
-        """Reads what is still in the pipe and lets go of it."""
+        """Reads what is still there and lets go of it."""
         for _ in range(2 * PIPE_SIZE // _TURN):
             if not self.read():
                 break
         self._settle()
-        self._finish_line()
+        self.finish_line()
         os.close(self.fd)
 
     def _refill(self) -> None:
         moment = time.monotonic()
-        self._budget = min(_BURST, self._budget + (moment - self._refilled) * _RATE)
+        self._budget = min(self._burst, self._budget + (moment - self._refilled) * _RATE)
         self._refilled = moment
 
     def _drop(self, data: bytes) -> None:
@@ -130,8 +149,8 @@ class _Source:
         left_out = self._dropped - len(tail)
         self._dropped, self._tail = 0, b""
         if left_out:
-            self._finish_line()
-            self._write([f"[slipway: {left_out} bytes left out: written too fast]"])
+            self.finish_line()
+            self._write([f"[slipway: {self.at_least}{left_out} bytes left out: written too fast]"])
         self._take(tail)
 
     def _take(self, data: bytes) -> None:
@@ -156,13 +175,14 @@ class _Source:
         self._rest, self._cut = b"", 0
         return text
 
-    def _finish_line(self) -> None:
+    def finish_line(self) -> None:
+        """Keeps a line without its newline: no more of it comes."""
         if self._rest:
             self._write([self._line()])
 
     def _write(self, texts: list[str]) -> int:
         """Returns the bytes of log that it came to."""
-        time_ = now()
+        time_ = self._time or now()
         lines = [FunctionLogLine(time=time_, instance=self.instance, text=text) for text in texts]
         data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         try:
@@ -172,15 +192,28 @@ class _Source:
         return len(data)
 
 
+class _Pipe(Source):
+    def __init__(self, instance: str, pipe: Path, writer: LogWriter) -> None:
+        super().__init__(instance, writer, os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def receive(self, most: int) -> Sequence[tuple[str, bytes]]:
+        try:
+            data = os.read(self.fd, most)
+        except BlockingIOError:
+            return ()
+        return [("", data[begin : begin + PIECE]) for begin in range(0, len(data), PIECE)]
+
+
 class Output:
-    """The thread that reads every pipe."""
+    """The thread that reads every source."""
 
     def __init__(self, bound: int) -> None:
         """``bound``: bytes kept of one function."""
         self._bound = bound
-        self._lock = threading.Lock()
-        self._sources: dict[str, _Source] = {}
-        self._floods: deque[_Source] = deque()
+        self._lock = threading.Condition()
+        """Told whenever a source has ended."""
+        self._sources: dict[str, Source] = {}
+        self._floods: deque[Source] = deque()
         """Those over their budget: out of the selector, one of them is read in each round."""
         self._writers: dict[Path, LogWriter] = {}
         self._selector = selectors.DefaultSelector()
@@ -191,29 +224,68 @@ class Output:
 
     def add(self, instance: str, pipe: Path, folder: Path) -> None:
         """Begins to read an instance's pipe into the log in ``folder``; raises OSError."""
+        self.add_source(instance, folder, lambda writer: _Pipe(instance, pipe, writer))
+
+    def add_source(self, instance: str, folder: Path, make: Callable[[LogWriter], Source]) -> None:
+        """Begins to read what ``make`` opens, unless the instance has a source; it may raise
+        OSError."""
         with self._lock:
             if instance in self._sources:
                 return
             if folder not in self._writers:
                 self._writers[folder] = LogWriter(folder, self._bound)
-            source = _Source(instance, pipe, self._writers[folder])
+            source = make(self._writers[folder])
             self._sources[instance] = source
             self._selector.register(source.fd, selectors.EVENT_READ, source)
 
-    def finish(self, instance: str) -> None:
-        """Keeps what an ended instance still had to say and stops reading it."""
+    def resume(self, instance: str, renew: Callable[[Source], None]) -> None:
+        """Goes on with a source that has ended or is stale; ``renew`` gives it a new descriptor."""
         with self._lock:
-            source = self._sources.pop(instance, None)
+            source = self._sources.get(instance)
+            if source is None or not (source.ended or source.stale()):
+                return
+            self._leave(source)
+            renew(source)
+            if source not in self._floods:
+                self._selector.register(source.fd, selectors.EVENT_READ, source)
+
+    def source(self, instance: str) -> Source | None:
+        with self._lock:
+            return self._sources.get(instance)
+
+    def ended(self, instance: str) -> bool:
+        """Whether nothing comes from it now: there is no source, or it has to be resumed."""
+        with self._lock:
+            source = self._sources.get(instance)
+            return source is None or source.ended or source.stale()
+
+    def finish(self, instance: str, patience: float = 0.0) -> None:
+        """Keeps what an ended instance still had to say and stops reading it.
+
+        ``patience``: seconds that the end of its source is waited for.
+        """
+        with self._lock:
+            source = self._sources.get(instance)
             if source is None:
                 return
-            if source in self._floods:
-                self._floods.remove(source)
-            else:
-                self._selector.unregister(source.fd)
-            source.close()
+            self._lock.wait_for(lambda: source.ended, patience)
+            if self._sources.get(instance) is not source:
+                return
+            del self._sources[instance]
+            self._close(source)
             if all(each.writer is not source.writer for each in self._sources.values()):
                 source.writer.close()
                 del self._writers[source.writer.folder]
+
+    def _close(self, source: Source) -> None:
+        if source in self._floods:
+            self._floods.remove(source)
+        self._leave(source)
+        source.close()
+
+    def _leave(self, source: Source) -> None:
+        with contextlib.suppress(KeyError):  # it is flooding, or has ended
+            self._selector.unregister(source.fd)
 
     def close(self) -> None:
         """Stops the thread; the pipes keep what is written from now on."""
@@ -232,19 +304,26 @@ class Output:
                     if key.fd == self._stop:
                         return
                     # An instance may have been finished since the selector saw it.
-                    source: _Source = key.data
+                    source: Source = key.data
                     if self._sources.get(source.instance) is source:
                         source.read()
                         if source.flooding:
-                            self._selector.unregister(source.fd)
                             self._floods.append(source)
+                        if source.flooding or source.ended:
+                            self._leave(source)
+                        self._note_end(source)
                 if self._floods:
                     self._read_flood(self._floods.popleft())
             time.sleep(_ROUND)
 
-    def _read_flood(self, source: _Source) -> None:
+    def _read_flood(self, source: Source) -> None:
         source.read()
         if source.flooding:
             self._floods.append(source)
-        else:
+        elif not source.ended:
             self._selector.register(source.fd, selectors.EVENT_READ, source)
+        self._note_end(source)
+
+    def _note_end(self, source: Source) -> None:
+        if source.ended:
+            self._lock.notify_all()

@@ -27,7 +27,7 @@ import msgspec
 
 from core import logfiles
 from core.bundle import discard_bundle, read_bundle
-from core.errors import NotFound, Unavailable
+from core.errors import Unavailable
 from core.models import FunctionLogLine, FunctionSpec
 from core.sandbox import (
     Cell,
@@ -48,7 +48,7 @@ from core.sandbox import (
 )
 from core.settings import Settings
 from runtime.providers import Instance, Phase
-from runtime.providers.cells import cell_of, memory_limit
+from runtime.providers.cells import UIDS, cell_of, memory_limit, refuse_secrets
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
 
@@ -57,9 +57,6 @@ log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _CLOSE_SECONDS = 10.0
 """The longest that the end of this process waits for starts under way."""
-_UIDS = range(1_900_000_000, 1_900_065_536)
-"""Users of functions: above what systemd, containers and directories hand out (uids below
-1,879,048,192), below 2**31."""
 
 
 class _Known:
@@ -124,11 +121,7 @@ class ProcessProvider:
             InvalidRequest: a limit or a variable that cannot be.
         """
         bundle = read_bundle(self._settings, spec.namespace, spec.artifact)
-        if spec.secrets:
-            raise NotFound(
-                f"{spec.function} wants the secrets {', '.join(spec.secrets)}, which are not "
-                "there: this provider has none yet; remove them from the stack file"
-            )
+        refuse_secrets(spec)
         id = f"{spec.function}-{spec.revision}-{secrets.token_hex(4)}"
         with self._lock:
             if self._closed:
@@ -382,7 +375,7 @@ class ProcessProvider:
     def _free_uid(self) -> int:
         taken = {known.record.uid for known in self._known.values()} | set(self._starting.values())
         while True:
-            uid = random.choice(_UIDS)
+            uid = random.choice(UIDS)
             if uid not in taken:
                 return uid
 

@@ -7,9 +7,24 @@ from collections.abc import Callable
 from core.errors import ConfigError
 from core.settings import Settings
 from runtime.providers import Provider
-from runtime.providers.process import ProcessProvider
 
-PROVIDERS: dict[str, Callable[[Settings, bytes], Provider]] = {"process": ProcessProvider}
+
+def _process(settings: Settings, key: bytes) -> Provider:
+    from runtime.providers.process import ProcessProvider
+
+    return ProcessProvider(settings, key)
+
+
+def _docker(settings: Settings, key: bytes) -> Provider:
+    from runtime.providers.docker import DockerProvider  # its SDK is large: only who needs it
+
+    return DockerProvider(settings, key)
+
+
+PROVIDERS: dict[str, Callable[[Settings, bytes], Provider]] = {
+    "process": _process,
+    "docker": _docker,
+}
 
 
 def make_provider(settings: Settings, key: bytes) -> Provider:
@@ -22,6 +37,6 @@ def make_provider(settings: Settings, key: bytes) -> Provider:
     if name not in PROVIDERS:
         raise ConfigError(
             f"SLIPWAY_RUNTIME={name} is not there yet: this version runs functions as "
-            "processes. Leave it unset, or set SLIPWAY_RUNTIME=process"
+            "processes or in a Docker engine. Leave it unset, or set one of those two"
         )
     return PROVIDERS[name](settings, key)

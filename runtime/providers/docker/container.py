@@ -1,0 +1,115 @@
+"""From a function's specification to what the engine is asked to create."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.models import FunctionSpec
+from core.settings import Settings
+from runtime.providers.cells import (
+    cpu_count,
+    joined,
+    memory_bytes,
+    reaches_out,
+    split_command,
+    variables,
+)
+from runtime.providers.docker.document import Document
+from runtime.providers.docker.images import Image
+
+_LEAST_MEMORY = 6 * 2**20
+"""Bytes; the engine refuses less."""
+_PERIOD, _LEAST_QUOTA = 100_000, 1000
+"""Microseconds, of which a container gets its CPUs times as much."""
+_SCRATCH = 64 * 2**20
+"""Bytes of /tmp, of /dev/shm and of each volume; what is in them counts as memory."""
+_LEAST_LOG = 16384
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The engine's own, for images that set none."""
+NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1"}
+"""The fence knows IPv4 alone. Not accepted where the kernel has no IPv6 at all."""
+
+
+def configuration(
+    settings: Settings,
+    document: Document,
+    image: Image,
+    labels: dict[str, str],
+    *,
+    network: str,
+    edge: str,
+    sysctls: dict[str, str],
+) -> dict[str, Any]:
+    """The body of the engine's ``POST /containers/create``.
+
+    ``network``: the engine's id of the functions' network. ``edge``: URL under which functions
+    reach the edge; empty: there is none.
+
+    Raises:
+        InvalidRequest: a limit, a variable or the command cannot be.
+    """
+    spec = document.spec
+    outside = reaches_out(settings, spec)
+    wanted = memory_bytes(settings, spec)
+    env = _environment(spec, image, memory=wanted, edge=edge if outside else "")
+    memory = max(wanted, _LEAST_MEMORY)
+    quota = max(int(cpu_count(settings, spec) * _PERIOD), _LEAST_QUOTA)
+    kept = max(settings.function_log // 2, _LEAST_LOG)
+    config: dict[str, Any] = {
+        "Image": spec.artifact,
+        "Hostname": spec.name,
+        "User": f"{document.uid}:{document.uid}",
+        "Env": [f"{name}={value}" for name, value in env.items()],
+        "Labels": {**dict.fromkeys(image.labels, ""), **labels},
+        "Healthcheck": {"Test": ["NONE"]},  # the controller asks, over HTTP
+        "HostConfig": {
+            "NetworkMode": network,
+            "RestartPolicy": {"Name": "no"},
+            "Init": True,
+            "ReadonlyRootfs": True,
+            "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={_SCRATCH}"},
+            # Else the engine makes folders of the host of them, which nothing bounds.
+            "Mounts": [_scratch(path) for path in image.volumes if path.rstrip("/") != "/tmp"],
+            "ShmSize": _SCRATCH,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "Memory": memory,
+            "MemorySwap": memory,
+            "OomKillDisable": False,
+            # Not NanoCpus: the engine refuses more of those than this machine has.
+            "CpuPeriod": _PERIOD,
+            "CpuQuota": quota,
+            "PidsLimit": settings.function_pids,
+            "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+            "Sysctls": sysctls,
+            "Dns": [] if outside else ["127.0.0.1"],  # the engine would ask for it outside
+            "LogConfig": {
+                "Type": "json-file",
+                "Config": {"max-size": str(kept), "max-file": "2"},
+            },
+        },
+        "NetworkingConfig": {
+            "EndpointsConfig": {network: {"IPAMConfig": {"IPv4Address": document.ip}}}
+        },
+    }
+    if spec.env_process and image.template:
+        config["Cmd"] = split_command(spec.env_process)
+    return config
+
+
+def _environment(spec: FunctionSpec, image: Image, *, memory: int, edge: str) -> dict[str, str]:
+    env = variables(spec, {"PATH": _PATH, **image.env}, memory=memory, edge=edge)
+    own = spec.env_vars or {}
+    if python := image.env.get("PYTHONPATH"):
+        env["PYTHONPATH"] = joined(python, own.get("PYTHONPATH"))
+    if spec.env_process:
+        env["fprocess"] = spec.env_process
+    return env
+
+
+def _scratch(path: str) -> dict[str, Any]:
+    return {
+        "Type": "tmpfs",
+        "Target": path,
+        "TmpfsOptions": {"SizeBytes": _SCRATCH, "Mode": 0o1777},
+    }

@@ -1,0 +1,430 @@
+"""The verbs of the docker provider; see the package's docstring for the way through.
+
+Whatever is held in memory is a cache of what the engine's containers carry. The one thing that is
+kept elsewhere is that a container was told to end: an empty file of its name in <run>/stopping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from docker.errors import APIError
+
+from core import logfiles
+from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError, Unavailable
+from core.logfiles import LogWriter
+from core.models import FunctionLogLine, FunctionSpec
+from core.sandbox.network import Network
+from core.settings import Settings
+from engine import references
+from engine.client import Engine
+from runtime.providers import Instance
+from runtime.providers.cells import UIDS, memory_limit, reaches_out, refuse_secrets
+from runtime.providers.docker import document as documents
+from runtime.providers.docker.addresses import Addresses
+from runtime.providers.docker.container import NO_IPV6, configuration
+from runtime.providers.docker.document import Document
+from runtime.providers.docker.follow import Followed, follow, last_time
+from runtime.providers.docker.images import Image, Images
+from runtime.providers.docker.network import FunctionsNetwork
+from runtime.providers.docker.watch import Containers, Known
+from runtime.providers.output import Output, Source
+
+log = logging.getLogger(__name__)
+
+_QUICK = 20
+"""Seconds for an answer about what is there already; see engine.client.TIMEOUT for the others."""
+_TRIES = 5
+"""Addresses that are tried where the engine says that one is taken."""
+_CLOSE_SECONDS = 10.0
+"""The longest that the end of this process waits for starts under way."""
+_REST_SECONDS = 2.0
+"""The longest that the last words of a container are waited for."""
+_YOUNG, _ONCE_MORE = 1.0, 0.3
+"""A container's init does not hear SIGTERM in its first milliseconds: one younger than this, in
+seconds, gets it once more a moment later."""
+_REMAPPED_UIDS = range(10_000, 60_000)
+"""Users of functions where the engine maps users to others and knows only 65,536 of them."""
+_PASSING = (
+    "no space left",
+    "resource temporarily unavailable",
+    "cannot allocate memory",
+    "too many open files",
+    "device or resource busy",
+)
+"""What the engine says of a container that would start another time."""
+
+
+class _AddressTaken(Exception):
+    """Another container of the network has it."""
+
+
+class DockerProvider:
+    """See runtime.providers.Provider."""
+
+    name = "docker"
+
+    def __init__(self, settings: Settings, key: bytes) -> None:
+        """``key`` signs what containers carry. The engine may be away.
+
+        Raises:
+            ConfigError: SLIPWAY_SUBNET is none.
+        """
+        self._settings = settings
+        self._key = key
+        self._engine = Engine(settings.engine_url)
+        self._quick = Engine(settings.engine_url, timeout=_QUICK)
+        self._network = FunctionsNetwork(settings, self._quick)
+        self._builds = Network.for_builds(settings)
+        self._images = Images(settings, self._engine)
+        self._addresses = Addresses(self._network.fence.subnet)
+        self._output = Output(settings.function_log)
+        self._told_to_end = settings.run / "stopping"
+        self._told_to_end.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._sysctls = NO_IPV6
+        self._info: dict[str, Any] = {}
+        self._starting = 0
+        self._idle = threading.Condition()
+        """Told whenever a start is over."""
+        self._closed = False
+        self._containers = Containers(
+            Engine(settings.engine_url, timeout=_QUICK),
+            key,
+            settings.mark,
+            stopping=lambda id: (self._told_to_end / id).exists(),
+            found=self._follow,
+            ended=lambda known: self._follow(known, final=True),
+            gone=self._forget,
+            tick=self._tick,
+        )
+
+    def start(self, spec: FunctionSpec) -> Instance:
+        """Starts one replica; see Provider.start.
+
+        Raises:
+            InvalidRequest: a limit, a variable, or an image that cannot be run.
+        """
+        references.check_artifact(spec.artifact)
+        refuse_secrets(spec)
+        with self._idle:
+            if self._closed:
+                raise Unavailable(f"{spec.function} is not started: the controller is stopping")
+            self._starting += 1
+        try:
+            image = self._images.get(spec)
+            self._about()
+            network = self._network.ready()
+            for _ in range(_TRIES):
+                with contextlib.suppress(_AddressTaken):
+                    return self._start(spec, image, network)
+            raise Unavailable(
+                f"{spec.function} is not started: {_TRIES} addresses in a row are taken by others"
+            )
+        finally:
+            with self._idle:
+                self._starting -= 1
+                self._idle.notify_all()
+
+    def _start(self, spec: FunctionSpec, image: Image, network: str) -> Instance:
+        known = self._containers.reserve(lambda ips, uids: self._document(spec, ips, uids))
+        try:
+            config = configuration(
+                self._settings,
+                known.document,
+                image,
+                documents.labels(self._key, known.document),
+                network=network,
+                edge=self._network.edge,
+                sysctls=self._sysctls,
+            )
+            known.container = self._create(known, config)
+            self._run(known)
+        except BaseException:
+            self._undo(known)
+            raise
+        instance = self._containers.started(known)
+        self._follow(known)
+        return instance
+
+    def _document(
+        self, spec: FunctionSpec, ips: Collection[str], uids: Collection[int]
+    ) -> Document:
+        quiet = not reaches_out(self._settings, spec)
+        return Document(
+            id=f"{spec.function}-{spec.revision}-{secrets.token_hex(4)}",
+            spec=spec,
+            ip=self._addresses.draw(ips, quiet=quiet),
+            uid=self._free_uid(uids),
+            memory=memory_limit(self._settings, spec),
+            started_at=time.time(),
+            installation=self._settings.mark,
+        )
+
+    def _create(self, known: Known, config: dict[str, Any]) -> str:
+        spec = known.document.spec
+        try:
+            with self._asking(f"{spec.function} is not started") as api:
+                return str(api.create_container_from_config(config, known.document.id)["Id"])
+        except NotFound:
+            self._images.forget(spec.artifact)  # it is fetched again
+            raise Unavailable(
+                f"{spec.function} is not started: its image was removed from the engine just now"
+            ) from None
+        except Conflict as error:
+            raise Unavailable(str(error)) from error
+
+    def _run(self, known: Known) -> None:
+        try:
+            with self._asking(f"{known.document.spec.function} is not started") as api:
+                api.start(known.container)
+        except (NotFound, Conflict) as error:  # removed under us, or its network was
+            raise Unavailable(str(error)) from error
+        except Unavailable as error:
+            told = str(error).lower()
+            if "address already in use" in told:
+                raise _AddressTaken from error
+            if "disable_ipv6" in told and self._sysctls:
+                self._sysctls = {}
+                raise
+            if "oci runtime" in told and not any(each in told for each in _PASSING):
+                raise InvalidRequest(str(error)) from error
+            raise
+
+    def _undo(self, known: Known) -> None:
+        """Removes what a start that failed had made; what cannot be now is met again."""
+        known.ending = known.doomed = True
+        if known.container:
+            with contextlib.suppress(NotFound):
+                try:
+                    with self._quick.asking("") as api:
+                        api.remove_container(known.container, v=True, force=True)
+                except SlipwayError as error:
+                    log.warning("%s stays for now: %s", known.document.id, error)
+                    return
+        self._containers.drop(known)
+
+    def instances(self) -> Sequence[Instance]:
+        """See Provider.instances.
+
+        Raises:
+            Unavailable: the engine is away, so nobody knows.
+        """
+        return self._containers.instances()
+
+    def terminate(self, instance: Instance) -> None:
+        """See Provider.terminate.
+
+        Raises:
+            Unavailable: the engine does not answer.
+        """
+        known = self._containers.get(instance.id)
+        if known is None or known.exit_reason is not None:
+            return
+        note = self._told_to_end / instance.id
+        try:
+            note.touch()
+        except OSError as error:  # the disk is full: only a later controller asks again
+            log.warning("%s is told to end, but not noted: %s", instance.id, error)
+        try:
+            self._signal(known, "SIGTERM")
+        except BaseException:
+            note.unlink(missing_ok=True)
+            raise
+        known.stopping = True
+        if time.time() - known.document.started_at < _YOUNG:
+            again = threading.Timer(_ONCE_MORE, self._signal_again, (known,))
+            again.daemon = True
+            again.start()
+
+    def _signal_again(self, known: Known) -> None:
+        if known.exit_reason is None and not known.ending and not self._closed:
+            with contextlib.suppress(SlipwayError):
+                self._signal(known, "SIGTERM")
+
+    def _signal(self, known: Known, signal: str) -> None:
+        """Nothing happens to one that is gone or does not run."""
+        with (
+            contextlib.suppress(NotFound, Conflict),
+            self._asking(f"{known.document.id} is not ended", self._quick) as api,
+        ):
+            api.kill(known.container, signal)
+
+    def remove(self, instance: Instance) -> None:
+        """See Provider.remove.
+
+        Raises:
+            Unavailable: the engine does not answer; trying again can help.
+        """
+        known = self._containers.get(instance.id)
+        if known is None:
+            return
+        known.ending = True
+        try:
+            # First ended, so that its last words are still there to be read.
+            if not known.dead:
+                self._signal(known, "SIGKILL")
+                self._follow(known, final=True)
+            self._output.finish(instance.id, _REST_SECONDS)
+            with (
+                contextlib.suppress(NotFound, Conflict),  # Conflict: another one is removing it
+                self._asking(f"{instance.id} is not removed", self._quick) as api,
+            ):
+                api.remove_container(known.container, v=True, force=True)
+        except BaseException:
+            known.ending = False
+            raise
+        self._containers.drop(known)
+
+    def wait(self, timeout: float) -> None:
+        self._containers.wait(max(timeout, 0))
+
+    def logs(self, function: str, *, tail: int = 0, since: str = "") -> Iterator[FunctionLogLine]:
+        after = datetime.fromisoformat(since) if since else None
+        lines = logfiles.function_lines(self._settings.logs / function, after)
+        yield from deque(lines, maxlen=tail) if tail else lines
+
+    def mend(self) -> None:
+        """See Provider.mend. Containers that lost their network count as ended."""
+        try:
+            self._builds.mend()  # nobody else looks after the fence of the engine for builds
+        finally:
+            self._containers.instances()  # while the engine is away one thread alone asks it
+            if self._network.mend():
+                self._containers.strand()
+
+    def discard(self, namespace: str, artifact: str) -> None:  # noqa: ARG002 - the interface's name
+        if any(each.spec.artifact == artifact for each in self.instances()):
+            return
+        with (
+            contextlib.suppress(NotFound, Conflict),
+            self._asking(f"the image {artifact} is not removed") as api,
+        ):
+            api.remove_image(artifact)
+        self._images.forget(artifact)
+
+    def enforced(self) -> dict[str, str]:
+        settings = self._settings
+        try:
+            info = self._about()
+        except SlipwayError as error:
+            return {"engine": f"not known: {error}"}
+        groups = f"cgroup v{info.get('CgroupVersion', '1')}, by the engine"
+        missing = "not bounded: the engine says that this kernel cannot"
+        network = self._network.unfenced
+        return {
+            "files": "the image, read-only; /tmp of 64 MiB in memory",
+            "identity": "a uid of its own, no capabilities, no new privileges",
+            "calls": "the engine's seccomp profile"
+            if any("seccomp" in each for each in info.get("SecurityOptions") or ())
+            else "NOT bounded: the engine has no seccomp",
+            "memory": groups if info.get("MemoryLimit") else missing,
+            "cpu": groups if info.get("CpuCfsQuota") else missing,
+            "processes": groups if info.get("PidsLimit") else missing,
+            "network": f"NOT fenced: {network}"
+            if network
+            else "an engine network without traffic between containers, firewall rules of ours",
+            "log": f"the last {settings.function_log} bytes of each function, "
+            "and as much of each container in the engine",
+        }
+
+    def close(self) -> None:
+        with self._idle:
+            if self._closed:
+                return
+            self._closed = True
+            self._idle.wait_for(lambda: not self._starting, _CLOSE_SECONDS)
+        self._containers.close()
+        self._output.close()
+        self._engine.close()
+        self._quick.close()
+
+    def _tick(self) -> None:
+        for known in self._containers.running():
+            self._follow(known)
+
+    def _follow(self, known: Known, *, final: bool = False) -> None:
+        """Begins to read what a container writes, or goes on with it where that is due."""
+        id = known.document.id
+        if not known.started:
+            return
+        source = self._output.source(id)
+        if final and isinstance(source, Followed):
+            source.final = True
+        if not self._output.ended(id):
+            return
+        folder = self._settings.logs / known.document.spec.function
+        since = source.last if isinstance(source, Followed) else last_time(folder, id)
+        try:
+            with self._quick.asking(f"what {id} writes cannot be followed") as api:
+                version = api.api_version
+            sock = follow(self._quick.url, version, known.container, since)
+        except (SlipwayError, OSError) as error:
+            log.warning("what %s writes is not followed now: %s", id, error)
+            return
+
+        taken = []
+
+        def make(writer: LogWriter) -> Source:
+            taken.append(sock)
+            made = Followed(id, writer, sock, since)
+            made.final = final or known.dead
+            return made
+
+        def renew(source: Source) -> None:
+            assert isinstance(source, Followed)
+            taken.append(sock)
+            source.renew(sock)
+
+        try:
+            if source is None:
+                self._output.add_source(id, folder, make)
+            else:
+                self._output.resume(id, renew)
+        except OSError as error:
+            log.warning("what %s writes is lost: %s", id, error)
+        finally:
+            if not taken:  # another thread was quicker
+                sock.close()
+
+    def _forget(self, known: Known) -> None:
+        """It is no more."""
+        id = known.document.id
+        self._output.finish(id)
+        self._addresses.give_back(known.document.ip)
+        with contextlib.suppress(OSError):
+            (self._told_to_end / id).unlink(missing_ok=True)
+
+    def _free_uid(self, taken: Collection[int]) -> int:
+        options = self._info.get("SecurityOptions") or ()
+        mapped = any("name=userns" in each or "name=rootless" in each for each in options)
+        while True:
+            uid = random.choice(_REMAPPED_UIDS if mapped else UIDS)
+            if uid not in taken:
+                return uid
+
+    def _about(self) -> dict[str, Any]:
+        """What the engine says of itself."""
+        if not self._info:
+            with self._quick.asking("the engine does not say what it can do") as api:
+                self._info = api.info()
+        return self._info
+
+    @contextlib.contextmanager
+    def _asking(self, what: str, engine: Engine | None = None) -> Iterator[Any]:
+        """Asks the engine; where it does not answer, nothing is known until it does."""
+        try:
+            with (engine or self._engine).asking(what) as api:
+                yield api
+        except Unavailable as error:
+            if not isinstance(error.__cause__, APIError):  # it did not answer at all
+                self._containers.lost(str(error))
+            raise
