@@ -9,10 +9,10 @@ READY_DEV := .venv/.installed-dev
 # Compiled modules make every later start quicker.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up check check-static test bench versions setup setup-dev
+.PHONY: help up check check-static test base-images bench versions setup setup-dev compose-secrets
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: $(READY) ## Start Slipway in the foreground and push its demo through it; Ctrl-C stops it
 	@exec $(BIN)/slipway up
@@ -28,12 +28,18 @@ check-static: $(READY_DEV) ## Lint, format, types, and who may import whom
 test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
+base-images: $(READY) ## Make the templates' base images from Debian packages, for Docker without a hub; FORCE=1 anew
+	@$(BIN)/python -P -m supervisor.base_images
+
 bench: $(READY_DEV) ## Measure the figures that we claim, beside their references; ARGS= as its --help says
 	$(BIN)/python -m bench $(ARGS)
 
 versions: $(READY_DEV) ## Move constraints.txt to the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 		--no-header --no-annotate --no-emit-index-url pyproject.toml -o constraints.txt
+
+compose-secrets: ## Make the secrets of docker-compose.yml in ./secrets, once
+	@$(SECRETS)
 
 setup: $(READY) ## Set up and stop there
 
@@ -58,4 +64,16 @@ define TOOLS
 	&& $(PYTHON) -c 'import ensurepip, venv' && git --version; } >/dev/null 2>&1 \
 	|| { echo "Slipway needs Python 3.11 or later with pip and venv, git and make. On Debian 12:"; \
 	echo "  apt-get install -y python3 python3-venv python3-pip git make"; exit 1; } >&2
+endef
+
+# The folder is closed to others; the files in it are read by containers whose root may not be the
+# user who made them, and who has no privileges there.
+define SECRETS
+set -e; umask 077; mkdir -p secrets; chmod 700 secrets; \
+for name in admin-password builder-token; do \
+	if [ -s secrets/$$name ]; then echo "slipway: secrets/$$name is there"; continue; fi; \
+	head -c 24 /dev/urandom | base64 | tr '+/' '-_' > secrets/.$$name; \
+	chmod 444 secrets/.$$name; mv secrets/.$$name secrets/$$name; \
+	echo "slipway: made secrets/$$name"; \
+done
 endef

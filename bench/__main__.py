@@ -15,18 +15,23 @@ from bench.harness import BenchError
 from core import logging
 
 BENCHES = ("push", "fifty", "edge", "start")
+ON_DOCKER = ("docker_push", "docker_fifty", "docker_start", "docker_idle")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHES)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"of {', '.join(BENCHES + ON_DOCKER)}"
+    )
     parser.add_argument(
         "--repeat", type=int, default=harness.REPEAT, metavar="N", help="rounds that are measured"
     )
     options = parser.parse_args()
-    names = options.names or BENCHES
-    if unknown := set(names) - set(BENCHES):
-        parser.error(f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHES)}")
+    names = options.names or BENCHES + ON_DOCKER
+    if unknown := set(names) - set(BENCHES + ON_DOCKER):
+        parser.error(
+            f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHES + ON_DOCKER)}"
+        )
     if options.repeat < 1:
         parser.error("--repeat must be at least 1")
     logging.configure("bench")

@@ -131,7 +131,7 @@ def _slipway(folder: Path, function: Path) -> Iterator[Side]:
     settings = Settings.from_env(
         {"SLIPWAY_STATE": str(state), "SLIPWAY_PORT": str(harness.free_port())}
     )
-    settings.run.mkdir(parents=True)
+    settings.edge_folder.mkdir(parents=True)
     with contextlib.ExitStack() as held:
         listener = held.enter_context(socket.socket())
         listener.bind(("127.0.0.1", settings.port))
@@ -158,7 +158,7 @@ def _alone(folder: Path, function: Path) -> Iterator[Side]:
     settings = Settings.from_env(
         {"SLIPWAY_STATE": str(state), "SLIPWAY_PORT": str(harness.free_port())}
     )
-    settings.run.mkdir(parents=True)
+    settings.edge_folder.mkdir(parents=True)
     text = _template(
         "haproxy-alone.cfg.tmpl",
         function=FUNCTION,

@@ -62,6 +62,7 @@ class Platform:
             "SLIPWAY_STATE": str(self.state),
             "SLIPWAY_SUBNET": SUBNET,
             "SLIPWAY_LOG_FORMAT": "json",
+            "SLIPWAY_RUNTIME": "process",
             **(env or {}),
         }
         self.settings = Settings.from_env(self.env)
@@ -185,9 +186,9 @@ class Platform:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Platform]:
+def running(folder: Path, env: dict[str, str] | None = None) -> Iterator[Platform]:
     """A platform of this tree, without the demo, that answers; stopped at the end."""
-    platform = Platform(folder)
+    platform = Platform(folder, env=env)
     try:
         platform.start()
         platform.await_ready()

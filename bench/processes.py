@@ -55,6 +55,16 @@ def tree(pids: Iterable[int], *, functions: bool = True) -> list[int]:
     return todo
 
 
+def named(program: str) -> list[int]:
+    """All processes whose program's name begins so."""
+    return [
+        int(entry.name)
+        for entry in os.scandir("/proc")
+        if entry.name.isdigit()
+        and Path("".join(arguments(int(entry.name))[:1])).name.startswith(program)
+    ]
+
+
 def arguments(pid: int) -> list[str]:
     """The argument vector; empty where the process is gone."""
     try:

@@ -45,7 +45,7 @@ def run(repeat: int) -> Result:
             harness.await_answer(server.url, "/", "version 0")
             for number in range(repeat + 1):
                 for change in changes:
-                    _push(platform, change, f"version {number}")
+                    push_change(platform, change, f"version {number}")
                 byhand_seconds.append(_by_hand(server, f"version {number}"))
         finally:
             server.stop()
@@ -53,23 +53,24 @@ def run(repeat: int) -> Result:
     return Result(
         figures=[
             Figure(
-                name=f"push to first answer, {told}",
+                name=f"push to first answer, {words}",
                 unit="s",
                 samples=change.seconds[1:],
                 reference="stop, copy, start",
                 reference_samples=byhand_seconds[1:],
                 aim=aim,
             )
-            for told, change, aim in (
+            for words, change, aim in (
                 ("no tests", plain, most(1.5)),
                 ("one test", tested, None),
             )
         ],
-        notes=[_told(change) for change in changes],
+        notes=[told(change) for change in changes],
     )
 
 
-def _push(platform: Platform, change: Change, text: str) -> None:
+def push_change(platform: Platform, change: Change, text: str) -> None:
+    """Pushes new code and notes how long it took until it answered, and where the time went."""
     repository = change.repository
     repository.write_function(change.function, text, test=change.test)
     commit = repository.commit()
@@ -115,10 +116,11 @@ def _phases(platform: Platform, commit: str, begun: float, ended: float) -> dict
     return {name: end - start for (name, start), end in zip(marks, ends, strict=True)}
 
 
-def _told(change: Change) -> str:
+def told(change: Change) -> str:
+    """Where the time went, in words."""
     phases = breakdown(change.phases[1:])
-    told = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in phases.items())
-    return f"Where the time goes, {change.function} (ms, medians): {told}."
+    parts = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in phases.items())
+    return f"Where the time goes, {change.function} (ms, medians): {parts}."
 
 
 def _unix(text: str) -> float:

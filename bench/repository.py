@@ -57,6 +57,11 @@ class Repository:
                 '    assert handle(None, None).startswith("version")\n'
             )
 
+    def require(self, name: str, requirement: str) -> None:
+        """Adds a line to a function's requirements.txt."""
+        with (self.folder / name / "requirements.txt").open("a") as out:
+            out.write(requirement + "\n")
+
     def commit(self) -> str:
         """Commits everything; returns the commit's id."""
         self._git("add", "--all")

@@ -4,53 +4,39 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import click
 import requests
 
+from cli import docker_checks
+from cli.findings import FAIL, OK, WARN, Finding
 from core.errors import SlipwayError
 from core.settings import Settings
+from supervisor import disk, runtime_choice
 
-OK, WARN, FAIL = "ok", "warn", "FAIL"
 GIT = (2, 30)
 """The oldest git whose hardening options the builder relies on."""
-LOW, FULL = 2 * 2**30, 200 * 2**20
-"""Bytes of free disk below which builds will soon fail, and below which they do."""
-_COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``advice`` says what to do where the state is not ok."""
-
-    name: str
-    state: str
-    text: str
-    advice: str = ""
-
-    def line(self) -> str:
-        mark = click.style(f"{self.state:<4}", fg=_COLOURS[self.state])
-        advice = f"\n{'':19}→ {self.advice}" if self.advice else ""
-        return f"{mark}  {self.name:<12} {self.text}{advice}"
+FULL = 200 * 2**20
+"""Bytes of free disk below which builds fail."""
 
 
 def examine(settings: Settings, url: str, *, elsewhere: bool) -> list[Finding]:
     """All findings. ``elsewhere``: the installation at ``url`` need not be of this machine, so
     that of its parts only the health is looked at."""
+    runs = installation_runs(settings)
+    settings = runtime_choice.in_use(settings, os.environ, runs=runs)
     found: list[Finding] = []
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _git,
         _uv,
-        lambda: _sandbox(settings),
+        lambda: _runtime(settings, runs=runs),
         lambda: _disk(settings),
         lambda: _state(settings),
         _clock,
@@ -59,7 +45,7 @@ def examine(settings: Settings, url: str, *, elsewhere: bool) -> list[Finding]:
         found += check()
     if elsewhere:
         found += _health(url)
-    elif not _runs(settings):
+    elif not runs:
         advice = "start it with 'make up', or name another state folder with --state"
         found.append(Finding("running", WARN, f"nothing runs on {settings.state}", advice))
     else:
@@ -97,6 +83,17 @@ def _uv() -> Iterator[Finding]:
     yield Finding("uv", OK if told else FAIL, told or "does not run", advice)
 
 
+def _runtime(settings: Settings, *, runs: bool) -> Iterator[Finding]:
+    """What functions run on; where that is open yet, both are looked at."""
+    if settings.runtime != "docker":
+        yield from _sandbox(settings)
+    if settings.runtime != "process":
+        for each in docker_checks.examine(settings, runs=runs):
+            # Where it need not be Docker, nothing of it is a failure.
+            open_ = settings.runtime == "auto" and each.state == FAIL
+            yield replace(each, state=WARN) if open_ else each
+
+
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     """Starts a real one."""
     from core.sandbox import Sandbox
@@ -123,10 +120,10 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
         yield Finding("network", OK, sandbox.enforced()["network"])
     elif os.geteuid() != 0:
         yield Finding("network", WARN, "functions reach nothing outside", "run Slipway as root")
-    elif _runs(settings) and sandbox.network.exists():
+    elif installation_runs(settings) and sandbox.network.exists():
         advice = "the controller repairs it within seconds; if not, its log says why"
         yield Finding("network", FAIL, "its fence is damaged", advice)
-    elif _runs(settings):
+    elif installation_runs(settings):
         advice = f"see {settings.state / 'log' / 'network.log'} and what 'make up' said of it"
         yield Finding("network", WARN, "functions reach nothing outside", advice)
     else:
@@ -134,18 +131,15 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
-    folder = settings.state
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    state = FAIL if free < FULL else WARN if free < LOW else OK
-    advice = "" if state == OK else f"make room on the disk of {folder}"
-    yield Finding("disk", state, f"{free / 2**30:.1f} GiB free at {folder}", advice)
+    free = disk.free(settings.state)
+    state = FAIL if free < FULL else WARN if free < disk.LOW else OK
+    advice = "" if state == OK else f"make room on the disk of {settings.state}"
+    yield Finding("disk", state, f"{free / 2**30:.1f} GiB free at {settings.state}", advice)
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
     """What is secret must be ours alone."""
-    for path in (settings.state, settings.password_file, settings.builder_token_file):
+    for path in (settings.state, settings.password_file, settings.token_file):
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -174,7 +168,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     import redis
 
     where = settings.redis_url and "the Redis of SLIPWAY_REDIS_URL"
-    where = where or f"the store at {settings.run / 'redis.sock'}"
+    where = where or f"the store at {settings.store_socket}"
     try:
         with redis.Redis.from_url(settings.store_url, socket_timeout=3) as connection:
             begun = time.monotonic()
@@ -202,7 +196,7 @@ def _health(url: str) -> Iterator[Finding]:
         yield Finding(name, OK if good else FAIL, str(told), advice)
 
 
-def _runs(settings: Settings) -> bool:
+def installation_runs(settings: Settings) -> bool:
     """Whether a supervisor holds the state folder's lock."""
     try:
         lock = os.open(settings.state / "lock", os.O_RDONLY | os.O_CLOEXEC)

@@ -97,7 +97,10 @@ def up(context: Context, no_demo: bool) -> None:
     _ = context.settings  # tells mistakes before anything is started
     argv = parts.python("supervisor.up", *(["--no-demo"] if no_demo else []))
     # In our place: signals reach it directly, and this command's memory is given back.
-    os.execve(argv[0], argv, parts.passed(os.environ) | context.env)
+    env = parts.passed(os.environ) | context.env
+    if engine := os.environ.get("DOCKER_HOST"):
+        env["DOCKER_HOST"] = engine
+    os.execve(argv[0], argv, env)
 
 
 @main.command()
@@ -105,10 +108,12 @@ def up(context: Context, no_demo: bool) -> None:
 @click.pass_obj
 def config(context: Context, output: str) -> None:
     """Print every setting, and what bounds functions on this machine."""
+    from cli.doctor import installation_runs
     from cli.enforced import enforced
 
     settings = context.settings
-    told = {"settings": settings.describe(), "enforced": enforced(settings)}
+    runs = installation_runs(settings)
+    told = {"settings": settings.describe(), "enforced": enforced(settings, runs=runs)}
     if output == "json":
         show.as_json(told)
         return
@@ -265,6 +270,7 @@ def redeploy(context: Context, repository: str, commit: str) -> None:
 def doctor(context: Context, output: str) -> None:
     """Look for what is wrong with this machine or installation; exit status 1 if anything is."""
     from cli import doctor as checks
+    from cli.findings import FAIL
 
     found = checks.examine(context.settings, context.base_url, elsewhere=bool(context.url))
     if output == "json":
@@ -272,7 +278,7 @@ def doctor(context: Context, output: str) -> None:
     else:
         for each in found:
             click.echo(each.line())
-    if any(each.state == checks.FAIL for each in found):
+    if any(each.state == FAIL for each in found):
         sys.exit(1)
 
 

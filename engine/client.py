@@ -16,6 +16,7 @@ from docker import APIClient
 from urllib3.exceptions import HTTPError
 
 from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from engine.connections import connect
 
 TIMEOUT = 60
 """Seconds for one answer: creating a container on a busy disk takes some."""
@@ -60,7 +61,7 @@ class Engine:
     def alive(self) -> bool:
         """Whether it answers within three seconds."""
         try:
-            api = APIClient(base_url=self.url, version="auto", timeout=PING_TIMEOUT)
+            api = connect(self.url, PING_TIMEOUT)
         except (docker.errors.DockerException, requests.RequestException, HTTPError):
             return False
         api.close()
@@ -75,7 +76,7 @@ class Engine:
     def _connected(self) -> APIClient:
         with self._lock:
             if self._api is None:
-                self._api = APIClient(base_url=self.url, version="auto", timeout=self.timeout)
+                self._api = connect(self.url, self.timeout)
             return self._api
 
 

@@ -22,7 +22,11 @@ from core.settings import Settings
 
 
 def network_up(settings: Settings, out: Path) -> None:
-    """Writes ``{"address": "10.99.0.1"}``, or ``{"missing": "<why>"}`` where none can be made."""
+    """Writes ``{"address": "10.99.0.1"}``, or ``{"missing": "<why>"}`` where none can be made;
+    ``{"unfenced": "<why>"}`` besides the address where containers reach all that this host does."""
+    if settings.runtime == "docker":
+        out.write_text(json.dumps(_engine_network_up(settings)))
+        return
     told = {"address": ""}
     network = Network.from_settings(settings)
     try:
@@ -35,9 +39,31 @@ def network_up(settings: Settings, out: Path) -> None:
     out.write_text(json.dumps(told))
 
 
+def _engine_network_up(settings: Settings) -> dict[str, str]:
+    from engine.client import Engine
+    from runtime.providers.docker.network import FunctionsNetwork
+
+    network = FunctionsNetwork(settings, Engine(settings.engine_url))
+    try:
+        network.ready()
+    except Unavailable as error:
+        return {"address": "", "missing": str(error)}
+    told = {"address": str(network.fence.address)}
+    return told | {"unfenced": network.unfenced} if network.unfenced else told
+
+
 def network_down(settings: Settings) -> None:
-    """At the end, when no function runs any more: control groups go as well."""
-    Network.from_settings(settings).teardown()
+    """At the end, when no function runs any more: control groups go as well.
+
+    An engine's network stays, fence and all, while a container is on it.
+    """
+    if settings.runtime == "docker":
+        from engine.client import Engine
+        from runtime.providers.docker.network import FunctionsNetwork
+
+        FunctionsNetwork(settings, Engine(settings.engine_url)).remove()
+    else:
+        Network.from_settings(settings).teardown()
     cgroup.discover(settings.mark, top=os.geteuid() == 0).clear()
 
 

@@ -190,6 +190,12 @@ class Keeper:
         for child in leaving:
             del self._children[child.part.name]
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Ends parts at once that are not wanted after all; all others go on."""
+        for name in names:
+            if child := self._children.pop(name, None):
+                self._kill(child)
+
     @property
     def hurried(self) -> bool:
         """Whether there was a further signal after we began to stop."""

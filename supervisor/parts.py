@@ -21,6 +21,10 @@ _PASSED = {
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 }
+_DAEMON = {
+    *("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+}
 _PASSED_PREFIXES = ("PIP_", "UV_", "NPM_CONFIG_", "npm_config_")
 """Where packages come from on this machine: the builder picks from them what it needs."""
 
@@ -72,6 +76,12 @@ def passed(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def daemon(env: Mapping[str, str]) -> dict[str, str]:
+    """What others' programs need of it that serve for us: none of our settings, which hold
+    secrets."""
+    return {name: value for name, value in env.items() if name in _DAEMON}
+
+
 def python(module: str, *arguments: str) -> list[str]:
     """Runs a module of ours; ``-P`` keeps the working directory out of the module search."""
     return [sys.executable, "-P", "-m", module, *arguments]
@@ -82,7 +92,7 @@ def store(settings: Settings, env: Mapping[str, str]) -> Part:
     folder = settings.state / "store"
     options = {
         "--port": "0",
-        "--unixsocket": str(settings.run / "redis.sock"),
+        "--unixsocket": str(settings.store_socket),
         "--unixsocketperm": "700",
         "--dir": str(folder),
         "--appendonly": "yes",

@@ -1,13 +1,15 @@
 """`slipway up`: the story of one installation from its start to its end.
 
-    claim state and port → end leftovers → store → gateway, workers → functions' network →
-    controller, edge → healthy → demo → `slipway: ready` → … → Ctrl-C → stop in order
+    claim state → end leftovers → process or docker → claim port → registry, engine for builds,
+    store → gateway, workers → functions' network → controller, edge → healthy → demo →
+    `slipway: ready` → … → Ctrl-C → stop in order
 
 The listening sockets are ours: when the edge dies, connections wait in them until it is back.
 
 At the end the workers go first: for a few seconds a build may still hand over what it made, which
 needs the edge and the gateway. Then the edge stops accepting and finishes what it has, then the
-gateway, the controller, the functions, the network, and last the store, which all others write to.
+gateway, the controller, the functions, the network, registry and engine for builds, and last the
+store, which all others write to.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from collections.abc import Callable, Mapping
 from core import http, keys
 from core.errors import ConfigError, SlipwayError
 from core.settings import ROOT, Settings
-from supervisor import claims, parts
+from supervisor import claims, disk, parts, runtime_choice
+from supervisor.docker_parts import DockerParts
 from supervisor.keeper import Interrupted, Keeper
 from supervisor.leftovers import Leftovers
 from supervisor.logfiles import LogFiles
+from supervisor.runtime_choice import Choice
 from supervisor.screen import Screen
 
 STORE_SECONDS = 120.0
@@ -46,12 +50,13 @@ def up(settings: Settings, env: Mapping[str, str], screen: Screen, *, demo: bool
     """
     lock = claims.claim_state(settings)
     try:
-        claims.make_run_folder(settings.run)
+        claims.make_run_folder(settings.run, *settings.run_folders)
         leftovers = Leftovers(settings.state / "parts")
         screen.doing("looking for what an earlier run left behind")
         if ended := leftovers.end():
             screen.say(f"slipway: an earlier run was killed; ended its {', '.join(ended)}")
-        with Installation(settings, env, screen, leftovers) as installation:
+        choice = runtime_choice.choose(settings, env, screen)
+        with Installation(choice, env, screen, leftovers) as installation:
             installation.keep(demo=demo)
     finally:
         os.close(lock)
@@ -61,9 +66,10 @@ class Installation:
     """Everything that runs, from the claimed port on; leaving it stops everything."""
 
     def __init__(
-        self, settings: Settings, env: Mapping[str, str], screen: Screen, leftovers: Leftovers
+        self, choice: Choice, env: Mapping[str, str], screen: Screen, leftovers: Leftovers
     ) -> None:
-        self.settings = settings
+        self.choice = choice
+        self.settings = settings = choice.settings
         self.env = env
         self.screen = screen
         self.logs = LogFiles(settings.state / "log")
@@ -81,6 +87,7 @@ class Installation:
             tell=lambda text: screen.say(f"slipway: {text}"),
             tick=screen.tick,
         )
+        self.docker = DockerParts(choice, env, self.keeper, self.logs, screen)
 
     def __enter__(self) -> Installation:
         self.keeper.__enter__()
@@ -107,12 +114,15 @@ class Installation:
 
     def _start(self) -> None:
         settings, keeper = self.settings, self.keeper
+        self.docker.begin()
         if settings.redis_url:
             self._ask_store()
         else:
             (settings.state / "store").mkdir(mode=0o700, exist_ok=True)
             keeper.start(parts.store(settings, self.env))
             self._await("starting the store", STORE_SECONDS, self._store_is_fresh, "store")
+        self.settings = settings = self.docker.settle()
+        stand = keeper.names
         public = [self.listener] if settings.edge == "none" else []
         keeper.start(parts.gateway([each.fileno() for each in (self.within, *public)]))
         keeper.start(parts.workers())
@@ -120,7 +130,7 @@ class Installation:
         keeper.start(parts.controller())
         if settings.edge != "none":
             self._start_edge(address)
-        names = [name for name in keeper.names if name != "store"]
+        names = [name for name in keeper.names if name not in stand]
         self._await(f"starting {', '.join(names)}", PART_SECONDS, self._healthy, *names)
 
     def _start_edge(self, inside: str) -> None:
@@ -147,6 +157,11 @@ class Installation:
         told = json.loads(result.read_text())
         if missing := told.get("missing"):
             self.screen.say(f"slipway: functions have no network: {missing}")
+        if unfenced := told.get("unfenced"):
+            self.screen.say(
+                "slipway: WARNING: functions reach all that this host reaches, inside addresses "
+                f"too: {unfenced}"
+            )
         return str(told["address"])
 
     def _ask_store(self) -> None:
@@ -186,7 +201,7 @@ class Installation:
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(1)
-                connection.connect(str(self.settings.run / "redis.sock"))
+                connection.connect(str(self.settings.store_socket))
                 connection.sendall(f"DEL {keys.BEATS} {keys.DEATHS}\r\n".encode())
                 return connection.recv(64).startswith(b":")  # -LOADING until it has read its file
         except OSError:
@@ -227,6 +242,9 @@ class Installation:
         # So that the commands find us without being told the port again.
         (settings.state / "url").write_text(settings.base_url + "\n")
         self.screen.say(f"slipway: {settings.user_url} answers, state in {settings.state}")
+        low = disk.IMAGES_LOW if settings.runtime == "docker" else disk.LOW
+        for warning in disk.warnings(self.choice.disks or [settings.state], low):
+            self.screen.say(f"slipway: WARNING: {warning}")
         if claims.exposed(settings):
             self.screen.say(
                 "slipway: WARNING: others can reach this address, and there is no TLS: the admin's "
@@ -252,6 +270,7 @@ class Installation:
             "builds": self._stop_builds,
             "requests on their way": self._stop_requests,
             "functions": self._stop_functions,
+            "registry and engine for builds": self.docker.stop,
             "the store": self._stop_store,
         }
         for what, step in steps.items():

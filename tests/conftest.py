@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import NotFound
 from core.settings import Settings
 from core.store import Store, connect
+from engine.client import Engine
 
 
 def missing(reason: str) -> None:
@@ -90,3 +92,22 @@ def settings(short_tmp: Path, valkey: str) -> Settings:
     state = short_tmp / "state"
     state.mkdir(mode=0o700)
     return Settings.from_env({"SLIPWAY_STATE": str(state), "SLIPWAY_REDIS_URL": valkey})
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """The Docker engine of this machine, with the base image of the tests."""
+    from tests import containers
+
+    settings = Settings(engine=os.environ.get("DOCKER_HOST", ""))
+    engine = Engine(settings.engine_url)
+    if not engine.alive():
+        missing(f"no Docker engine answers at {engine.url}")
+    try:
+        with engine.asking("the base image is not there") as api:
+            api.inspect_image(settings.python_image)
+    except NotFound:
+        missing(f"the engine has no image {settings.python_image}: 'make base-images' makes it")
+    yield engine
+    containers.remove_images()
+    engine.close()

@@ -296,7 +296,9 @@ def test_the_environment_tells_nothing_of_us(fenced: Platform) -> None:
 
 def test_our_sockets_are_not_there(fenced: Platform) -> None:
     ours = [str(each) for each in fenced.settings.run.rglob("*") if each.is_socket()]
-    assert {"redis.sock", "edge.sock", "gateway.sock"} <= {Path(each).name for each in ours}
+    assert {"store/redis.sock", "edge/admin.sock", "gateway/gateway.sock"} <= {
+        "/".join(Path(each).parts[-2:]) for each in ours
+    }
     assert any("/f/" in each for each in ours), "the other functions' own"
     found = ask(
         fenced,

@@ -149,7 +149,8 @@ class Proxy:
     """A real HAProxy, started as the supervisor does, with its driver and everything behind it."""
 
     def __init__(self, settings: Settings, *, pool: int = 64) -> None:
-        settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in settings.run_folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.settings = settings
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self.listener.getsockname()[1]

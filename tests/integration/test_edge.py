@@ -770,7 +770,7 @@ def test_runs_without_privileges(edge_settings: Settings) -> None:
     function = Server(run / "f.sock", "f")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         path = config.write(edge_settings, listener=listener.fileno(), pool=4)
-        for each in (edge_settings.state, run, *run.iterdir()):
+        for each in (edge_settings.state, run, *run.rglob("*")):
             os.chown(each, nobody, nobody)
         process = subprocess.Popen(
             config.command(path),
@@ -805,7 +805,7 @@ def test_no_edge_lets_go_at_once() -> None:
 def test_our_own_credentials_never_reach_a_function(proxy: Proxy) -> None:
     proxy.route({"f.ann": proxy.function("f")})
     password = secret_file(proxy.settings.password_file)
-    token = secret_file(proxy.settings.builder_token_file)
+    token = secret_file(proxy.settings.token_file)
     admin = base64.b64encode(f"admin:{password}".encode()).decode()
     for ours in (f"Basic {admin}", f"basic {admin}", f"Bearer {token}"):
         _, _, echo = proxy.get("/function/f.ann", headers={"Authorization": ours})
@@ -817,3 +817,31 @@ def test_our_own_credentials_never_reach_a_function(proxy: Proxy) -> None:
     assert password not in text
     assert admin not in text
     assert token not in text
+
+
+def test_it_binds_by_itself_where_nobody_holds_its_sockets(edge_settings: Settings) -> None:
+    """As in compose; on all addresses, and yet functions do not reach the public listener."""
+    for folder in edge_settings.run_folders:
+        folder.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    path = config.write(
+        edge_settings, listener=f"0.0.0.0:{port}", functions_bind=f"127.0.0.2:{port}", pool=4
+    )
+    gateway = Server(edge_settings.gateway_socket, "gateway")
+    process = subprocess.Popen(
+        config.command(path), stderr=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"}
+    )
+    try:
+        until(HAProxyEdge(edge_settings, pool=4).alive)
+        statuses = {}
+        for address in ("127.0.0.1", "127.0.0.2"):
+            connection = http.client.HTTPConnection(address, port, timeout=5)
+            connection.request("GET", "/system/info")
+            statuses[address] = connection.getresponse().status
+            connection.close()
+        assert statuses == {"127.0.0.1": 200, "127.0.0.2": 403}
+    finally:
+        process.kill()
+        process.wait()
+        gateway.close()

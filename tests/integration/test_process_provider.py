@@ -24,6 +24,7 @@ from core.sandbox import Sandbox
 from core.sandbox.cgroup import discover
 from core.settings import Settings
 from runtime.providers.process import ProcessProvider
+from tests.contracts.test_provider import House, ask, find, make_house
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ARTIFACT = PREFIX + "a" * 64
@@ -99,6 +100,38 @@ def test_start_that_was_cut_off_is_found_or_ended(settings: Settings, when: str)
                     if each.folder.exists()]  # fmt: skip
     finally:
         provider.close()
+
+
+@pytest.fixture
+def process_house(tmp_path: Path) -> Iterator[House]:
+    yield from make_house("process", tmp_path)
+
+
+def test_what_is_not_signed_by_us_is_left_alone(process_house: House) -> None:
+    house = process_house
+    provider = house.provider()
+    instance = provider.start(house.spec())
+    ours = ask(instance, "/me")
+    document = house.settings.instances / instance.id / "instance"
+    genuine = document.read_bytes()
+    victim = provider.start(house.spec())
+    forged = genuine.replace(b"echo", b"evil")
+    assert forged != genuine
+    document.write_bytes(forged)
+    assert find(provider, instance.id) is None
+    stranger = house.settings.instances / "stranger.demo-000000000000-00000000"
+    stranger.mkdir()
+    (stranger / "instance").write_bytes(genuine)  # signed, but another one's
+
+    provider.remove(instance)
+    provider.terminate(instance)
+    fresh = house.provider()
+    assert [each.id for each in fresh.instances()] == [victim.id]
+    assert ask(instance, "/me") == ours, "what does not verify must not be signalled"
+    assert document.exists()
+    assert stranger.exists()
+    document.write_bytes(genuine)
+    assert find(fresh, instance.id) is not None
 
 
 def test_the_end_of_the_controller_waits_for_starts(

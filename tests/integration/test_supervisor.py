@@ -124,6 +124,7 @@ def settings(short_tmp: Path) -> Settings:
             "SLIPWAY_PORT": str(port),
             "SLIPWAY_SUBNET": subnet,
             "SLIPWAY_WORKERS": "1",
+            "SLIPWAY_RUNTIME": "process",
         }
     )
 
@@ -224,9 +225,19 @@ def test_a_taken_port_is_refused(settings: Settings) -> None:
 
 
 def test_what_a_part_cannot_do_is_told_in_its_own_words(settings: Settings) -> None:
-    told = refused(settings, SLIPWAY_RUNTIME="docker")
-    assert "the controller keeps ending" in told
-    assert "SLIPWAY_RUNTIME=docker is not there yet" in told
+    folder = settings.state / "store" / "appendonlydir"
+    folder.mkdir(parents=True)
+    (folder / "appendonly.aof.manifest").write_text("no manifest\n")
+    told = refused(settings)
+    assert "the store keeps ending" in told
+    assert "AOF manifest" in told
+
+
+def test_docker_without_an_engine_is_refused(settings: Settings) -> None:
+    nowhere = "unix:///nonexistent/docker.sock"
+    told = refused(settings, SLIPWAY_RUNTIME="docker", SLIPWAY_ENGINE=nowhere)
+    assert f"SLIPWAY_RUNTIME=docker, but no Docker engine answers at {nowhere}" in told
+    assert "Traceback" not in told
 
 
 def test_a_redis_that_does_not_answer_is_told(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,59 +31,36 @@ def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE", 0.0)
 
 
-def git(*argv: str, cwd: Path) -> str:
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "GIT_CONFIG_NOSYSTEM": "1"}
-    who = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
-    return subprocess.run(
-        ["git", *who, *argv], cwd=cwd, env=env, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def stored_push(settings: Settings, name: str = "fns") -> str:
-    """A push that was stored although no release was made of it."""
-    bare = settings.git_folder / "alice" / f"{name}.git"
-    bare.mkdir(parents=True)
-    git("init", "--bare", "-b", "main", cwd=bare)
-    tree = git("mktree", cwd=bare)
-    commit = git("commit-tree", tree, "-m", "x", cwd=bare)
-    git("update-ref", "refs/heads/main", commit, cwd=bare)
-    return commit
-
-
-def replaced(repository: Repository, name: str) -> Repository:
-    return msgspec.structs.replace(repository, name=name)
-
-
 def turns(sweep: Sweep, times: int) -> None:
     for _ in range(times):
         sweep.run()
 
 
-def test_a_release_whose_worker_died_is_queued_again(settings: Settings, store: Store) -> None:
+def test_a_release_whose_worker_died_is_queued_again(store: Store) -> None:
     store.save_repository(FNS)
     release = store.create_release(FNS, "a" * 40, "main")
     queues.dispatch(store, FNS.key)
     store.move(release.id, [State.QUEUED], State.BUILDING)
     queues.builds(store).empty()  # the worker took the job, and is gone
-    turns(Sweep(settings, store), 2)
+    turns(Sweep(store), 2)
     assert store.attempts(release.id) == 2
     assert queues.waits_in_queue(store, release.id, 2)
 
 
-def test_a_release_that_is_being_built_is_left_alone(settings: Settings, store: Store) -> None:
+def test_a_release_that_is_being_built_is_left_alone(store: Store) -> None:
     store.save_repository(FNS)
     release = store.create_release(FNS, "a" * 40, "main")
     queues.dispatch(store, FNS.key)
     queues.builds(store).empty()
     store.take(keys.lease(release.id), "worker", 5)
-    turns(Sweep(settings, store), 3)
+    turns(Sweep(store), 3)
     assert store.attempts(release.id) == 1
 
 
-def test_a_build_that_kills_its_workers_is_given_up(settings: Settings, store: Store) -> None:
+def test_a_build_that_kills_its_workers_is_given_up(store: Store) -> None:
     store.save_repository(FNS)
     release = store.create_release(FNS, "a" * 40, "main")
-    sweep = Sweep(settings, store)
+    sweep = Sweep(store)
     queues.dispatch(store, FNS.key)
     for _ in range(ATTEMPTS):
         queues.builds(store).empty()
@@ -92,61 +70,19 @@ def test_a_build_that_kills_its_workers_is_given_up(settings: Settings, store: S
     assert "worker died 3 times" in done.reason
 
 
-def test_a_crash_between_release_and_queue_is_repaired(settings: Settings, store: Store) -> None:
+def test_a_crash_between_release_and_queue_is_repaired(store: Store) -> None:
     store.save_repository(FNS)
     release = store.create_release(FNS, "a" * 40, "main")  # never dispatched
-    Sweep(settings, store).run()
+    Sweep(store).run()
     assert queues.waits_in_queue(store, release.id, 1)
     other = Repository(namespace="bob", name="fns", source="git", deploy_branch="main")
     store.save_repository(other)
     second = store.create_release(other, "b" * 40, "main")
     store.take_turn(other.key)  # and died before the job was enqueued
-    sweep = Sweep(settings, store)
+    sweep = Sweep(store)
     store.redis.delete(keys.lock("sweep"))
     turns(sweep, 2)
     assert queues.waits_in_queue(store, second.id, 1)
-
-
-def test_a_stored_push_without_a_release_gets_one(settings: Settings, store: Store) -> None:
-    commit = stored_push(settings)
-    store.save_repository(FNS)
-    Sweep(settings, store).run()
-    newest = store.newest_release(FNS.key)
-    assert newest is not None
-    assert newest.commit == commit
-    store.redis.delete(keys.lock("sweep"))
-    Sweep(settings, store).run()
-    assert len(store.releases("alice", "fns")) == 1
-
-
-def test_trouble_of_one_repository_is_not_the_others(settings: Settings, store: Store) -> None:
-    for name in ("a-broken", "b-folder", "fns"):
-        store.save_repository(replaced(FNS, name))
-        stored_push(settings, name)
-    heads = "refs/heads/main"
-    (settings.git_folder / "alice/a-broken.git" / heads).write_bytes(b"\xff\x00" * 20)
-    (settings.git_folder / "alice/b-folder.git" / heads).unlink()
-    (settings.git_folder / "alice/b-folder.git" / heads).mkdir()
-    Sweep(settings, store).run()
-    made = [release.repository for release in store.releases("alice")]
-    assert made == ["fns"]
-
-
-def test_heads_of_many_repositories_take_no_processes(settings: Settings, store: Store) -> None:
-    stored_push(settings)
-    for number in range(300):
-        name = f"f{number}"
-        (settings.git_folder / f"alice/{name}.git").symlink_to(
-            settings.git_folder / "alice/fns.git"
-        )
-        store.save_repository(replaced(FNS, name))
-    before = os.times()
-    Sweep(settings, store).run()
-    after = os.times()
-    assert after.children_user + after.children_system == (
-        before.children_user + before.children_system
-    )
-    assert len(store.releases("alice", limit=500)) == 300
 
 
 def test_a_duty_is_one_workers(store: Store) -> None:
@@ -266,7 +202,7 @@ def test_a_forge_is_asked_now_and_then(
     asked = len(forge.asked)
     assert asked, "away: only logged"
     forge.away = False
-    other = replaced(HUB, "other")
+    other = msgspec.structs.replace(HUB, name="other")
     store.save_repository(other)  # its event has just come
     for _ in range(3):
         mine.run()
@@ -283,29 +219,32 @@ def test_a_forge_is_asked_now_and_then(
 
 
 def test_a_sweep_that_hangs_holds_up_nothing_else(settings: Settings, store: Store) -> None:
-    """A repository on a disk that does not answer: here, a pipe that nobody writes to."""
-    stored_push(settings)
-    head = settings.git_folder / "alice/fns.git/refs/heads/main"
-    head.unlink()
-    os.mkfifo(head)
-    store.save_repository(FNS)
-    env = {**os.environ, **settings.environment(), "SLIPWAY_WORKERS": "1"}
-    pool = subprocess.Popen([sys.executable, "-m", "builder.worker"], env=env)
-    try:
-        seen = set()
-        deadline = time.monotonic() + 30
-        while len(seen) < 4:
-            assert time.monotonic() < deadline, f"the beat stands still: {seen}"
-            seen |= set(store.redis.hgetall(keys.BEATS).values())
-            time.sleep(0.1)
-    finally:
-        pool.send_signal(signal.SIGKILL)
-        pool.wait()
+    """Here: a forge that takes the question and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        settings = replace(settings, github_url=url, workers=1)
+        store.save_repository(msgspec.structs.replace(FNS, source="github", full_name="Alice/fns"))
+        pool = subprocess.Popen(
+            [sys.executable, "-m", "builder.worker"], env={**os.environ, **settings.environment()}
+        )
+        try:
+            silent.settimeout(30)
+            asked, _ = silent.accept()
+            seen = set()
+            deadline = time.monotonic() + 8  # the question is given up after ten
+            while len(seen) < 4:
+                assert time.monotonic() < deadline, f"the beat stands still: {seen}"
+                seen |= set(store.redis.hgetall(keys.BEATS).values())
+                time.sleep(0.1)
+            asked.close()
+        finally:
+            pool.send_signal(signal.SIGKILL)
+            pool.wait()
 
 
-def test_one_worker_sweeps_at_a_time(settings: Settings, store: Store) -> None:
+def test_one_worker_sweeps_at_a_time(store: Store) -> None:
     store.save_repository(FNS)
-    first, second = Sweep(settings, store), Sweep(settings, store)
+    first, second = Sweep(store), Sweep(store)
     first.run()
     store.create_release(FNS, "a" * 40, "main")
     second.run()

@@ -137,8 +137,9 @@ def test_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(short_tmp: Path) -> Settings:
-    (short_tmp / "run").mkdir()
-    return Settings.from_env({"SLIPWAY_STATE": str(short_tmp)})
+    settings = Settings.from_env({"SLIPWAY_STATE": str(short_tmp)})
+    settings.edge_folder.mkdir(parents=True)
+    return settings
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import pytest
 
 from builder import folders
 from builder import mirror as mirrors
-from builder.mirror import Mirror, check_host, clone_url, local_head, local_url
+from builder.mirror import Mirror, check_host, clone_url, local_url
 from builder.source import Damaged, Source
 from core.addresses import is_inside, outside_addresses
 from core.errors import (
@@ -649,24 +649,6 @@ def test_what_is_fetched_leaves_the_disk_its_reserve(
         fetched(mirror, origin, second)
     assert packs(mirror) == before
     fetched(mirror, origin, origin.git("rev-parse", "main~1")).close()  # is there already
-
-
-def test_the_head_of_our_own_remote_is_read_without_git(
-    settings: Settings, origin: BareRepository
-) -> None:
-    main = Repository(namespace="alice", name="fns", source="git", deploy_branch="team/main")
-    assert local_head(settings, main) == ""
-    origin.git("branch", "team/main", "main")
-    origin.git("branch", "team/main2", "main")
-    first = origin.git("rev-parse", "main")
-    assert local_head(settings, main) == first
-    origin.git("pack-refs", "--all")
-    assert not (origin.path / "refs/heads/team").exists()
-    assert local_head(settings, main) == first
-    second = origin.commit({**FILES, "new": ""}, branch="team/main")
-    assert local_head(settings, main) == second != first
-    nowhere = Repository(namespace="alice", name="gone", source="git", deploy_branch="main")
-    assert local_head(settings, nowhere) == ""
 
 
 # Where a repository is cloned from.

@@ -87,6 +87,8 @@ def test_limits_of_version_2(tmp_path: Path) -> None:
         "cpu.max": "25000 100000",
         "cgroup.procs": "",
     }
+    groups.create("one", memory=2**20, cpus=0.25, pids=7, one_fate=False)
+    assert (cell / "memory.oom.group").read_text().startswith("0")
     group.join(77)
     assert (cell / "cgroup.procs").read_text() == "77"
     (cell / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 2\n")

@@ -66,7 +66,7 @@ def test_a_push_without_credentials_is_asked_for_them(victim: Victim) -> None:
 
 
 def test_the_builders_token_does_not_push(victim: Victim) -> None:
-    token = victim.platform.settings.builder_token_file.read_text().strip()
+    token = victim.platform.settings.token_file.read_text().strip()
     answer = victim.platform.request(
         RECEIVE, method="POST", data=b"0000", headers={"Authorization": f"Bearer {token}"}
     )

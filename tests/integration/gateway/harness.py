@@ -55,7 +55,7 @@ class Gateway:
 
     @property
     def token(self) -> str:
-        return secret_file(self.settings.builder_token_file)
+        return secret_file(self.settings.token_file)
 
     def call(self, method: str, path: str, **options: object) -> requests.Response:
         """A request as the admin."""
@@ -153,7 +153,8 @@ def running(
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
     log = folder / "gateway.log"
-    settings.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.state.mkdir(mode=0o700, exist_ok=True)
+    claims.make_run_folder(settings.run, *settings.run_folders)
     within = claims.claim_gateway(settings)
     process = start_process(settings, [within.fileno(), public.fileno()], log, arguments)
     gateway = Gateway(settings, process, home)

@@ -1,0 +1,508 @@
+"""Images from commits, with the real engine, BuildKit and registry: built, tested, pushed, run."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from builder import jobs
+from builder.engines import imagetests
+from builder.lease import Lease
+from builder.work import Job
+from core.errors import BuildFailed, Conflict, InvalidStack, SlipwayError, TestFailed
+from core.images import check_owned
+from core.models import State
+from core.settings import Settings
+from core.store import Store, connect
+from engine.client import Engine
+from tests.conftest import missing
+from tests.integration.docker_builds import (
+    HELLO,
+    Workbench,
+    function,
+    registry,
+    sleeping,
+    stack,
+    tidy,
+)
+from tests.integration.gateway import harness
+
+pytestmark = [pytest.mark.engine, pytest.mark.network]
+
+TEST = "from .handler import handle\n\ndef test_it():\n    {}\n"
+BASE = "FROM python:3.11-slim-bookworm\n"
+SERVE = 'EXPOSE 8080\nCMD ["python3", "-m", "http.server", "8080"]\n'
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def place(folder: Path) -> Iterator[str]:
+    if not shutil.which("docker-registry") and not shutil.which("registry"):
+        missing("docker-registry, a registry for images")
+    with registry(folder / "registry") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path, place: str, valkey: str) -> Iterator[Settings]:
+    """One state folder for all, so that what is installed once is there for the next."""
+    (folder / "state").mkdir(mode=0o700)
+    settings = Settings.from_env(
+        {
+            "SLIPWAY_STATE": str(folder / "state"),
+            "SLIPWAY_REDIS_URL": valkey,
+            "SLIPWAY_RUNTIME": "docker",
+            "SLIPWAY_REGISTRY": place,
+            "SLIPWAY_BUILD_TIMEOUT": "90s",
+        }
+    )
+    if not Engine(settings.engine_url).alive():
+        missing("a Docker engine")
+    yield settings
+    tidy(settings)
+
+
+@pytest.fixture
+def bench(settings: Settings, valkey: str) -> Workbench:
+    return Workbench(settings, Store(connect(valkey)))
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = Engine(settings.engine_url)
+    yield engine
+    engine.close()
+
+
+def python(
+    handler: str = HELLO, test: str = "", lang: str = "python3-http", more: str = ""
+) -> dict[str, Any]:
+    files = {"stack.yml": stack(function("hello", lang, more)), "hello/handler.py": handler}
+    if test:
+        files["hello/handler_test.py"] = TEST.format(test)
+    return files
+
+
+def own(dockerfile: str, more: str = "", **files: str) -> dict[str, Any]:
+    """A Dockerfile function."""
+    return {
+        "stack.yml": stack(function("web", "dockerfile", more)),
+        "web/Dockerfile": dockerfile,
+        **{f"web/{name.replace('_', '.')}": text for name, text in files.items()},
+    }
+
+
+def leftovers(engine: Engine, settings: Settings) -> list[str]:
+    """Containers of tests and images on the way."""
+    with engine.asking("") as api:
+        found = [
+            each["Id"] for each in api.containers(all=True, filters={"label": imagetests.LABEL})
+        ]
+        tags = [tag for each in api.images() for tag in each["RepoTags"] or []]
+    return found + [tag for tag in tags if tag.startswith(f"slipway-build:{settings.mark}-")]
+
+
+@contextlib.contextmanager
+def started(engine: Engine, job: Job, **host: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A container of an artifact as the provider runs it: (its address, what the engine says)."""
+    with engine.asking("") as api:
+        api.pull(job.artifact)
+        made = api.create_container(
+            job.artifact,
+            user="1234567:1234567",
+            host_config=api.create_host_config(
+                read_only=True, tmpfs={"/tmp": ""}, cap_drop=["ALL"], **host
+            ),
+        )
+        try:
+            api.start(made["Id"])
+            told = api.inspect_container(made["Id"])
+            yield f"http://{told['NetworkSettings']['IPAddress']}:8080", told
+        finally:
+            api.remove_container(made["Id"], force=True)
+
+
+def answer(url: str) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return session.get(url, timeout=5)
+            except requests.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+# Templates
+
+
+@pytest.mark.parametrize(
+    ("lang", "files"),
+    [
+        ("python3-http", {"handler.py": HELLO, "requirements.txt": "six\n"}),
+        (
+            "python3-flask",
+            {
+                "handler.py": "import six\n\ndef handle(req):\n    return 'ahoy'\n",
+                "requirements.txt": "six\n",
+            },
+        ),
+        (
+            "node",
+            {
+                "handler.js": "const n = require('left-pad')\n"
+                "module.exports = async (event, context) => context.succeed('ahoy')\n",
+                "package.json": '{"dependencies": {"left-pad": "1.3.0"},'
+                ' "scripts": {"test": "node --test"}}',
+                "handler.test.js": "require('node:test')('it', () => require('./handler'))\n",
+            },
+        ),
+    ],
+)
+def test_a_template_function_is_built_pushed_and_runs(
+    bench: Workbench, engine: Engine, settings: Settings, lang: str, files: dict[str, str]
+) -> None:
+    content = {"stack.yml": stack(function("hello", lang))}
+    content |= {f"hello/{name}": text for name, text in files.items()}
+    (job,) = bench.build(content)
+    check_owned(settings, "ann", job.artifact)
+    assert job.tested is (lang == "node")
+    with started(engine, job) as (url, told):
+        assert answer(url).text == "ahoy"
+        assert answer(f"{url}/_/health").status_code == 200
+    assert told["Config"]["Labels"]["com.slipway.template"] == lang
+    assert told["Config"]["Cmd"] == job.template.process
+    assert not told["Config"]["Entrypoint"]
+    with engine.asking("") as api:
+        user = api.inspect_image(job.artifact)["Config"]["User"]
+    assert user == "65534:65534"
+    assert not leftovers(engine, settings)
+
+
+def test_the_same_is_not_built_again_and_a_change_is(bench: Workbench) -> None:
+    (first,) = bench.build(python())
+    (second,) = bench.build(python())
+    assert second.reused
+    assert second.artifact == first.artifact
+    (third,) = bench.build(python(HELLO + "# changed\n"))
+    assert not third.reused
+    assert third.artifact != first.artifact
+    assert "installing" not in bench.log
+    assert "Resolved" not in bench.log, "the dependencies came out of the cache"
+
+
+def test_a_release_is_taken_by_the_gateway(
+    settings: Settings, short_tmp: Path, store: Store
+) -> None:
+    docker = {"SLIPWAY_RUNTIME": "docker", "SLIPWAY_REGISTRY": settings.registry}
+    with harness.running(short_tmp, settings.redis_url, **docker) as gateway:
+        bench = Workbench(gateway.settings, store)
+        release = bench.push(python(test="assert handle(None, None)"))
+        with Lease(store, release.id) as lease:
+            jobs._build(release.id, gateway.settings, store, lease)
+        done = store.release(release.id)
+        assert done.state is State.STAGING, (done.reason, bench.log)
+        (artifact,) = store.artifacts(release.id)
+        assert artifact.artifact.startswith(f"{settings.registry}/ann/hello@sha256:")
+
+
+def test_build_arguments_and_packages_of_the_stack_file_reach_the_build(bench: Workbench) -> None:
+    args = (
+        "build_args:\n  WHO: me\n  TEST_COMMAND: python3 -c 'import os; print(os.environ[\"WHO\"])'"
+    )
+    (job,) = bench.build(python(more=args))
+    assert job.tested
+    assert "\nme\n" in f"{bench.log}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("HTTPS_PROXY", "HTTPS_PROXY is this installation's to set"),
+        ("BUILDKIT_SYNTAX", "BUILDKIT_SYNTAX is this installation's to set"),
+        ("BASE_IMAGE", "BASE_IMAGE is this installation's to set"),
+    ],
+)
+def test_arguments_that_are_not_theirs(bench: Workbench, name: str, told: str) -> None:
+    with pytest.raises(InvalidStack, match=told):
+        bench.build(python(more=f"build_args: {{{name}: evil}}"))
+
+
+def test_mistakes_of_requirements_are_told_as_ever(bench: Workbench) -> None:
+    files = python() | {"hello/requirements.txt": "six\n--index-url http://evil\n"}
+    with pytest.raises(BuildFailed, match="line 2: --index-url is not allowed"):
+        bench.build(files)
+    files["hello/requirements.txt"] = "no-such-package-of-anybody==9.9\n"
+    with pytest.raises(BuildFailed, match="the dependencies were not installed"):
+        bench.build(files)
+
+
+# Tests of the function
+
+
+def test_a_failing_test_fails_the_release(
+    bench: Workbench, engine: Engine, settings: Settings
+) -> None:
+    with pytest.raises(TestFailed) as caught:
+        bench.build(python(test="assert 'that' == 'this'"))
+    assert (caught.value.function, caught.value.step) == ("hello", "test")
+    assert "exited with status 1" in str(caught.value)
+    assert "AssertionError" in str(caught.value)
+    assert not leftovers(engine, settings)
+
+
+def test_what_tests_can_do(bench: Workbench) -> None:
+    lines = [
+        "import os, socket, pathlib, resource",
+        "assert os.getuid() == 65534",
+        "pathlib.Path('/tmp/x').write_text('')",
+        "assert not os.access('/home/app', os.W_OK)",
+        "status = pathlib.Path('/proc/self/status').read_text()",
+        "assert 'CapEff:\\t0000000000000000' in status and 'NoNewPrivs:\\t1' in status",
+        "assert [n for _, n in socket.if_nameindex()] == ['lo']",
+        "try: pathlib.Path('/home/x').write_text('')",
+        "except OSError as e: assert e.errno == 30",
+        "else: assert False",
+    ]
+    (job,) = bench.build(python(test="\n    ".join(lines)))
+    assert job.tested
+
+
+@pytest.mark.parametrize(
+    ("test", "told"),
+    [
+        ("bytearray(2**28)", r"more memory than 64 MiB"),
+        ("print('x' * 2**20, flush=True); import os; os.write(1, b'x' * 2**20)", "wrote more than"),
+        ("import time; time.sleep(600)", r"ended after 6 s \(SLIPWAY_BUILD_TIMEOUT\)"),
+        (
+            "import os\n    while True:\n        os.fork() or __import__('time').sleep(60)",
+            r"at most 64 processes|ended after|exited with status|more memory",
+        ),
+    ],
+)
+def test_tests_are_bounded(
+    bench: Workbench, settings: Settings, engine: Engine, test: str, told: str
+) -> None:
+    bench.build(
+        python(test="pass")
+    )  # with all that is installed once, the bounds are the tests' own
+    small = replace(
+        settings, build_memory=64 * 2**20, build_timeout=6.0, build_output=2**17, function_pids=64
+    )
+    begun = time.monotonic()
+    with pytest.raises(TestFailed, match=told):
+        Workbench(small, bench.store).build(
+            python(test=test, more="build_args: {TEST_COMMAND: 'pytest -s'}")
+        )
+    assert time.monotonic() - begun < 25
+    assert not leftovers(engine, settings)
+
+
+def test_a_cancelled_release_ends_its_tests_at_once(
+    bench: Workbench, engine: Engine, settings: Settings
+) -> None:
+    bench.build(python(test="pass"))
+    cancelled: list[float] = []
+
+    def cancel() -> None:
+        while not leftovers(engine, settings) or "slipway" not in running(engine):
+            time.sleep(0.1)
+        cancelled.append(time.monotonic())
+        bench.ended.set()
+
+    threading.Thread(target=cancel, daemon=True).start()
+    with pytest.raises(Conflict):
+        bench.build(python(test="import time; time.sleep(600)"))
+    assert time.monotonic() - cancelled[0] < 5
+    assert not leftovers(engine, settings)
+
+
+def running(engine: Engine) -> str:
+    with engine.asking("") as api:
+        found = api.containers(filters={"label": imagetests.LABEL})
+    return " ".join(name for each in found for name in each["Names"])
+
+
+def test_containers_of_a_killed_worker_are_swept(engine: Engine, settings: Settings) -> None:
+    script = (
+        "import sys\nfrom core.settings import Settings\nimport os\n"
+        "from engine.client import Engine\nfrom builder.engines import imagetests\n"
+        "s = Settings.from_env(os.environ)\n"
+        "imagetests.run(Engine(s.engine_url), s, s.python_image, argv=['sleep', '600'], env={},\n"
+        "  folder=None, tmp=2**20, on_line=print, stop=lambda: False)\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={"PATH": "/usr/bin:/bin", **settings.environment()},
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        harness.wait_for(lambda: running(engine), 20)
+        assert imagetests.sweep(engine, settings) == 0, "its worker lives"
+    finally:
+        worker.kill()
+        worker.wait()
+    assert imagetests.sweep(engine, settings) == 1
+    assert not leftovers(engine, settings)
+
+
+# Dockerfiles of their own
+
+
+SEALED = (
+    f"# syntax=docker/dockerfile:1\n{BASE.strip()} AS base\nWORKDIR /srv\nCOPY app.py .\n"
+    "FROM base AS test\nCOPY check.py .\nRUN python3 check.py\n{}FROM base\n" + SERVE
+)
+OFFLINE = (
+    "import socket\n"
+    "try: socket.create_connection(('1.1.1.1', 443), 3)\n"
+    "except OSError as e: assert e.errno == 101; print('offline')\n"
+    "else: raise SystemExit('there is a network')\n"
+)
+
+
+def test_the_stage_test_runs_without_a_network_and_every_time(
+    bench: Workbench, engine: Engine, settings: Settings
+) -> None:
+    files = own(SEALED.format(""), app_py="1", check_py=OFFLINE)
+    (job,) = bench.build(files)
+    assert job.tested
+    assert "offline" in bench.log
+    with started(engine, job) as (url, _):
+        assert "app.py" in answer(url).text
+        assert "check.py" not in answer(url).text
+    files["web/other"] = "changed, but nothing that the test copies"
+    bench.build(files)
+    assert "offline" in bench.log, "it ran again"
+    assert not leftovers(engine, settings)
+
+
+def test_a_failing_stage_test_fails_the_release(
+    bench: Workbench, engine: Engine, settings: Settings
+) -> None:
+    with pytest.raises(TestFailed, match=r"the tests failed: .*\n(.*\n)*.*no, 3 is not 4"):
+        bench.build(own(SEALED.format(""), app_py="1", check_py="exit('no, 3 is not 4')"))
+    told = 'CMD ["python3", "-c", "import os; print(os.getuid()); exit(9)"]\n'
+    with pytest.raises(TestFailed, match=r"exited with status 9\n65534"):
+        bench.build(own(SEALED.format(told), app_py="1", check_py=OFFLINE))
+    assert not leftovers(engine, settings)
+
+
+def test_tests_can_be_switched_off_by_the_function_alone(bench: Workbench) -> None:
+    more = "build_args: {TEST_ENABLED: 'false'}"
+    (job,) = bench.build(own(SEALED.format(""), more, app_py="1", check_py="exit(1)"))
+    assert not job.tested
+    assert "tests are skipped" in bench.log
+
+
+def test_caches_of_another_owner_are_not_found(bench: Workbench, settings: Settings) -> None:
+    mine = (
+        BASE + "RUN --mount=type=cache,id=uv,target=/c cat /c/mark || echo ann > /c/mark\n" + SERVE
+    )
+    bench.build(own(mine))
+    bench.build(own(mine + "# once more\nLABEL a=b\n".replace("# once more\n", "")))
+    again = mine.replace("|| echo ann > /c/mark", "# again")
+    bench.build(own(again))
+    assert "\nann\n" in bench.log
+    with pytest.raises(BuildFailed, match="No such file"):
+        Workbench(settings, bench.store, "bob").build(own(again))
+
+
+def test_a_build_without_egress_reaches_nothing(bench: Workbench, settings: Settings) -> None:
+    closed = Workbench(replace(settings, build_egress=False), bench.store)
+    once = f"ENV NOW={time.time()}\n"  # so that it does not come out of the cache
+    closed.build(own(BASE + f"{once}COPY x.py .\nRUN python3 x.py\n{SERVE}", x_py=OFFLINE))
+    assert "offline" in closed.log
+
+
+def test_what_is_missing_is_told(bench: Workbench) -> None:
+    files = own(BASE)
+    del files["web/Dockerfile"]
+    with pytest.raises(InvalidStack, match="line 4: lang dockerfile wants a file web/Dockerfile"):
+        bench.build(files | {"web/x": ""})
+    bench.build(own(BASE + 'CMD ["true"]\n'))
+    assert "warning: nothing exposes port 8080" in bench.log
+
+
+def test_a_copied_dockerfile_is_held_to_the_rules_too(bench: Workbench) -> None:
+    files = own(BASE + SERVE, "build_args: {A: b}") | {"Dockerfile": BASE + "ADD http://x /x\n"}
+    files["stack.yml"] += "configuration: {copy: [Dockerfile]}\n"
+    with pytest.raises(BuildFailed, match="fetch a URL"):
+        bench.build(files)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("RUN yes 1234567", r"printed more than \d+ bytes \(SLIPWAY_BUILD_OUTPUT\)"),
+        ("RUN yes 1234567 | tr -d '\\n' | head -c 1000000000", "printed more|ended after"),
+        ("RUN sleep 614", r"ended after 5 s \(SLIPWAY_BUILD_TIMEOUT\)"),
+        ("RUN exit 3", "exit code: 3"),
+        ("COPY nothing /x", "nothing"),
+    ],
+)
+def test_builds_are_bounded_and_say_why_they_failed(
+    bench: Workbench, settings: Settings, line: str, told: str
+) -> None:
+    small = replace(settings, build_timeout=5.0, build_output=2**17)
+    begun = time.monotonic()
+    with pytest.raises(SlipwayError, match=told):
+        Workbench(small, bench.store).build(own(f"{BASE}{line}\n{SERVE}"))
+    assert time.monotonic() - begun < 20
+    harness.wait_for(lambda: not sleeping("sleep 614"), 5)
+
+
+def test_a_cancelled_release_ends_its_build_at_once(bench: Workbench) -> None:
+    cancelled: list[float] = []
+
+    def cancel() -> None:
+        harness.wait_for(lambda: sleeping("sleep 615"), 30)
+        cancelled.append(time.monotonic())
+        bench.ended.set()
+
+    threading.Thread(target=cancel, daemon=True).start()
+    with pytest.raises(Conflict):
+        bench.build(own(BASE + "RUN sleep 615\n"))
+    assert time.monotonic() - cancelled[0] < 4
+    harness.wait_for(lambda: not sleeping("sleep 615"), 5)
+
+
+def test_a_build_ends_with_its_worker(settings: Settings) -> None:
+    script = (
+        "import os, sys\nfrom core.settings import Settings\nfrom builder.engines import buildkit\n"
+        "cli = buildkit.find(Settings.from_env(os.environ), os.environ['PATH'])\n"
+        "cli.run(['build', '--no-cache', sys.argv[1]])\n"
+    )
+    context = settings.state / "killed"
+    context.mkdir()
+    (context / "Dockerfile").write_text(BASE + "RUN sleep 616\n")
+    worker = subprocess.Popen(
+        [sys.executable, "-c", script, str(context)],
+        env={"PATH": "/usr/bin:/bin", **settings.environment()},
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        harness.wait_for(lambda: sleeping("sleep 616"), 30)
+    finally:
+        worker.kill()
+        worker.wait()
+    harness.wait_for(lambda: not sleeping("sleep 616"), 5)

@@ -1,0 +1,390 @@
+"""Where images come from and go to: registries that fail, engines of one's own, base images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.engines import buildkit, imagebuild
+from builder.engines import registry as registries
+from core.errors import (
+    BuildFailed,
+    ConfigError,
+    InvalidRequest,
+    SlipwayError,
+    Unavailable,
+)
+from core.images import check_owned
+from core.settings import Settings
+from core.store import Store
+from engine.client import Engine
+from tests.conftest import missing
+from tests.engines import PrivateEngine
+from tests.integration import docker_builds
+from tests.integration.docker_builds import (
+    Workbench,
+    function,
+    registry,
+    sleeping,
+    stack,
+    tidy,
+)
+from tests.integration.gateway.harness import wait_for
+
+pytestmark = pytest.mark.engine
+
+IMAGE = "python:3.11-slim-bookworm"
+SMALL = {
+    "stack.yml": stack(function("web", "dockerfile")),
+    "web/Dockerfile": "FROM scratch\nCOPY x /x\nEXPOSE 8080\n",
+    "web/x": "x",
+}
+"""An image of one small file: what is tried is not its build."""
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Iterator[Settings]:
+    """Without a registry."""
+    docker = replace(settings, runtime="docker", build_timeout=60.0)
+    if not Engine(docker.engine_url).alive():
+        missing("a Docker engine")
+    yield docker
+    tidy(docker)
+
+
+@pytest.fixture
+def place(short_tmp: Path) -> Iterator[str]:
+    if not shutil.which("docker-registry") and not shutil.which("registry"):
+        missing("docker-registry, a registry for images")
+    with registry(short_tmp / "registry") as name:
+        yield name
+
+
+@pytest.fixture
+def private(short_tmp: Path) -> Iterator[PrivateEngine]:
+    """An engine for builds."""
+    if not shutil.which("dockerd"):
+        missing("dockerd, for an engine of the tests' own")
+    (short_tmp / "d").mkdir()
+    engine = PrivateEngine(short_tmp / "d")
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.remove()
+
+
+def tags_of(engine: PrivateEngine) -> list[str]:
+    asked = Engine(engine.url)
+    with asked.asking("") as api:
+        tags = [tag for each in api.images() for tag in each["RepoTags"] or []]
+    asked.close()
+    return tags
+
+
+def changed(text: str) -> dict[str, str]:
+    return {**SMALL, "web/x": text}
+
+
+# Registries
+
+
+def test_a_registry_that_is_down_fails_the_release_and_loses_nothing(
+    settings: Settings, store: Store, short_tmp: Path
+) -> None:
+    away = replace(settings, registry="127.0.0.1:1")
+    with pytest.raises(Unavailable, match=r"the registry 127\.0\.0\.1:1 does not take images now"):
+        Workbench(away, store).build(SMALL)
+    with registry(short_tmp / "r") as name:
+        here = replace(settings, registry=name)
+        bench = Workbench(here, store)
+        (first,) = bench.build(SMALL)
+        tidy(here)
+        (again,) = bench.build(SMALL)
+        assert again.reused, "the registry has it"
+    tidy(here)
+    with pytest.raises(Unavailable, match="does not take images now"):
+        bench.build(SMALL)  # and nobody can tell whether it has it
+    assert first.artifact.startswith(f"{name}/ann/web@")
+    tidy(away)
+
+
+def test_what_the_registry_lost_is_built_again(
+    settings: Settings, store: Store, short_tmp: Path
+) -> None:
+    with registry(short_tmp / "one") as name:
+        here = replace(settings, registry=name)
+        bench = Workbench(here, store)
+        (first,) = bench.build(SMALL)
+        tidy(here)
+        shutil.rmtree(short_tmp / "one" / "data" / "docker")
+        (again,) = bench.build(SMALL)
+        assert not again.reused
+        assert again.artifact.startswith(f"{name}/ann/web@sha256:")
+        assert first.artifact
+        tidy(here)
+
+
+def test_a_registry_that_fails_half_way(settings: Settings, store: Store, place: str) -> None:
+    fails = {"now": True}
+    with docker_builds.failing(
+        place, lambda method, path: fails["now"] and method == "PATCH" and "/web/" in path
+    ) as proxy:
+        here = replace(settings, registry=proxy.name)
+        bench = Workbench(here, store)
+        begun = time.monotonic()
+        with pytest.raises(Unavailable, match="does not take images now .*500"):
+            bench.build(changed("half way"))
+        assert proxy.failed > 1, "the engine tries a few times, and nobody else"
+        assert time.monotonic() - begun < 90
+        engine = Engine(here.engine_url)
+        with engine.asking("") as api:
+            assert not api.images(name=f"{proxy.name}/ann/web")
+        engine.close()
+        fails["now"] = False
+        (job,) = bench.build(changed("half way"))
+        check_owned(here, "ann", job.artifact)
+        tidy(here)
+
+
+def test_a_registry_that_is_slow(
+    settings: Settings, store: Store, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registries, "TIMEOUT", 3.0)
+    waiting = threading.Event()
+    slow = docker_builds.failing(place, lambda method, _: method == "POST" and waiting.wait(30))
+    with slow as proxy:
+        here = replace(settings, registry=proxy.name)
+        begun = time.monotonic()
+        with pytest.raises(Unavailable, match="no answer in 3 s"):
+            Workbench(here, store).build(changed("slow"))
+        assert time.monotonic() - begun < 40
+        waiting.set()
+        tidy(here)
+
+
+def test_a_registry_with_credentials(settings: Settings, store: Store, short_tmp: Path) -> None:
+    users = short_tmp / "htpasswd"
+    users.write_text(
+        "user:$2b$05$abcdefghijklmnopqrstuuZFBUbfXoM8LFiPx8LYlO/sXZB/Cwk3K\n"
+    )  # bcrypt of "pass"
+    password = short_tmp / "password"
+    password.write_text("pass\n")
+    with registry(short_tmp / "r", users=str(users)) as name:
+        stranger = replace(settings, registry=name)
+        with pytest.raises(ConfigError, match=r"refuses us .*SLIPWAY_REGISTRY_USER"):
+            Workbench(stranger, store).build(SMALL)
+        tidy(stranger)
+        known = replace(stranger, registry_user="user", registry_password_file=password)
+        bench = Workbench(known, store)
+        (job,) = bench.build(SMALL)
+        check_owned(known, "ann", job.artifact)
+        tidy(known)
+        (again,) = bench.build(SMALL)
+        assert again.reused
+        assert "pass" not in bench.log
+
+
+def test_without_a_registry_an_image_stays_by_its_id(settings: Settings, store: Store) -> None:
+    bench = Workbench(settings, store)
+    files = changed("by its id")
+    (job,) = bench.build(files)
+    check_owned(settings, "ann", job.artifact)
+    (again,) = bench.build(files)
+    assert again.reused
+    engine = Engine(settings.engine_url)
+    with engine.asking("") as api:
+        assert api.inspect_image(job.artifact)["RepoTags"] == [
+            f"slipway/ann/web:{job.key.digest[:24]}"
+        ]
+    engine.close()
+    tidy(settings)
+    (rebuilt,) = bench.build(files)
+    assert not rebuilt.reused
+    with pytest.raises(SlipwayError, match="another owner's image"):
+        Workbench(settings, store, "bob").build(
+            {**SMALL, "web/Dockerfile": f"FROM slipway/ann/web:{job.key.digest[:24]}\n"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("registry", "artifact", "right"),
+    [
+        ("r.io/acme", f"r.io/acme/ann/fn@sha256:{'a' * 64}", True),
+        ("r.io/acme", f"r.io/acme/bob/fn@sha256:{'a' * 64}", False),
+        ("r.io/acme", f"r.io/acme/ann/a/b@sha256:{'a' * 64}", False),
+        ("r.io/acme", f"r.io/acme/ann/../bob/fn@sha256:{'a' * 64}", False),
+        ("r.io/acme", f"r.io/acme/ann/fn@sha256:{'a' * 63}", False),
+        ("r.io/acme", "r.io/acme/ann/fn:latest", False),
+        ("r.io/acme", f"sha256:{'a' * 64}", False),
+        ("r.io/acme", f"bundle:sha256:{'a' * 64}", False),
+        ("", f"sha256:{'a' * 64}", True),
+        ("", f"/ann/fn@sha256:{'a' * 64}", False),
+        ("", f"bundle:sha256:{'a' * 64}", False),
+    ],
+)
+def test_whose_an_artifact_is(registry: str, artifact: str, right: bool) -> None:
+    here = replace(Settings(), registry=registry)
+    if right:
+        check_owned(here, "ann", artifact)
+    else:
+        with pytest.raises(InvalidRequest, match="is not an image of ann"):
+            check_owned(here, "ann", artifact)
+
+
+# Base images
+
+
+def test_a_base_image_that_is_not_there(settings: Settings, store: Store) -> None:
+    nowhere = replace(settings, python_image="127.0.0.1:1/no/python:3")
+    files = {"stack.yml": stack(function("hello", "python3-http")), "hello/handler.py": ""}
+    with pytest.raises(ConfigError, match=r"base image 127.* SLIPWAY_PYTHON_IMAGE"):
+        Workbench(nowhere, store).build(files)
+    with pytest.raises(SlipwayError, match=r"the image example\.invalid/no/such:1"):
+        Workbench(settings, store).build(
+            {**SMALL, "web/Dockerfile": "FROM example.invalid/no/such:1\n"}
+        )
+
+
+def test_an_image_of_the_engine_alone_is_not_for_everybody(
+    settings: Settings, store: Store
+) -> None:
+    engine = Engine(settings.engine_url)
+    with engine.asking("") as api:
+        api.tag(IMAGE, "slipway-test-private", "1", force=True)
+        id_ = api.inspect_image(IMAGE)["Id"]
+    try:
+        for name, told in (
+            ("slipway-test-private:1", "came from no registry"),
+            (id_.removeprefix("sha256:")[:12], "is no name of an image"),
+        ):
+            with pytest.raises(BuildFailed, match=told):
+                Workbench(settings, store).build({**SMALL, "web/Dockerfile": f"FROM {name}\n"})
+    finally:
+        with engine.asking("") as api:
+            api.remove_image("slipway-test-private:1")
+        engine.close()
+
+
+def test_what_an_image_has_every_build_do_is_looked_at(
+    settings: Settings, store: Store, place: str
+) -> None:
+    here = replace(settings, registry=place)
+    name = f"{place}/ann/trap:1"
+    cli = buildkit.find(here, os.environ["PATH"])
+    folder = here.state / "trap"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("FROM scratch\nONBUILD ADD http://127.0.0.1:1/x /x\n")
+    assert cli.run(["build", "--tag", name, str(folder)]).ok
+    assert cli.run(["push", name]).ok
+    try:
+        with pytest.raises(BuildFailed, match=r"has every build on it do 'ADD http.*ONBUILD"):
+            Workbench(here, store).build({**SMALL, "web/Dockerfile": f"FROM {name}\n"})
+    finally:
+        tidy(here)
+
+
+# The CLI
+
+
+def test_each_cli_is_tried(tmp_path: Path, settings: Settings) -> None:
+    for name, version in (("old", "18.06.1"), ("new", "28.2.2"), ("podman", "")):
+        told = f"Docker version {version}, build 1" if version else "podman version 4.3.1"
+        program = tmp_path / name / "docker"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{told}" || exit 1\n')
+        program.chmod(0o755)
+        assert buildkit._trouble(program)
+    path = ":".join(str(tmp_path / name) for name in ("old", "new", "podman"))
+    found = buildkit.find(settings, f"{path}:/usr/bin:/usr/local/bin")
+    assert not str(found.program).startswith(str(tmp_path))
+
+
+def test_without_a_cli_it_says_what_to_install(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buildkit, "_FOLDERS", ())
+    with pytest.raises(ConfigError, match=r"there is no docker on PATH.*docker-buildx-plugin"):
+        buildkit.find(settings, str(tmp_path))
+
+
+def test_the_cli_has_a_private_folder(settings: Settings, short_tmp: Path) -> None:
+    password = short_tmp / "password"
+    password.write_text("s3cret\n")
+    known = replace(
+        settings, registry="r.io/acme", registry_user="user", registry_password_file=password
+    )
+    folder = buildkit.configuration(known)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "config.json").stat().st_mode) == 0o600
+    assert '"r.io": {"auth"' in (folder / "config.json").read_text()
+    buildkit.configuration(settings)
+    assert "r.io" not in (folder / "config.json").read_text()
+
+
+def test_owners_have_caches_of_their_own(settings: Settings) -> None:
+    names = {imagebuild.caches_of(settings, each) for each in ("ann", "bob", "ann")}
+    assert len(names) == 2
+    assert all(len(name) == 32 and name.isalnum() for name in names)
+
+
+# Engines of one's own
+
+
+@pytest.mark.root
+def test_an_engine_for_builds_gets_base_images_and_gives_what_it_built(
+    settings: Settings, store: Store, private: PrivateEngine
+) -> None:
+    apart = replace(settings, build_engine=private.url, build_egress=False)
+    bench = Workbench(apart, store)
+    files = {**SMALL, "web/Dockerfile": f"FROM {IMAGE}\nRUN test -e /usr\nEXPOSE 8080\n"}
+    (job,) = bench.build(files)
+    check_owned(apart, "ann", job.artifact)
+    run = Engine(apart.engine_url)
+    with run.asking("") as api:
+        assert api.inspect_image(job.artifact)["RepoTags"]
+    run.close()
+    assert tags_of(private) == [IMAGE], "only the base image keeps its name"
+
+    # It hangs: what begins is told within seconds.
+    private.hang()
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="does not answer"):
+        Workbench(apart, store).build(changed("other"))
+    assert time.monotonic() - begun < 30
+    private.go_on()
+    tidy(settings)
+
+
+@pytest.mark.root
+def test_an_engine_that_hangs_while_it_builds(
+    settings: Settings, store: Store, private: PrivateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagebuild, "_ASK_EVERY", 1.0)
+    monkeypatch.setattr(imagebuild, "_SILENT", 5.0)
+    source = Engine(settings.engine_url)
+    private.take_image(IMAGE, source)
+    source.close()
+    apart = replace(settings, build_engine=private.url)
+    hung: list[float] = []
+
+    def hang() -> None:
+        wait_for(lambda: sleeping("sleep 617"), 60)
+        private.hang()
+        hung.append(time.monotonic())
+
+    threading.Thread(target=hang, daemon=True).start()
+    files = {**SMALL, "web/Dockerfile": f"FROM {IMAGE}\nRUN sleep 617\n"}
+    with pytest.raises(Unavailable, match="has not answered for 5 s"):
+        Workbench(apart, store).build(files)
+    assert time.monotonic() - hung[0] < 25
+    private.go_on()
+    wait_for(lambda: not sleeping("sleep 617"), 10)

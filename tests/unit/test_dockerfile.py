@@ -1,0 +1,374 @@
+"""Users' Dockerfiles: what is read, what is refused and why, and what BuildKit is given instead."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.engines import dockerfile as dockerfiles
+from builder.engines import rules, sealed
+from builder.engines.dockerfile import Dockerfile, parse, render
+from builder.engines.images import check_name
+from core.errors import BuildFailed, InvalidRequest, NotAllowed
+from core.settings import Settings
+
+
+def read(text: str, **arguments: str) -> Dockerfile:
+    return parse(text.encode(), "fn/Dockerfile", arguments)
+
+
+def refused(text: str, **arguments: str) -> str:
+    """The mistakes of a Dockerfile, one a line."""
+    try:
+        found = read(text, **arguments)
+    except BuildFailed as error:
+        return str(error)
+    mistakes = rules.mistakes_of(found) + sealed.mistakes_of(found)
+    return "\n".join(repr(each) for each in mistakes)
+
+
+def rendered(text: str, **arguments: str) -> str:
+    return render(read(text, **arguments)).decode()
+
+
+# Reading
+
+
+def test_it_is_written_out_plainly_and_each_line_stays_where_it_was() -> None:
+    text = (
+        "\ufeff# syntax=docker/dockerfile:1.4\r\n"
+        "ARG TAG=3\n"
+        "from --platform=linux/arm64 python:${TAG} as Build\n"
+        "\n"
+        "  run a \\\n"
+        "    # a comment in the middle\n"
+        "\n"
+        "    b\n"
+        "FROM BUILD\n"
+        "COPY --from=BUILD --chown=1 x y\n"
+    )
+    assert rendered(text).split("\n") == [
+        "",
+        "ARG TAG=3",
+        "FROM python:3 AS build",
+        "",
+        "RUN a     b",
+        *("", "", ""),
+        "FROM build AS slipway-stage-1",
+        "COPY --from=build --chown=1 x y",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "image"),
+    [
+        ("FROM a:1", {}, "a:1"),
+        ("ARG V=1\nFROM a:$V", {}, "a:1"),
+        ("ARG V=1\nFROM a:${V}-slim", {"V": "2"}, "a:2-slim"),
+        ("ARG V='1'\nARG W=\"a:$V\"\nFROM ${W}", {}, "a:1"),
+        ("ARG V\nFROM a:${V:-3}", {}, "a:3"),
+        ("ARG V=2\nFROM a${V:+:new}", {}, "a:new"),
+        ("ARG A=x B=y\nFROM $A/$B", {}, "x/y"),
+    ],
+)
+def test_arguments_fill_the_image_in(text: str, arguments: dict[str, str], image: str) -> None:
+    assert read(text, **arguments).images() == [(text.count("\n") + 1, image)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM $V",
+        "ARG V\nFROM a:$V",
+        "ARG V=1\nFROM a:${V#1}",
+        "FROM a\nARG V=1\nFROM b:$V",
+        "ARG V='$W'\nFROM a:$V",
+    ],
+)
+def test_an_image_that_cannot_be_told_is_refused(text: str) -> None:
+    assert "cannot be told" in refused(text)
+    assert "cannot be told" in refused(text, OTHER="x")
+
+
+def test_images_are_those_of_copies_and_mounts_too() -> None:
+    text = (
+        "FROM a AS one\nFROM one\nCOPY --from=b x y\nCOPY --from=one x y\nCOPY --from=0 x y\n"
+        "RUN --mount=type=bind,from=c,target=/c --mount=FROM=d,target=/d x\nFROM scratch\n"
+    )
+    assert read(text).images() == [(1, "a"), (3, "b"), (6, "c"), (6, "d")]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "it has no FROM"),
+        ("# only a comment\n", "it has no FROM"),
+        ("RUN x\nFROM a\n", "line 1: RUN comes before the first FROM"),
+        ("FROM a b\n", "line 1: FROM has the form"),
+        ("FROM a AS b\nFROM a AS B\n", "line 2: there are two stages named 'b'"),
+        ("FROM a AS $x\n", "cannot be the name of a stage"),
+        ("FROM a\nFRUM b\n", "line 2: 'FRUM' is not an instruction"),
+        ("FROM a\nRUN x \\\\\n", "line 2: it ends in a backslash"),
+        ("FROM a\nRUN x\x0b--network=host\n", "line 2: it has the character U+000B"),
+        ("FROM a\nRUN\u00a0x\n", "line 2: it has the character U+00A0"),
+        ("FROM a\nRUN a\rADD http://x /\n", "line 2: it has the character U+000D"),
+        ("FROM a\nCOPY --from=late x y\nFROM b AS late\n", "a stage that does not come before it"),
+        ("FROM a AS b\nCOPY --from=b x y\n", "a stage that does not come before it"),
+        ("# escape=`\nFROM a\n", "line 1: another escape character"),
+        ("# syntax=evil/frontend\nFROM a\n", "line 1: the frontend 'evil/frontend' is a program"),
+        ("#SYNTAX = evil\nFROM a\n", "the frontend 'evil' is a program"),
+        ("FROM a\nRUN <<EOF\nx\n", "its heredoc has no closing line 'EOF'"),
+        ('FROM a\nRUN echo "a <<EOF b"\nADD http://x /x\nEOF\n', "put it first"),
+        ("FROM a\nRUN ${a:-b <<EOF }\nADD http://x /x\nEOF\n", "put it first"),
+    ],
+)
+def test_mistakes_of_form(text: str, told: str) -> None:
+    assert told in refused(text)
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(BuildFailed, match="not UTF-8 text"):
+        parse(b"FROM a\nRUN \xff\n", "Dockerfile", {})
+    with pytest.raises(BuildFailed, match="at most"):
+        parse(b"FROM a\n" + b"#" * 200_000, "Dockerfile", {})
+
+
+def test_heredocs_are_kept_as_they_are() -> None:
+    text = (
+        "FROM a\nRUN cat <<'ONE' > /x && sh <<-TWO\n  # 1 \\\nONE\nADD http://x /x\n\tTWO\nRUN y\n"
+    )
+    found = read(text)
+    assert [each.word for each in found.stages[0].instructions] == ["FROM", "RUN", "RUN"]
+    assert found.heredoc is not None
+    assert found.heredoc.line == 2
+    assert render(found).decode().splitlines()[2:6] == text.splitlines()[2:6]
+
+
+# What may not be asked for
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("ADD http://169.254.169.254/latest /x", "fetch a URL"),
+        ("ADD --chown=1 https://example.com/x /x", "fetch a URL"),
+        ("ADD git@example.com:a/b.git /x", "fetch a URL"),
+        ("ADD github.com/a/b /x", "fetch a URL"),
+        ("ADD git\\hub.com/a/b /x", "fetch a URL"),
+        ("ADD $URL /x", "fetch a URL"),
+        ("ADD x ${URL} /x", "fetch a URL"),
+        ('ADD "ht"tp://x /x', "fetch a URL"),
+        ('ADD ["http://x", "/x"]', "fetch a URL"),
+        ('ADD ["ht\\u0074p\\u003a//x", "/x"]', "fetch a URL"),
+        ('ADD ["http://x", "/x"] junk', "fetch a URL"),
+        ("add \\\n  http://x \\\n  /x", "fetch a URL"),
+        ("ONBUILD ADD http://x /x", "ONBUILD ADD http://x"),
+        ("ONBUILD RUN --network=host x", "ONBUILD --network=host"),
+        ("ONBUILD COPY --from=other x y", "not checked where it runs"),
+        ("ONBUILD ONBUILD RUN x", "is not an instruction"),
+        ("RUN --network=host x", "only default and none"),
+        ("RUN --security=insecure x", "no further rights"),
+        ("RUN --device=nvidia x", "no devices"),
+        ("RUN --mount=type=ssh x", "no ssh agent"),
+        ("RUN --mount=type=secret,id=npmrc x", "handed no secrets"),
+        ("RUN --mount=type=secret x", "handed no secrets"),
+        ("RUN --mount=target=/x,TYPE=ssh x", "no ssh agent"),
+        ("RUN --mount=type=$T,target=/x x", "without variables"),
+        ("RUN --mount=type=bind,from=$F,target=/x x", "without variables"),
+        ('RUN --mount="type=ssh" x', "without quotes"),
+        ('RUN --"net"work=host x', "without quotes"),
+        ("RUN --mount=type=cache,id=../bob/uv,target=/c x", "other owners"),
+        ("RUN --mount=type=cache,target=../../bob/uv x", "other owners"),
+        ("RUN --mount=type=cache,id=/a,target=/c x", "other owners"),
+        ("RUN --mount=type=cache,id=$A,target=/c x", "without variables"),
+        ("RUN --mount=type=cache,target=/c/$A x", "other owners"),
+        ("RUN --mount=type=new x", "is not known"),
+        ("COPY --from=$S x y", "without variables"),
+    ],
+)
+def test_what_reaches_out_of_the_fence_is_refused(line: str, told: str) -> None:
+    assert told in refused(f"FROM a AS other\nFROM a\n{line}\n")
+
+
+def test_what_is_common_is_allowed() -> None:
+    assert not refused(
+        "FROM a AS build\nARG V=1\nENV A=$V\nADD app.tar.gz /srv/\nADD --chown=1:1 a b $HOME/\n"
+        "RUN --mount=type=cache,target=/root/.cache --mount=type=cache,id=apt-$V x\n".replace(
+            "apt-$V", "apt"
+        )
+        + "RUN --mount=type=bind,source=.,target=/src,rw --network=none make\n"
+        "RUN --mount=type=secret,id=ca,target=/etc/ca.pem --mount=type=tmpfs,target=/t x\n"
+        'HEALTHCHECK --interval=5s CMD x\nONBUILD COPY . .\nSHELL ["/bin/bash", "-c"]\n'
+        'RUN curl http://example.com $X "quoted"\nFROM scratch\nCOPY --from=build --chown=1 / /\n'
+    )
+
+
+ESCAPES = st.sampled_from(["http://x /y", "git@h:a.git /y", "$U /y", "github.com/a/b /y"])
+
+
+@given(
+    ESCAPES,
+    st.sampled_from(["ADD", "add", "aDd"]),
+    st.lists(
+        st.sampled_from([" ", "\t", " \\\n", "\\\n \t", "\\\n# comment\n", "\\\n\n"]), min_size=1
+    ),
+    st.sampled_from(["", "\n# c\n", "\r\n", "   "]),
+)
+def test_no_way_of_writing_hides_an_add(what: str, word: str, gaps: list[str], before: str) -> None:
+    gap = "".join(gaps)
+    if not gap.startswith((" ", "\t")):
+        gap = " " + gap
+    if not re.search(r"[ \t]\Z", gap):
+        gap += " "
+    assert "fetch a URL" in refused(f"FROM a\n{before}{word}{gap}{what}\n")
+
+
+pieces = st.lists(
+    st.sampled_from(
+        [
+            *("FROM a\n", "FROM a AS b\n", "FROM b\n", "RUN x", "COPY --from=b x y", "ADD x y"),
+            *("--mount=type=cache,target=/x ", "ONBUILD ", "ENV a=b", "ARG x=1\n", "$x", "${x}"),
+            *("<<EOF", "<<'EOF' ", "<<-X ", "EOF", "X", "\\", " ", "\t", "\n", "\n", "\n", "# c"),
+            *("'", '"', "http://x", "\r\n", "\ufeff", "é", "--", "# syntax=x\n", "\u2028", "\x00"),
+        ]
+    ),
+    max_size=30,
+)
+
+
+@given(pieces)
+def test_what_is_written_out_is_read_the_same(parts: list[str]) -> None:
+    try:
+        found = read("FROM base AS z\n" + "".join(parts))
+    except BuildFailed:
+        return
+    text = render(found)
+    again = parse(text, "fn/Dockerfile", {})
+    assert render(again) == text
+    assert again.images() == found.images()
+    assert again.stages == found.stages
+    bodies = sum(len(each.body) for each in dockerfiles.walk(found))
+    lines = [line for line in text.decode().split("\n") if line]
+    words = [line for line in lines if line.split(" ")[0] in dockerfiles.WORDS]
+    assert len(lines) - len(words) <= bodies, "every line is an instruction or a heredoc's"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with contextlib.suppress(BuildFailed):
+        assert parse(data, "Dockerfile", {}).stages
+
+
+# The stage test
+
+
+SEALED = (
+    "ARG V=1\nFROM a:$V AS base\nRUN install\nFROM base AS tools\nRUN more\n"
+    "FROM base AS Test\nARG X\nCOPY --from=tools /t /t\nCOPY --from=1 /u /u\n"
+    "RUN --mount=type=bind,from=tools,target=/m check\nFROM base\nCMD run\n"
+)
+
+
+def test_the_stage_test_is_cut_out() -> None:
+    plan = sealed.plan(read(SEALED))
+    assert plan is not None
+    assert plan.needed == ["base", "tools", "1"]
+    assert not plan.runs
+    cut = plan.cut({"base": "i:base", "tools": "i:tools", "1": "i:tools"}).decode()
+    assert [line for line in cut.split("\n") if line] == [
+        "ARG V=1",
+        "FROM i:base AS test",
+        "ARG X",
+        "COPY --from=i:tools /t /t",
+        "COPY --from=i:tools /u /u",
+        "RUN --mount=type=bind,from=i:tools,target=/m check",
+    ]
+
+
+def test_a_command_of_the_stage_test_is_run() -> None:
+    plan = sealed.plan(read('FROM a AS test\nENTRYPOINT ["x"]\nFROM b\n'))
+    assert plan is not None
+    assert plan.runs
+    assert not plan.needed
+    assert sealed.plan(read("FROM a\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("FROM a AS test\n", "line 1: the stage test is the last one"),
+        ("FROM a\nFROM a AS TEST\n", "line 2: the stage test is the last one"),
+        ("FROM a AS test\nFROM test\n", "line 2: it builds on the stage test"),
+        ("FROM a AS test\nFROM a\nCOPY --from=test x y\n", "line 3: it builds on the stage test"),
+        ("FROM a AS test\nFROM a\nCOPY --from=0 x y\n", "line 3: it builds on the stage test"),
+        ("FROM a AS test\nFROM a\nRUN --mount=from=Test,target=/t x\n", "line 3: it builds on"),
+    ],
+)
+def test_the_stage_test_stands_for_itself(text: str, told: str) -> None:
+    assert told in refused(text)
+
+
+# Names of images
+
+
+HERE = Settings.from_env(
+    {
+        "SLIPWAY_REGISTRY": "127.0.0.1:5005/acme",
+        "SLIPWAY_ALLOW_REGISTRIES": "10.1.2.3:5000,hub.internal",
+        "SLIPWAY_PYTHON_IMAGE": "127.0.0.1:5005/base/python:3",
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("python", "python:3.11-slim", "library/python", "docker.io/library/python:3", "a/b/c"),
+        *("127.0.0.1:5005/acme/ann/hello:x", "127.0.0.1:5005/base/python:3"),
+        *("10.1.2.3:5000/x", "hub.internal/x", "hub.internal:443/x/y:1"),
+        f"python@sha256:{'a' * 64}",
+    ],
+)
+def test_images_that_may_be_built_on(name: str) -> None:
+    check_name(name, HERE, "ann")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("127.0.0.1:5005/acme/bob/hello", "127.0.0.1:5005/acme/annx/hello", "127.0.0.1:5005/x"),
+        *("127.0.0.1:5005/acme/ann", "127.0.0.1/x/y", "localhost/x", "localhost:5005/acme/bob/x"),
+        *("10.0.0.1/x", "10.1.2.3:5001/x", "intern:5000/x", "0x7f.1/x", "2130706433:80/x"),
+        *("169.254.169.254/latest/x", "127.1:5005/acme/bob/x", "slipway/bob/hello:x"),
+        "example.com:5005/acme/bob/x",
+    ],
+)
+def test_images_of_others_and_of_inside_are_refused(name: str) -> None:
+    with pytest.raises(NotAllowed):
+        check_name(name, HERE, "ann")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "A",
+        "a b",
+        "http://x/y",
+        "[::1]:5000/x",
+        "user@host/x",
+        "a@sha256:1",
+        "-x",
+        "../x",
+        "a:",
+        "é",
+    ],
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_name(name, HERE, "ann")
