@@ -24,8 +24,10 @@ from core.models import FunctionRecord, Observed
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store, connect
+from runtime import housekeeping
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
+from runtime.housekeeping import Housekeeping
 from runtime.plan import Key, plan, routes, wanted
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.registry import make_provider
@@ -82,7 +84,7 @@ class Controller:
         self._adopt()
         threads = [
             threading.Thread(target=each, daemon=True)
-            for each in (self._listen, self._watch_deaths, self._mend)
+            for each in (self._listen, self._watch_deaths, self._mend, self._tidy)
         ]
         for thread in threads:
             thread.start()
@@ -302,6 +304,17 @@ class Controller:
                     log.warning("not_mended", reason=told)
             except Exception:
                 log.exception("mend_failed")
+
+    def _tidy(self) -> None:
+        """Beside the passes as well: removing an image may take its time."""
+        duty = Housekeeping(self.settings, self.store, self.provider)
+        while not self._stop.wait(housekeeping.EVERY):
+            try:
+                duty.run()
+            except (RedisError, Unavailable) as error:
+                log.warning("not_tidied", reason=str(error))
+            except Exception:
+                log.exception("tidy_failed")
 
 
 def stop_all(provider: Provider, patience: float) -> None:

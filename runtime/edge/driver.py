@@ -44,6 +44,8 @@ Idle connections go quickly: neither a replica's own idle timeout nor a deletion
 
 _GRACE = 0.1
 """Seconds after a switch in which a request that read the old map may still reach its backend."""
+_DEAD_SECONDS = 3.0
+"""How long the requests of a dead replica may still be delivered."""
 _REREAD = 2.0
 """Seconds after which an unchanged table is compared again with what HAProxy really has."""
 
@@ -131,8 +133,11 @@ class HAProxyEdge:
                 return
             self._names.discard(name)
             self._read_at = 0.0  # if it is wanted all the same, the next pass takes it back in
+            # A container that is gone resets nothing: who waits for its answer is cut off, once
+            # what it had sent before has had the time to reach its client.
+            since = time.monotonic() - max(self._drain_timeout - _DEAD_SECONDS, 0)
             for server in known:
-                self._leaving.setdefault(server, time.monotonic())
+                self._leaving[server] = min(self._leaving.get(server, since), since)
             try:
                 self._socket.run(f"set server {b}/{s} state maint" for b, s in known)
             except Unavailable as error:

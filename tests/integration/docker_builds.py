@@ -111,7 +111,7 @@ def function(name: str, lang: str, more: str = "") -> str:
 
 
 @contextlib.contextmanager
-def registry(folder: Path, *, users: str = "") -> Iterator[str]:
+def registry(folder: Path, *, users: str = "", deleting: bool = False) -> Iterator[str]:
     """A real registry on loopback: ``127.0.0.1:port``. ``users``: an htpasswd file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -120,7 +120,8 @@ def registry(folder: Path, *, users: str = "") -> Iterator[str]:
     auth = f"auth: {{htpasswd: {{realm: r, path: {users}}}}}\n" if users else ""
     (folder / "config.yml").write_text(
         "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}, "
+        f"delete: {{enabled: {str(deleting).lower()}}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}', secret: s}}\n{auth}"
     )
     program = shutil.which("docker-registry") or shutil.which("registry")

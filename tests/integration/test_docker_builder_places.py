@@ -141,7 +141,7 @@ def test_a_registry_that_fails_half_way(settings: Settings, store: Store, place:
         here = replace(settings, registry=proxy.name)
         bench = Workbench(here, store)
         begun = time.monotonic()
-        with pytest.raises(Unavailable, match="does not take images now .*500"):
+        with pytest.raises(Unavailable, match=r"does not take images now .*500"):
             bench.build(changed("half way"))
         assert proxy.failed > 1, "the engine tries a few times, and nobody else"
         assert time.monotonic() - begun < 90
@@ -359,7 +359,7 @@ def test_an_engine_for_builds_gets_base_images_and_gives_what_it_built(
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="does not answer"):
         Workbench(apart, store).build(changed("other"))
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 15
     private.go_on()
     tidy(settings)
 

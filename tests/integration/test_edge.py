@@ -162,6 +162,27 @@ def test_replicas_share_the_requests(proxy: Proxy) -> None:
     assert all(replica.calls >= 5 for replica in replicas)
 
 
+def test_requests_of_a_replica_that_vanished_are_cut_off(proxy: Proxy) -> None:
+    """A container that is removed resets nothing: nobody shall wait for the drain's whole time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        proxy.edge.apply({"f.ann": Route("r", [address])})
+        answers: list[int] = []
+        client = threading.Thread(target=lambda: answers.append(proxy.get("/function/f.ann")[0]))
+        client.start()
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1000).startswith(b"GET / ")
+            proxy.edge.mark_down(address)
+            proxy.edge.apply({})
+            deadline = time.monotonic() + 8
+            while client.is_alive() and time.monotonic() < deadline:
+                proxy.edge.tick()
+                time.sleep(0.1)
+        client.join()
+    assert answers == [503] or answers == [502]
+
+
 def test_tcp_endpoint(proxy: Proxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -27,6 +27,7 @@ from core.sandbox.network import Network
 from core.settings import Settings
 from engine import references
 from engine.client import Engine
+from engine.images import discard
 from runtime.providers import Instance
 from runtime.providers.cells import UIDS, memory_limit, reaches_out, refuse_secrets
 from runtime.providers.docker import document as documents
@@ -304,12 +305,8 @@ class DockerProvider:
     def discard(self, namespace: str, artifact: str) -> None:  # noqa: ARG002 - the interface's name
         if any(each.spec.artifact == artifact for each in self.instances()):
             return
-        with (
-            contextlib.suppress(NotFound, Conflict),
-            self._asking(f"the image {artifact} is not removed") as api,
-        ):
-            api.remove_image(artifact)
         self._images.forget(artifact)
+        discard(self._settings, self._engine, artifact)
 
     def enforced(self) -> dict[str, str]:
         settings = self._settings
