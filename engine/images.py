@@ -30,7 +30,7 @@ def discard(settings: Settings, engine: Engine, artifact: str) -> None:
         tags = [
             tag
             for tag in api.inspect_image(artifact).get("RepoTags") or []
-            if at and tag.rpartition(":")[0] == name
+            if (tag.rpartition(":")[0] == name if at else tag.startswith("slipway/"))
         ]
         for reference in [*tags, artifact]:
             with contextlib.suppress(NotFound), engine.asking(what) as api:
