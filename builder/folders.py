@@ -134,6 +134,21 @@ RESERVE = 512 * 2**20
 """Bytes that stay free on the disk of the state folder: a full one would hurt the store."""
 
 
+LOW = 2 * 2**30
+"""Bytes of free disk below which a push is warned that builds will soon stop."""
+
+
+def nearly_full(folder: Path) -> str:
+    """A warning for people where the disk of ``folder`` is nearly full; else ''."""
+    free = shutil.disk_usage(folder).free
+    if free >= LOW:
+        return ""
+    return (
+        f"the server's disk is nearly full ({free / 2**30:.1f} GiB free): builds stop below "
+        f"{RESERVE / 2**30:.1f} GiB; tell whoever runs it"
+    )
+
+
 def room(folder: Path, size: int = 0) -> bool:
     """Whether ``size`` bytes more leave the reserve free on the disk of ``folder``."""
     return shutil.disk_usage(folder).free - size >= RESERVE

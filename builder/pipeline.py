@@ -107,6 +107,8 @@ def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
 def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
     """Reads the stack file and decides for each function what it is and whether to build it."""
     with tools.steps.step("plan", told="reading the stack file"):
+        if full := folders.nearly_full(tools.settings.state):
+            tools.steps.log.add("", "plan", "stderr", f"warning: {full}")
         path, data = stack_file(source)
         stack, warnings = parse(data, path, max_functions=tools.settings.max_functions)
         for warning in warnings:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-LOW = 2 * 2**30
-"""Bytes of free disk below which builds will soon fail."""
+from builder.folders import LOW
+
+__all__ = ["IMAGES_LOW", "LOW", "free", "warnings"]
+
 IMAGES_LOW = 5 * 2**30
 """The same where images are built: one of them easily takes a gigabyte."""
 

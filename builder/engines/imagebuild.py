@@ -140,8 +140,9 @@ def _flags(order: Order, folder: Path) -> list[str]:
     flags = [f"--build-arg={name}={value}" for name, value in order.arguments.items()]
     flags.append("--build-arg=BUILDKIT_CACHE_MOUNT_NS")  # its value is in the environment
     secrets = dict(order.secrets)
-    if order.ours:
-        secrets |= registries_file(folder)
+    ours = registries_file(folder)
+    # A user's Dockerfile may mount the host's certificates, which are no secret, and nothing else.
+    secrets |= {name: path for name, path in ours.items() if order.ours or name == "ca"}
     flags += [f"--secret=id={name},src={path}" for name, path in secrets.items()]
     if order.target:
         flags.append(f"--target={order.target}")
@@ -178,7 +179,7 @@ def _error(
                 "\nOnly wheels are installed: source packages run foreign code while they build. "
                 "Choose a version that has a wheel for the base image's Python."
             )
-        return BuildFailed(f"the dependencies were not installed:\n{text}", step="build")
+        return BuildFailed(f"the dependencies were not installed: {error}\n{text}", step="build")
     hint = ""
     if "exit code: 137" in error:
         hint = "; it was killed: builds share a bound of memory, which it may have reached"

@@ -219,3 +219,25 @@ def test_waiting_for_a_forge_ends_with_the_release(
     with pytest.raises(Conflict):
         checked_out("f" * 40, ended=ended)
     assert time.monotonic() - begun < 4
+
+
+# A disk that is nearly full.
+
+
+@pytest.mark.root
+def test_a_nearly_full_disk_is_said_before_it_stops_builds(
+    settings: Settings, store: Store, own: BareRepository, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", disk], check=True)
+    try:
+        files: dict[str, Content] = {"stack.yml": "provider: {name: openfaas}\nfunctions: {}\n"}
+        release = queued(store, own, files)
+        small = replace(settings, state=disk)
+        (disk / "git").symlink_to(settings.git_folder)
+        build(small, store, release)
+        lines = [getattr(line, "text", "") for line in store.follow_log(release.id, follow=False)]
+        assert any("the server's disk is nearly full (1.0 GiB free)" in each for each in lines)
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
