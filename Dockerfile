@@ -1,16 +1,13 @@
 # One image for gateway, builder and runtime: docker-compose.yml says which module each runs.
-FROM python:3.11-slim-bookworm AS client
-# Debian's docker program alone, which has BuildKit in it: its package would bring a whole engine.
-RUN apt-get update \
-    && cd /tmp \
-    && apt-get download docker.io \
-    && dpkg-deb --extract docker.io_*.deb /client
+# The docker program and its plugin buildx. Debian 12's own is too old for engines from 29 on.
+FROM docker:28-cli AS client
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates git util-linux \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=client /client/usr/bin/docker /usr/local/bin/docker
+COPY --from=client /usr/local/bin/docker /usr/local/bin/docker
+COPY --from=client /usr/local/libexec/docker/cli-plugins /usr/local/libexec/docker/cli-plugins
 WORKDIR /opt/slipway
 # What we stand on first, without our own code: a change of ours does not install it anew.
 COPY pyproject.toml constraints.txt ./

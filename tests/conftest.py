@@ -6,6 +6,7 @@ A part that cannot run here is skipped with its reason on a laptop, and a failur
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +23,10 @@ from core.store import Store, connect
 from engine.client import Engine
 
 
+_ON_ENGINE = re.compile(r"(^|[/_])(docker|compose)([/_.]|$)")
+"""Paths of tests that need a Docker engine."""
+
+
 def missing(reason: str) -> None:
     """Skips the test, or fails it where everything must be there."""
     if os.environ.get("CI") == "true":
@@ -30,6 +35,12 @@ def missing(reason: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        given = getattr(item, "callspec", None)
+        if _ON_ENGINE.search(item.nodeid.partition("::")[0]) or (
+            given and "docker" in given.params.values()
+        ):
+            item.add_marker(pytest.mark.engine)
     if os.getuid() != 0:
         mark = pytest.mark.skip(reason="needs to run as root")
         for item in items:

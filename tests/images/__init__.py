@@ -1,4 +1,4 @@
-"""The images that docker-compose.yml names, made from Debian packages where no hub is reachable.
+"""The images that docker-compose.yml and Dockerfile name, from Debian packages: for places without a hub.
 
 Each folder is one image's context. One that the engine has already, and that is not ours, is taken
 as it is; ours are made anew when their files change.
@@ -15,7 +15,12 @@ from core.settings import ROOT
 from engine.client import Engine
 
 HERE = Path(__file__).parent
-IMAGES = {"redis:7-bookworm": "redis", "registry:2": "registry", "haproxy:2.8-bookworm": "haproxy"}
+IMAGES = {
+    "docker:28-cli": "docker",
+    "redis:7-bookworm": "redis",
+    "registry:2": "registry",
+    "haproxy:2.8-bookworm": "haproxy",
+}
 _LABEL = "com.slipway.from-debian"
 """Of what was made here: a hash of its files."""
 
