@@ -138,8 +138,8 @@ def test_logs_of_a_function_and_of_a_release(platform: Compose, fns: Repository)
 def test_builders_are_scaled_and_one_is_killed_in_mid_build(
     platform: Compose, fns: Repository
 ) -> None:
-    platform.up("--scale", "builder=2")
-    assert len(platform.containers("builder")) == 2
+    platform.up("--scale", "builder=4")
+    assert len(platform.containers("builder")) == 4
     files = {"hello/handler.py": handler("three"), "hello/handler_test.py": SLOW_TESTS}
     fns.commit(files)
     told: list[Pushed] = []
