@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from core import disk
 from core.bundle import HALF_MADE
 from core.errors import Unavailable
 
@@ -134,14 +135,10 @@ RESERVE = 512 * 2**20
 """Bytes that stay free on the disk of the state folder: a full one would hurt the store."""
 
 
-LOW = 2 * 2**30
-"""Bytes of free disk below which a push is warned that builds will soon stop."""
-
-
 def nearly_full(folder: Path) -> str:
     """A warning for people where the disk of ``folder`` is nearly full; else ''."""
     free = shutil.disk_usage(folder).free
-    if free >= LOW:
+    if free >= disk.LOW:
         return ""
     return (
         f"the server's disk is nearly full ({free / 2**30:.1f} GiB free): builds stop below "

@@ -11,9 +11,10 @@ from typing import Any
 import requests
 
 from cli.findings import FAIL, OK, WARN, Finding
+from core import disk
 from core.errors import ConfigError, NotFound, SlipwayError
 from core.settings import Settings
-from supervisor import build_engine, disk
+from supervisor import build_engine
 
 BUILDS_UNBOUNDED = "time and output are bounded; memory, CPU and network are not"
 

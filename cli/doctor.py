@@ -16,9 +16,10 @@ import requests
 
 from cli import docker_checks
 from cli.findings import FAIL, OK, WARN, Finding
+from core import disk
 from core.errors import SlipwayError
 from core.settings import Settings
-from supervisor import disk, runtime_choice
+from supervisor import runtime_choice
 
 GIT = (2, 30)
 """The oldest git whose hardening options the builder relies on."""

@@ -1,12 +1,14 @@
-"""How the engine's API is connected to over its unix socket: as the SDK does, but for two things.
+"""How the engine's API is connected to over its unix socket: as the SDK does, but for three things.
 
 All requests share their connections. The SDK's own adapter has a pool for each path: nearly none is
 used again, and from the 26th path on they are closed under those that use them. And a connection
-that finds nobody is closed.
+that finds nobody is closed. And the docker command's own configuration of the user who runs us
+(logins, proxies with their passwords, headers) is none of ours.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -14,6 +16,7 @@ from docker import APIClient
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
+from docker.utils.proxy import ProxyConfig
 
 _MOST = 64
 """Connections that are kept; more come and go with their request."""
@@ -56,6 +59,16 @@ class _Adapter(UnixHTTPAdapter):
         self._pool.close()
 
 
+class _Client(APIClient):
+    """Without the user's ``config.json``: only its logins can be left out by an argument."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._general_configs: dict[str, Any] = {}
+        self._proxy_configs = ProxyConfig()
+        self.reload_config(dockercfg_path=os.devnull)
+
+
 def connect(url: str, timeout: int) -> APIClient:
     """The API in the engine's own version; ``timeout`` in seconds, for each answer.
 
@@ -70,7 +83,7 @@ def connect(url: str, timeout: int) -> APIClient:
 
 
 def _client(url: str, version: str, timeout: int) -> APIClient:
-    client = APIClient(base_url=url, version=version, timeout=timeout)
+    client = _Client(base_url=url, version=version, timeout=timeout)
     if url.startswith("unix:"):
         path = "/" + url.removeprefix("unix:").lstrip("/")
         client.mount("http+docker://", _Adapter(path, timeout))

@@ -15,27 +15,30 @@ from engine.references import registry_url
 _LOOPBACK = re.compile(r"(localhost|127(\.[0-9]{1,3}){3})(:[0-9]+)?(/|$)")
 
 
-def discard(settings: Settings, engine: Engine, artifact: str) -> None:
-    """Removes an image and its tags; one that a container still uses stays. May be repeated.
+def discard(settings: Settings, engine: Engine, namespace: str, artifact: str) -> None:
+    """Removes an owner's image and its tags; one that a container uses stays. May be repeated.
 
-    A registry that asks for a user, or lies elsewhere, has a retention of its own: nothing is
-    deleted there.
+    A bare id may be another owner's image as well, or the operator's: then only this owner's names
+    go. A registry that asks for a user, lies elsewhere, or is none of ours by now, has a retention
+    of its own: nothing is deleted there.
 
     Raises:
         Unavailable: engine or registry does not answer; trying again can help.
     """
     name, at, digest = artifact.partition("@")
+    own = f"{name}:" if at else f"slipway/{namespace}/"
     what = f"{artifact} is not removed"
     with contextlib.suppress(NotFound, Conflict), engine.asking(what) as api:
-        tags = [
-            tag
-            for tag in api.inspect_image(artifact).get("RepoTags") or []
-            if (tag.rpartition(":")[0] == name if at else tag.startswith("slipway/"))
-        ]
-        for reference in [*tags, artifact]:
+        tags = api.inspect_image(artifact).get("RepoTags") or []
+        for tag in tags:
+            if tag.startswith(own):
+                with contextlib.suppress(NotFound), engine.asking(what) as api:
+                    api.remove_image(tag)
+        if at or not tags:  # with its last name an image goes by itself
             with contextlib.suppress(NotFound), engine.asking(what) as api:
-                api.remove_image(reference)
-    if at and _LOOPBACK.match(artifact) and not settings.registry_user:
+                api.remove_image(artifact)
+    ours = bool(settings.registry) and name.startswith(f"{settings.registry}/")
+    if at and ours and _LOOPBACK.match(artifact) and not settings.registry_user:
         _delete(f"{registry_url(settings)}/v2/{name.partition('/')[2]}/manifests/{digest}")
 
 

@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from redis.exceptions import RedisError
 
-from core import logging
+from core import disk, logging
 from core.errors import SlipwayError, Unavailable
 from core.models import FunctionRecord, Observed
 from core.settings import Settings
@@ -310,11 +311,20 @@ class Controller:
         duty = Housekeeping(self.settings, self.store, self.provider)
         while not self._stop.wait(housekeeping.EVERY):
             try:
+                self.warn_of_disks()
                 duty.run()
             except (RedisError, Unavailable) as error:
                 log.warning("not_tidied", reason=str(error))
             except Exception:
                 log.exception("tidy_failed")
+
+    def warn_of_disks(self) -> None:
+        """Logs which of the disks that we fill are nearly full."""
+        folders = [self.settings.state]
+        with suppress(Unavailable):
+            folders += self.provider.disks()
+        for warning in disk.warnings(folders, disk.LOW):
+            log.warning("disk_nearly_full", reason=warning)
 
 
 def stop_all(provider: Provider, patience: float) -> None:

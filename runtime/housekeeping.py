@@ -4,6 +4,10 @@ Needed is what runs, what shall run, and what the last ``Settings.keep_releases`
 repository brought. An artifact that has been needed by nothing for an hour is removed wherever it
 lies; a build that wants it again builds it again. Nothing is remembered here: the store knows since
 when each has been unneeded.
+
+An image by its bare id may be that of several owners, so what one of them needs stays for all. A
+build that finds an artifact takes it from the list in the store; removing takes minutes, so this is
+looked up before each.
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ class Housekeeping:
             f"{namespace} {artifact}"
             for namespace, artifacts in known.items()
             for artifact in artifacts
-            if (namespace, artifact) not in needed
+            if artifact not in needed
         }
         self.store.note_unneeded(
             {name: now for name in idle if name not in before},
@@ -60,7 +64,7 @@ class Housekeeping:
         removed = 0
         for name in sorted(idle & before.keys()):
             namespace, _, artifact = name.partition(" ")
-            if now - before[name] < GRACE:
+            if now - before[name] < GRACE or self._wanted_again(name, before[name]):
                 continue
             try:
                 self.provider.discard(namespace, artifact)
@@ -73,22 +77,28 @@ class Housekeeping:
             removed += 1
         return removed
 
-    def _needed(self) -> Iterator[tuple[str, str]]:
-        """(namespace, artifact) of all that runs, shall run, or may run again."""
+    def _wanted_again(self, name: str, since: float) -> bool:
+        """Whether something has come to need it after all others were looked at."""
+        if name.partition(" ")[2] in set(self._needed()):
+            return True
+        return self.store.unneeded().get(name) != since  # last: a build says so at any moment
+
+    def _needed(self) -> Iterator[str]:
+        """Artifacts of all that runs, shall run, or may run again."""
         for record in self.store.functions().values():
-            yield record.spec.namespace, record.spec.artifact
+            yield record.spec.artifact
         for release in self.store.staging():
             for artifact in self.store.artifacts(release.id):
-                yield release.namespace, artifact.artifact
+                yield artifact.artifact
         for instance in self.provider.instances():
-            yield instance.spec.namespace, instance.spec.artifact
+            yield instance.spec.artifact
         for repository in self.store.repositories():
             kept = 0
             for release in self.store.releases(
                 repository.namespace, repository.name, limit=LOOKED_AT
             ):
                 for row in release.functions:
-                    yield release.namespace, row.artifact
+                    yield row.artifact
                 kept += release.state in _WAS_LIVE
                 if kept > self.settings.keep_releases:
                     break

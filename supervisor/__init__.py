@@ -13,7 +13,6 @@
                        short jobs that need much memory, each in a process of its own
     base_images.py     `make base-images`
     demo.py            pushes this checkout's functions through the real pipeline
-    disk.py            how full it is
     screen.py          what the user sees
 
 The supervisor imports nothing heavy: it lives as long as everything else together.

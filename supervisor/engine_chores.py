@@ -1,8 +1,9 @@
 """Short jobs on Docker engines, each in a process of its own: the SDK takes more memory than the
 supervisor may keep.
 
-``python -m supervisor.engine_chores look``    what there is to run functions on; lines of JSON:
-                                              ``{"doing": "…"}`` meanwhile, a ``Look`` at the end
+``python -m supervisor.engine_chores look N``  what there is to run functions on; lines of JSON:
+                                              ``{"doing": "…"}`` meanwhile, a ``Look`` at the end;
+                                              an engine that is away is waited for N seconds
 ``python -m supervisor.engine_chores renew``   has the build engine forget its base images
 """
 
@@ -13,31 +14,49 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from builder.engines import buildkit
-from core.errors import ConfigError, NotFound, SlipwayError
+from core.errors import ConfigError, Conflict, NotFound, SlipwayError
 from core.settings import Settings
 from engine.client import Engine
 from supervisor import registry
 
+ASK_EVERY = 0.5
 PULL_SILENCE = 15.0
 """Seconds without a word in which a hub that is reached would have said one."""
+_BRIDGE = "com.docker.network.bridge.name"
 
 
-def look(settings: Settings) -> Iterator[dict[str, Any]]:
+def look(settings: Settings, patience: float = 0.0) -> Iterator[dict[str, Any]]:
     """What is missing, and what to do about it; or what there is."""
     engine = Engine(settings.engine_url, timeout=10)
-    if not engine.alive():
+    deadline, waiting = time.monotonic() + patience, False
+    while not engine.alive():
+        if time.monotonic() >= deadline:
+            yield {
+                "missing": f"no Docker engine answers at {settings.engine_url}",
+                "advice": "start it, or name it with SLIPWAY_ENGINE or DOCKER_HOST",
+            }
+            return
+        if not waiting:
+            yield {"doing": f"waiting for the Docker engine at {settings.engine_url}"}
+        waiting = True
+        time.sleep(ASK_EVERY)
+    with engine.asking("the engine does not tell what it is") as api:
+        version, info, networks = api.version()["Version"], api.info(), api.networks()
+    if why := elsewhere(info, networks):
         yield {
-            "missing": f"no Docker engine answers at {settings.engine_url}",
-            "advice": "start it, or name it with SLIPWAY_ENGINE or DOCKER_HOST",
+            "missing": f"the engine at {settings.engine_url} {why}, so that functions' addresses "
+            "are not reached from here",
+            "advice": "run Slipway where an engine runs as root, and name its socket with "
+            "SLIPWAY_ENGINE=unix://…",
         }
         return
-    with engine.asking("the engine does not tell its version") as api:
-        version, root = str(api.version()["Version"]), str(api.info()["DockerRootDir"])
     try:
         buildkit.find(settings, os.environ.get("PATH", ""))
     except ConfigError as error:
@@ -57,24 +76,47 @@ def look(settings: Settings) -> Iterator[dict[str, Any]]:
                 return
     how = yield from _registry(settings, engine)
     images = [_there(engine, name) for name in bases]
+    root = info["DockerRootDir"]
     yield {"version": version, "registry": how, "images": images, "root": root}
     engine.close()
+
+
+def elsewhere(info: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -> str:
+    """Why the engine's bridges are not on this machine, by what it says of itself; or ''.
+
+    A socket alone says nothing: it may be forwarded, mounted into a container, or lead into a
+    virtual machine.
+    """
+    if any("name=rootless" in each for each in info.get("SecurityOptions") or ()):
+        return "is rootless: its network is its own"
+    if info.get("OperatingSystem") == "Docker Desktop":
+        return "is Docker Desktop's: it runs in a virtual machine"
+    bridges = [
+        (each.get("Options") or {}).get(_BRIDGE) or f"br-{each['Id'][:12]}"
+        for each in networks
+        if each.get("Driver") == "bridge"
+    ]
+    if bridges and not any(Path("/sys/class/net", each).exists() for each in bridges):
+        return f"has no network interface here (looked for {', '.join(sorted(bridges)[:3])})"
+    return ""
 
 
 def _registry(settings: Settings, engine: Engine) -> Generator[dict[str, Any], None, str]:
     """How the registry is started: ``program``, ``container``, or '' where it is not."""
     if settings.registry or not settings.engine_url.startswith("unix://"):
         return ""
+    # Of a run that was killed: the one holds the port, the other may still delete.
+    for name in (registry.container_name(settings), registry.collector_name(settings)):
+        what = f"the container {name} cannot be removed"
+        # Conflict: it is being removed already.
+        with suppress(NotFound, Conflict), engine.asking(what) as api:
+            api.remove_container(name, force=True)
     if registry.program(os.environ):
         return "program"
     if not _there(engine, registry.IMAGE):
         yield {"doing": f"pulling {registry.IMAGE}"}
         if _pull(engine, registry.IMAGE):
             return ""
-    name = registry.container_name(settings)
-    # Of a run that was killed: it holds the port.
-    with suppress(NotFound), engine.asking(f"the container {name} cannot be removed") as api:
-        api.remove_container(name, force=True)
     return "container"
 
 
@@ -125,8 +167,8 @@ def renew_images(settings: Settings) -> None:
 def main() -> int:
     settings = Settings.from_env(os.environ)
     match sys.argv[1:]:
-        case ["look"]:
-            for told in look(settings):
+        case ["look", patience]:
+            for told in look(settings, float(patience)):
                 print(json.dumps(told), flush=True)
             sys.stdout.flush()
             os._exit(0)  # a pull that hangs is not waited for

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from core import http
-from core.errors import ConfigError, SlipwayError
+from core.errors import ConfigError, SlipwayError, Unavailable
 from core.settings import Settings
 from supervisor import parts
 from supervisor.parts import Part
@@ -37,6 +37,7 @@ CONTAINER_MEMORY = "256m"
 _COLLECT_EVERY = 24 * 3600.0
 _COLLECT_SECONDS = 60.0
 """How long a start may wait for the removal of what nobody needs; it goes on the next day."""
+_REMOVE_SECONDS = 30.0
 
 
 def program(env: Mapping[str, str]) -> str:
@@ -96,10 +97,19 @@ def container_name(settings: Settings) -> str:
     return f"slipway-registry-{settings.mark}"
 
 
+def collector_name(settings: Settings) -> str:
+    return f"{container_name(settings)}-collector"
+
+
 def container_argv(settings: Settings, docker: str, *command: str) -> list[str]:
-    """The docker command that runs the registry's image; ``command``: instead of serving."""
-    port = settings.registry.rpartition(":")[2]
-    serving = ["--publish", f"127.0.0.1:{port}:5000", "--name", container_name(settings)]
+    """The docker command that runs the registry's image; ``command``: instead of serving.
+
+    It serves in the host's network, on loopback alone. On the engine's bridge every container there
+    could read and delete all owners' images: it asks nobody who they are.
+    """
+    serving = ["--network", "host", "--env", f"REGISTRY_HTTP_ADDR={settings.registry}"]
+    serving += ["--name", container_name(settings)]
+    collecting = ["--network", "none", "--name", collector_name(settings)]
     return [
         *(docker, "--host", settings.engine_url, "run", "--rm"),
         *("--label", f"com.slipway.installation={settings.mark}.registry"),
@@ -109,7 +119,7 @@ def container_argv(settings: Settings, docker: str, *command: str) -> list[str]:
         *("--env", "REGISTRY_STORAGE_DELETE_ENABLED=true"),
         *("--env", "REGISTRY_LOG_LEVEL=warn"),
         *("--env", f"REGISTRY_HTTP_SECRET={secrets.token_hex(16)}"),
-        *([] if command else serving),
+        *(collecting if command else serving),
         *(IMAGE, *command),
     ]
 
@@ -139,7 +149,8 @@ def _collect(settings: Settings, argv: Sequence[str], env: Mapping[str, str]) ->
             argv, env=env, check=False, timeout=_COLLECT_SECONDS, stdout=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        print(f"removing old images takes over {_COLLECT_SECONDS:.0f} s: tomorrow again")
+        told = f"removing old images takes over {_COLLECT_SECONDS:.0f} s: tomorrow again"
+        print(told, flush=True)  # this process becomes another program
 
 
 def _serve_program(settings: Settings, env: Mapping[str, str]) -> None:
@@ -154,23 +165,42 @@ def _serve_program(settings: Settings, env: Mapping[str, str]) -> None:
 def _serve_container(settings: Settings, env: Mapping[str, str]) -> None:
     """Becomes the docker command in the foreground, which hands signals on to the container."""
     docker = shutil.which("docker", path=env.get("PATH")) or "docker"
-    remove(settings, docker, env)  # of a run that was killed: it has the name and the port
+    # Else the command takes logins and proxies of the user who runs us.
+    env = {**env, "DOCKER_CONFIG": str(settings.run / "registry-docker")}
+    # Of a run that was killed: it has the name and the port; and its collector still deletes.
+    for name in (container_name(settings), collector_name(settings)):
+        remove(settings, docker, name, env)
     config = "/etc/docker/registry/config.yml"
-    _collect(settings, container_argv(settings, docker, "garbage-collect", config), env)
+    try:
+        _collect(settings, container_argv(settings, docker, "garbage-collect", config), env)
+    finally:  # the command may have ended without its container
+        remove(settings, docker, collector_name(settings), env)
     argv = container_argv(settings, docker)
-    os.execve(docker, argv, dict(env))
+    os.execve(docker, argv, env)
 
 
-def remove(settings: Settings, docker: str, env: Mapping[str, str]) -> None:
-    argv = [docker, "--host", settings.engine_url, "rm", "--force", container_name(settings)]
-    subprocess.run(
-        argv,
-        env=env,
-        check=False,
-        timeout=30,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def remove(settings: Settings, docker: str, name: str, env: Mapping[str, str]) -> None:
+    """Ends and removes a container; there need not be one.
+
+    Raises:
+        Unavailable: it may still run.
+    """
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while True:
+        argv = [docker, "--host", settings.engine_url, "rm", "--force", name]
+        try:
+            done = subprocess.run(
+                argv, env=env, check=False, timeout=_REMOVE_SECONDS, capture_output=True, text=True
+            )
+            told = done.stderr.strip()
+        except subprocess.TimeoutExpired:
+            told = f"no answer in {_REMOVE_SECONDS:.0f} s"
+        else:
+            if done.returncode == 0 or "no such container" in told.lower():
+                return
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the container {name} cannot be removed: {told}")
+        time.sleep(0.5)  # it is being removed already, perhaps
 
 
 def _ports(settings: Settings) -> Iterator[int]:

@@ -2,7 +2,8 @@
 
 SLIPWAY_RUNTIME=docker insists. ``auto`` takes docker where an engine, a docker command with
 BuildKit and the base images are there, and says why where it does not. An installation keeps to
-what it ran on, because what is live was built for that: ``<state>/runtime`` remembers it.
+what it ran on, because what is live was built for that: ``<state>/runtime`` remembers it. One that
+ran on Docker waits for an engine that is slow at boot, and rather stops than falls back.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from supervisor.screen import Screen
 
 LOOK_SECONDS = 1800.0
 """A base image on a slow line takes its time; silence is noticed earlier."""
-
+ENGINE_SECONDS = 60.0
+"""How long an installation that ran on Docker waits for its engine."""
 
 _USED = ("RUNTIME", "ENGINE", "BUILD_ENGINE", "REGISTRY", "REGISTRY_URL")
 
@@ -50,8 +52,8 @@ def choose(settings: Settings, env: Mapping[str, str], screen: Screen) -> Choice
     """Decides, and tells the user.
 
     Raises:
-        ConfigError: docker is insisted on and something is missing; or the registry's port is
-            another's by now.
+        ConfigError: something is missing, and docker is insisted on or what is live was built for
+            it; or the registry's port is another's by now.
     """
     before = remembered(settings)
     if settings.runtime == "auto" and before == "process":
@@ -63,15 +65,22 @@ def choose(settings: Settings, env: Mapping[str, str], screen: Screen) -> Choice
     if settings.runtime == "process":
         return _process(settings, before, screen)
     settings = with_engine(settings, env)
-    seen = _unusable(settings) or _look(settings, env, screen)
+    patience = ENGINE_SECONDS if before == "docker" else 0.0
+    seen = _unusable(settings) or _look(settings, env, screen, patience)
     if missing := seen.get("missing"):
         if settings.runtime == "docker":
             raise ConfigError(f"SLIPWAY_RUNTIME=docker, but {missing}: {seen['advice']}")
+        if before == "docker":
+            raise ConfigError(
+                f"this installation's functions run on Docker, but {missing}: {seen['advice']}; or "
+                "set SLIPWAY_RUNTIME=process, and release everything again (slipway redeploy "
+                "<namespace>/<repository>)"
+            )
         screen.say(
             f"slipway: functions run as sandboxed processes, not on Docker: {missing}\n"
             f"slipway: for Docker: {seen['advice']}"
         )
-        return _process(settings, before, screen, fallen_back=True)
+        return _process(settings, before, screen)
     return _docker(settings, env, before, seen, screen)
 
 
@@ -108,12 +117,14 @@ def _used_file(settings: Settings) -> Path:
 
 
 def _unusable(settings: Settings) -> dict[str, Any]:
-    """What is wrong with DOCKER_HOST, as the look would tell it."""
-    if urlsplit(settings.engine_url).scheme in ("unix", "tcp", "http", "https"):
+    """What is wrong with the engine's URL, as the look would tell it."""
+    if urlsplit(settings.engine_url).scheme == "unix":
         return {}
     return {
-        "missing": f"the engine of DOCKER_HOST={settings.engine} cannot be reached that way",
-        "advice": "forward its socket (ssh -L), or expose it as tcp://, and set SLIPWAY_ENGINE",
+        "missing": f"the engine named by SLIPWAY_ENGINE or DOCKER_HOST={settings.engine} is not "
+        "on this machine, as far as can be told: functions' addresses are not reached from here",
+        "advice": "run Slipway where the engine runs, and name its socket with "
+        "SLIPWAY_ENGINE=unix://…",
     }
 
 
@@ -127,14 +138,11 @@ def remembered(settings: Settings) -> str:
     return told if told in ("process", "docker") else ""
 
 
-def _process(
-    settings: Settings, before: str, screen: Screen, *, fallen_back: bool = False
-) -> Choice:
+def _process(settings: Settings, before: str, screen: Screen) -> Choice:
     changed = before == "docker"
     if changed:
         _tell_change(before, screen)
-    if not (changed and fallen_back):  # else the engine may be back at the next start
-        _remember(settings, "process")
+    _remember(settings, "process")
     return Choice(replace(settings, runtime="process"), changed=changed)
 
 
@@ -175,10 +183,12 @@ def _remember(settings: Settings, runtime: str) -> None:
     (settings.state / "runtime").write_text(f"{runtime}\n")
 
 
-def _look(settings: Settings, env: Mapping[str, str], screen: Screen) -> dict[str, Any]:
+def _look(
+    settings: Settings, env: Mapping[str, str], screen: Screen, patience: float
+) -> dict[str, Any]:
     """Looks for what docker needs, in a process of its own; shows what is being done."""
     screen.doing("looking for a Docker engine")
-    argv = parts.python("supervisor.engine_chores", "look")
+    argv = parts.python("supervisor.engine_chores", "look", str(patience))
     seen: dict[str, Any] = {}
     with subprocess.Popen(
         argv,

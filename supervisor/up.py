@@ -21,10 +21,10 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 
-from core import http, keys
+from core import disk, http, keys
 from core.errors import ConfigError, SlipwayError
 from core.settings import ROOT, Settings
-from supervisor import claims, disk, parts, runtime_choice
+from supervisor import claims, parts, runtime_choice
 from supervisor.docker_parts import DockerParts
 from supervisor.keeper import Interrupted, Keeper
 from supervisor.leftovers import Leftovers

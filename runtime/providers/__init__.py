@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from core.models import FunctionLogLine, FunctionSpec, Struct
@@ -106,6 +107,13 @@ class Provider(Protocol):
 
         Raises:
             Unavailable: not now.
+        """
+
+    def disks(self) -> Sequence[Path]:
+        """Folders of this machine, besides the state folder, that fill with artifacts and output.
+
+        Raises:
+            Unavailable: not known now.
         """
 
     def enforced(self) -> dict[str, str]:

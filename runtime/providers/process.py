@@ -244,6 +244,9 @@ class ProcessProvider:
         if all(each.spec.artifact != artifact for each in self.instances()):
             discard_bundle(self._settings, namespace, artifact)
 
+    def disks(self) -> Sequence[Path]:
+        return []  # all of it lies in the state folder
+
     def enforced(self) -> dict[str, str]:
         bound = self._settings.function_log
         return {**self._sandbox.enforced(), "log": f"the last {bound} bytes of each function"}

@@ -76,12 +76,12 @@ def test_an_image_goes_from_engine_and_registry(shop: Shop) -> None:
     old, other = shop.push("hello"), shop.push("other")
     assert shop.in_engine(old)
     assert shop.in_registry(old)
-    discard(shop.settings, shop.engine, old)
+    discard(shop.settings, shop.engine, "ann", old)
     assert not shop.in_engine(old)
     assert not shop.in_registry(old)
     assert shop.in_engine(other)
     assert shop.in_registry(other)
-    discard(shop.settings, shop.engine, old)  # once more changes nothing
+    discard(shop.settings, shop.engine, "ann", old)  # once more changes nothing
 
 
 def test_an_image_that_a_container_uses_stays_in_the_engine(shop: Shop) -> None:
@@ -89,7 +89,7 @@ def test_an_image_that_a_container_uses_stays_in_the_engine(shop: Shop) -> None:
     with shop.engine.asking("a stranger's container") as api:
         container = api.create_container(artifact, command=["sleep", "100"])["Id"]
     try:
-        discard(shop.settings, shop.engine, artifact)
+        discard(shop.settings, shop.engine, "ann", artifact)
         with shop.engine.asking("looking") as api:
             api.start(container)
             assert api.inspect_container(container)["State"]["Running"]
@@ -100,6 +100,37 @@ def test_an_image_that_a_container_uses_stays_in_the_engine(shop: Shop) -> None:
 
 def test_a_registry_with_a_user_keeps_its_own(shop: Shop) -> None:
     artifact = shop.push("hello")
-    discard(replace(shop.settings, registry_user="acme"), shop.engine, artifact)
+    discard(replace(shop.settings, registry_user="acme"), shop.engine, "ann", artifact)
     assert not shop.in_engine(artifact)
     assert shop.in_registry(artifact)
+
+
+def test_without_a_registry_what_another_owner_has_too_stays(
+    engine: Engine, settings: Settings
+) -> None:
+    mark = secrets.token_hex(8)
+    names = [f"slipway/{owner}/fn:{mark}" for owner in ("ann", "ann-b", "bob")]
+    text = f"FROM {settings.python_image}\nLABEL x={mark}\n"
+    with engine.asking("making an image") as api:
+        for _ in api.build(fileobj=io.BytesIO(text.encode()), tag=names[0], rm=True):
+            pass
+        artifact = api.inspect_image(names[0])["Id"]
+        for name in names[1:]:
+            api.tag(artifact, name.rpartition(":")[0], mark)
+
+        def tags() -> list[str]:
+            return sorted(api.inspect_image(artifact)["RepoTags"])
+
+        try:
+            discard(settings, engine, "ann", artifact)
+            assert tags() == names[1:]
+            discard(settings, engine, "ann-b", artifact)
+            assert tags() == names[2:], "the last name is not taken with the id"
+            discard(settings, engine, "ann", artifact)
+            assert tags() == names[2:]
+            discard(settings, engine, "bob", artifact)
+            with pytest.raises(NotFound), engine.asking("looking"):
+                tags()
+        finally:
+            with contextlib.suppress(NotFound), engine.asking("tidying"):
+                api.remove_image(artifact, force=True)

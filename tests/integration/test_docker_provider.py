@@ -651,6 +651,23 @@ def test_being_told_to_end_outlives_us(house: House) -> None:
     assert list((house.settings.run / "stopping").iterdir()) == []
 
 
+def test_notes_of_what_went_while_nobody_was_here_go_too(house: House) -> None:
+    old = house.provider()
+    stays, goes = old.start(house.spec()), old.start(house.spec())
+    for instance in (stays, goes):
+        ask(instance)
+        old.terminate(instance)
+    old.close()
+    house._open.remove(old)
+    notes = house.settings.run / "stopping"
+    with contextlib.closing(Engine(house.settings.engine_url)) as engine, engine.asking("") as api:
+        api.remove_container(goes.id, force=True)
+    assert {note.name for note in notes.iterdir()} == {stays.id, goes.id}
+    house.provider()
+    until(lambda: not (notes / goes.id).exists())
+    assert [note.name for note in notes.iterdir()] == [stays.id]
+
+
 def test_no_line_is_lost_or_doubled_by_our_restarts(house: House) -> None:
     provider = house.provider()
     instance = provider.start(house.spec())

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
+import structlog
 
-from core import keys
+from core import disk, keys
 from core.bundle import HALF_MADE, PREFIX, Bundle
 from core.errors import Unavailable
 from core.models import Artifact, Build, FunctionRow, FunctionSpec, Release, Repository, State
 from core.settings import Settings
 from core.store import Store
 from runtime import housekeeping
+from runtime.controller import Controller
+from runtime.edge import NoEdge
 from runtime.housekeeping import Housekeeping
+from runtime.providers import Instance, Provider
 from runtime.providers.process import ProcessProvider
 
 REPOSITORY = Repository(namespace="ann", name="shop", source="git", deploy_branch="main")
@@ -172,3 +178,73 @@ def test_the_clock_of_the_hour_survives_a_restart(house: House) -> None:
     again.run()
     assert house.store.unneeded() == since
     assert house.store.redis.hlen(keys.UNNEEDED) == 1
+
+
+@dataclass
+class Recording:
+    """A provider without instances that notes what is discarded: for artifacts of other runtimes.
+
+    ``before``: called at each.
+    """
+
+    before: Callable[[str], None]
+    discarded: list[tuple[str, str]] = field(default_factory=list)
+
+    def instances(self) -> list[Instance]:
+        return []
+
+    def discard(self, namespace: str, artifact: str) -> None:
+        self.discarded.append((namespace, artifact))
+        self.before(artifact)
+
+
+def test_a_bare_image_that_another_owner_needs_stays(house: House) -> None:
+    image = "sha256:" + "a" * 64
+    house.store.save_repository(msgspec.structs.replace(REPOSITORY, namespace="bob"))
+    house.store.save_artifact("bob", "his-key", image)
+    house.store.save_artifact("ann", "her-key", image)
+    house.stage(image)
+    engine = Recording(lambda _: None)
+    keeping = Housekeeping(house.settings, house.store, cast("Provider", engine))
+    keeping.run()
+    house.an_hour_passes()
+    assert keeping.run() == 0
+    assert engine.discarded == []
+
+
+def test_what_a_build_finds_while_others_are_removed_stays(house: House) -> None:
+    images = ["sha256:" + letter * 64 for letter in "abcd"]
+    for number, image in enumerate(images):
+        house.store.save_artifact("ann", f"key-{number}", image)
+
+    def meanwhile(artifact: str) -> None:
+        """The first is being removed: a build finds the second, a release stages the third."""
+        if artifact == images[0]:
+            house.store.note_unneeded({}, [f"ann {images[1]}"])
+            house.stage(images[2])
+
+    engine = Recording(meanwhile)
+    keeping = Housekeeping(house.settings, house.store, cast("Provider", engine))
+    keeping.run()
+    house.an_hour_passes()
+    assert keeping.run() == 2
+    assert engine.discarded == [("ann", images[0]), ("ann", images[3])]
+    assert house.store.artifact("ann", "key-1") == images[1]
+
+
+def test_a_nearly_full_disk_is_logged(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    controller = Controller(house.settings, house.store, house.provider, NoEdge(), None)
+    monkeypatch.setattr(house.provider, "disks", lambda: [tmp_path])
+    with structlog.testing.capture_logs() as logged:
+        controller.warn_of_disks()
+        if disk.free(house.settings.state) > disk.LOW:
+            assert logged == []
+        logged.clear()
+        monkeypatch.setattr(disk, "LOW", 2**60)
+        controller.warn_of_disks()
+    assert {each["event"] for each in logged} == {"disk_nearly_full"}
+    assert str(house.settings.state) in logged[0]["reason"]
+    assert "GiB are free" in logged[0]["reason"]
+    controller.replicas.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
 import socket
+import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +19,7 @@ import pytest
 from core.errors import ConfigError
 from core.settings import Settings
 from engine.client import Engine
-from supervisor import build_engine, registry, runtime_choice
+from supervisor import build_engine, engine_chores, registry, runtime_choice
 from supervisor.runtime_choice import Choice, choose
 from supervisor.screen import Screen
 from tests.conftest import missing
@@ -153,11 +157,117 @@ def test_an_installation_keeps_to_what_it_ran_on(with_docker: Settings) -> None:
     choice, told = chosen(with_docker)
     assert (choice.settings.runtime, choice.changed) == ("docker", False)
 
-    choice, told = chosen(replace(with_docker, engine=NOWHERE))
+    choice, told = chosen(replace(with_docker, runtime="process"))
     assert (choice.settings.runtime, choice.changed) == ("process", True)
     assert "built for docker have to be released again" in told
-    choice, _ = chosen(with_docker)
-    assert choice.settings.runtime == "docker", "the engine is back"
+
+
+def ran_on_docker(fresh: Settings) -> Settings:
+    (fresh.state / "runtime").write_text("docker\n")
+    return fresh
+
+
+@pytest.mark.parametrize("runtime", ["auto", "docker"])
+def test_what_ran_on_docker_stops_rather_than_fall_back(
+    fresh: Settings, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    """What is live would be down, and what is pushed would be built for the other runtime."""
+    monkeypatch.setattr(runtime_choice, "ENGINE_SECONDS", 2.0)
+    out, begun = io.StringIO(), time.monotonic()
+    settings = replace(ran_on_docker(fresh), runtime=runtime, engine=NOWHERE)
+    with pytest.raises(ConfigError, match=f"no Docker engine answers at {NOWHERE}") as caught:
+        choose(settings, {"PATH": os.environ["PATH"]}, Screen(out))
+    assert time.monotonic() - begun > 2
+    assert out.getvalue().count(f"waiting for the Docker engine at {NOWHERE}") == 1
+    assert "start it" in str(caught.value)
+    if runtime == "auto":
+        assert "SLIPWAY_RUNTIME=process, and release everything again" in str(caught.value)
+    assert runtime_choice.remembered(fresh) == "docker"
+
+
+@pytest.mark.engine
+def test_an_engine_that_is_slow_at_boot_is_waited_for(
+    with_docker: Settings, short_tmp: Path
+) -> None:
+    late = short_tmp / "late.sock"
+    real = with_docker.engine_url.removeprefix("unix://")
+    timer = threading.Timer(3, late.symlink_to, (real,))
+    timer.start()
+    choice, told = chosen(replace(ran_on_docker(with_docker), engine=f"unix://{late}"))
+    timer.join()
+    assert choice.settings.runtime == "docker"
+    assert "waiting for the Docker engine" in told
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:2375", "https://10.0.0.1:2376"])
+def test_an_engine_across_a_network_is_not_taken(fresh: Settings, url: str) -> None:
+    choice, told = chosen(replace(fresh, engine=url))
+    assert choice.settings.runtime == "process"
+    assert "not on this machine" in told
+    assert "SLIPWAY_ENGINE=unix://" in told
+    with pytest.raises(ConfigError, match="not on this machine"):
+        chosen(insisting(fresh, engine=url))
+
+
+@pytest.mark.engine
+@pytest.mark.root
+def test_an_engine_whose_bridge_is_elsewhere_is_not_taken(
+    with_docker: Settings, short_tmp: Path
+) -> None:
+    """In a network namespace of its own, as in a virtual machine; only its socket is here."""
+    if not shutil.which("dockerd"):
+        missing("dockerd")
+    with dockerd_in_its_own_network(short_tmp) as url:
+        with pytest.raises(ConfigError, match=r"has no network interface here.*not reached"):
+            chosen(insisting(with_docker, engine=url))
+        assert not (with_docker.state / "runtime").exists()
+        choice, told = chosen(replace(with_docker, engine=url))
+    assert choice.settings.runtime == "process"
+    assert "has no network interface here" in told
+    assert (with_docker.state / "runtime").read_text() == "process\n"
+
+
+@contextlib.contextmanager
+def dockerd_in_its_own_network(folder: Path) -> Iterator[str]:
+    """Its bridge has a name that no other engine's has."""
+    (folder / "config.json").write_text("{}")
+    bridge = f"swe{os.getpid() % 0xFFFF:x}"
+    dockerd = [
+        *("dockerd", f"--config-file={folder}/config.json", f"--host=unix://{folder}/b.sock"),
+        *(f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"),
+        *(f"--bridge={bridge}", "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
+        *("--ip-masq=false", "--userland-proxy=false", "--shutdown-timeout=3"),
+    ]
+    prepared = (
+        f"ip link add {bridge} type bridge && ip addr add 172.30.9.1/24 dev {bridge} && "
+        f'ip link set {bridge} up && exec "$@"'
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", prepared, "sh", *dockerd],
+            stdout=log,
+            stderr=log,
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+    try:
+        engine, deadline = Engine(f"unix://{folder}/b.sock"), time.monotonic() + 60
+        while not engine.alive():
+            told = (folder / "log").read_text()[-2000:]
+            assert process.poll() is None, told
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        yield engine.url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_a_rootless_engine_and_docker_desktop_are_not_on_this_machine() -> None:
+    """What ``docker info`` says there."""
+    rootless = {"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"]}
+    assert "rootless" in engine_chores.elsewhere(rootless, [])
+    assert "Desktop" in engine_chores.elsewhere({"OperatingSystem": "Docker Desktop"}, [])
+    assert engine_chores.elsewhere({"OperatingSystem": "Debian GNU/Linux 12"}, []) == ""
 
 
 def test_an_installation_from_before_the_choice_ran_processes(fresh: Settings) -> None:

@@ -6,6 +6,7 @@ A small program runs just these two parts, as ``slipway up`` does: begun, waited
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import docker
 import psutil
@@ -510,6 +513,8 @@ def test_without_a_program_the_registry_is_a_container(
     about = engine.inspect_container(name)
     assert about["HostConfig"]["Memory"] == 256 << 20
     assert about["Config"]["Labels"]["com.slipway.installation"] == f"{settings.mark}.registry"
+    assert about["HostConfig"]["NetworkMode"] == "host"
+    assert reached_from_the_bridge(engine, settings, used.registry, about) == []
     pushed = f"{used.registry}/ann/kept:1"
     tiny_image(used, short_tmp, pushed)
     url = f"http://{used.registry}/v2/ann/kept/manifests/1"
@@ -527,6 +532,74 @@ def test_without_a_program_the_registry_is_a_container(
     assert again.end() == 0
     assert engine.containers(all=True, filters={"name": name}) == []
     engine.close()
+
+
+def reached_from_the_bridge(
+    engine: docker.APIClient, settings: Settings, place: str, about: dict[str, Any]
+) -> list[str]:
+    """At which addresses a container beside it, as a RUN line's, reaches the registry."""
+    pool = engine.inspect_network("bridge")["IPAM"]["Config"][0]["Subnet"]
+    near = [str(IPv4Network(pool, strict=False)[1]), about["NetworkSettings"]["IPAddress"]]
+    ports = int(place.rpartition(":")[2]), 5000
+    asking = "".join(
+        f"print('{each}', reach('{each}', {port}))\n" for each in near if each for port in ports
+    )
+    made = engine.create_container(settings.python_image, ["python3", "-c", REACH + asking])["Id"]
+    try:
+        engine.start(made)
+        assert engine.wait(made, timeout=90)["StatusCode"] == 0
+        told = engine.logs(made).decode()
+    finally:
+        engine.remove_container(made, force=True)
+    return [line for line in told.splitlines() if "reached" in line]
+
+
+SERVING = """
+import os, sys
+from core.settings import Settings
+from supervisor import registry
+registry.IMAGE, registry._COLLECT_SECONDS = sys.argv[1], 2.0
+registry._serve_container(Settings.from_env(os.environ), {"PATH": "/usr/bin:/bin"})
+"""
+
+
+def test_no_collector_runs_beside_the_registry(settings: Settings, short_tmp: Path) -> None:
+    """It deletes what nobody names: of an upload meanwhile it would take the layers."""
+    (short_tmp / "registry/docker/registry/v2/repositories").mkdir(parents=True)
+    slow = replace(settings, state=short_tmp, registry="127.0.0.1:5003")
+    slow.run.mkdir(parents=True, exist_ok=True)
+    engine = docker.APIClient(version="auto", timeout=20)
+    made = f"slipway-test-slow-{slow.mark}"
+    text = f'FROM {settings.python_image}\nENTRYPOINT ["sh", "-c", "exec sleep 600"]\nCMD []\n'
+    for _ in engine.build(fileobj=io.BytesIO(text.encode()), tag=made, rm=True):
+        pass
+    # Of a supervisor that was killed meanwhile.
+    left = engine.create_container(made, name=registry.collector_name(slow))["Id"]
+    engine.start(left)
+    ours = {"label": f"com.slipway.installation={slow.mark}.registry"}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", SERVING, made],
+        env=parts.passed(os.environ) | slow.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def names() -> list[str]:
+        return sorted(n for c in engine.containers(filters=ours) for n in c["Names"])
+
+    try:
+        eventually(lambda: names() == [f"/{registry.collector_name(slow)}"])
+        assert not engine.containers(all=True, filters={"id": left})
+        eventually(lambda: f"/{registry.container_name(slow)}" in names())
+        assert names() == [f"/{registry.container_name(slow)}"]
+    finally:
+        process.kill()
+        said, _ = process.communicate()
+        for each in engine.containers(all=True, filters={"ancestor": made}):
+            engine.remove_container(each["Id"], force=True)
+        engine.remove_image(made, force=True)
+        engine.close()
+    assert "tomorrow again" in said
 
 
 def tiny_image(used: Settings, folder: Path, name: str) -> None:

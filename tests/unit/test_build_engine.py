@@ -90,11 +90,14 @@ def test_the_registry_listens_on_loopback_and_may_be_told_to_delete() -> None:
 
 def test_the_registry_s_container_is_reached_from_this_host_only() -> None:
     told = registry.container_argv(SETTINGS, "/usr/bin/docker")
-    assert told[told.index("--publish") + 1] == "127.0.0.1:5003:5000"
+    assert told[told.index("--network") + 1] == "host"
+    assert "REGISTRY_HTTP_ADDR=127.0.0.1:5003" in told
+    assert "--publish" not in told
     assert told[told.index("--volume") + 1] == "/srv/slipway/registry:/var/lib/registry"
     assert f"com.slipway.installation={SETTINGS.mark}.registry" in told
     assert "--memory" in told
     assert told[-1] == registry.IMAGE
     collecting = registry.container_argv(SETTINGS, "docker", "garbage-collect", "x")
-    assert "--publish" not in collecting
+    assert collecting[collecting.index("--network") + 1] == "none"
+    assert collecting[collecting.index("--name") + 1] == registry.collector_name(SETTINGS)
     assert collecting[-3:] == [registry.IMAGE, "garbage-collect", "x"]

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError
@@ -91,6 +92,7 @@ class DockerProvider:
         self._output = Output(settings.function_log)
         self._told_to_end = settings.run / "stopping"
         self._told_to_end.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._tidied = False
         self._sysctls = NO_IPV6
         self._info: dict[str, Any] = {}
         self._starting = 0
@@ -302,11 +304,16 @@ class DockerProvider:
             if self._network.mend():
                 self._containers.strand()
 
-    def discard(self, namespace: str, artifact: str) -> None:  # noqa: ARG002 - the interface's name
+    def discard(self, namespace: str, artifact: str) -> None:
         if any(each.spec.artifact == artifact for each in self.instances()):
             return
         self._images.forget(artifact)
-        discard(self._settings, self._engine, artifact)
+        discard(self._settings, self._engine, namespace, artifact)
+
+    def disks(self) -> Sequence[Path]:
+        """See Provider.disks. Where we are a container the engine's folder is not there."""
+        root = Path(self._about()["DockerRootDir"])
+        return [root] if root.is_dir() else []
 
     def enforced(self) -> dict[str, str]:
         settings = self._settings
@@ -345,8 +352,18 @@ class DockerProvider:
         self._quick.close()
 
     def _tick(self) -> None:
+        if not self._tidied:
+            self._tidied = True
+            self._tidy_notes()
         for known in self._containers.running():
             self._follow(known)
+
+    def _tidy_notes(self) -> None:
+        """Forgets what was told to end and went while nobody was here to see it."""
+        with contextlib.suppress(OSError):
+            for note in list(self._told_to_end.iterdir()):
+                if self._containers.get(note.name) is None:
+                    note.unlink(missing_ok=True)
 
     def _follow(self, known: Known, *, final: bool = False) -> None:
         """Begins to read what a container writes, or goes on with it where that is due."""

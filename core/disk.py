@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from builder.folders import LOW
-
-__all__ = ["IMAGES_LOW", "LOW", "free", "warnings"]
-
+LOW = 2 * 2**30
+"""Bytes of free disk below which people are warned."""
 IMAGES_LOW = 5 * 2**30
 """The same where images are built: one of them easily takes a gigabyte."""
 
