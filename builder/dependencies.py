@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder import folders, node_dependencies, packagejson, python_dependencies, requirements
+from builder.context import MODIFIED
 from core.bundle import Layer
 from core.errors import BuildFailed
 from core.settings import Settings
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from builder.templates import Template
 
 Out = Callable[[str], None]
+
+LAID_OUT = ".dependencies"
+"""The folder of a context from which an image's build installs."""
 
 
 def install(
@@ -36,17 +41,33 @@ def install(
     return [layer] if layer else []
 
 
-def check(template: Template, app: Path) -> None:
-    """Reads what ``install`` would, and installs nothing.
+def lay_out(template: Template, app: Path) -> None:
+    """Reads what ``install`` would, and writes it out again into ``app``'s folder ``LAID_OUT``.
+
+    A user's own file is never given to uv or npm: they read in it what we do not, such as an
+    option that sends the registry's credentials elsewhere.
 
     Raises:
         BuildFailed: mistakes in the function's files, in the words of ``install``.
     """
+    files = {}
     if language(template) == "python":
-        for path, data in _requirements(template, app).items():
-            requirements.parse(data, path)
+        found = _requirements(template, app).items()
+        wanted = [pin for path, data in found for pin in requirements.parse(data, path)]
+        files["requirements.txt"] = requirements.render(wanted)
     elif language(template) == "node":
-        _node(template, app)
+        manifest, lock = _node(template, app)
+        files["package.json"] = manifest.text()
+        if lock:
+            files["package-lock.json"] = lock
+    folder = app / LAID_OUT
+    folder.mkdir(mode=0o755)
+    for name, text in files.items():
+        path = folder / name
+        path.write_text(text)
+        path.chmod(0o644)
+    for path in (*folder.iterdir(), folder, app):
+        os.utime(path, (MODIFIED, MODIFIED))
 
 
 def _requirements(template: Template, app: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ worker died starts again from the top, and finds mirror, layers and bundles of t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,11 @@ def build_release(release: Release, tools: Tools) -> None:
     """
     repository = tools.store.repository(release.namespace, release.repository)
     release = tools.store.move(release.id, _BUILDER, State.BUILDING)
-    with folders.making(tools.settings.state / folders.WORK) as folder:
+    with (
+        folders.making(tools.settings.state / folders.WORK) as folder,
+        contextlib.ExitStack() as end,
+    ):
+        end.callback(tools.engine.over, release.id)
         release, source = checkout(release, repository, tools)
         with source:
             jobs = plan(release, source, tools)
@@ -177,6 +182,8 @@ def _job(release: Release, function: StackFunction, source: Source, tools: Tools
     extra = tools.engine.inputs(source, function, release.namespace, tools)
     key = build_key(source, function, template, extra=extra)
     artifact = tools.store.artifact(release.namespace, key.digest)
+    if artifact:  # housekeeping may be about to remove it: what is found here stays
+        tools.store.note_unneeded({}, [f"{release.namespace} {artifact}"])
     reused = bool(artifact) and tools.steps.patiently(
         lambda: tools.engine.there(release.namespace, artifact)
     )

@@ -45,7 +45,7 @@ class Job:
     layers: tuple[Layer, ...] = ()
     """process: its installed dependencies."""
     image: str = ""
-    """docker: its image in the build engine, by id."""
+    """docker: its image in the build engine, by a tag that goes when the release is over."""
     tested: bool = False
     artifact: str = ""
     reused: bool = False

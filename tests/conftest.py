@@ -22,7 +22,6 @@ from core.settings import Settings
 from core.store import Store, connect
 from engine.client import Engine
 
-
 _ON_ENGINE = re.compile(r"(^|[/_])(docker|compose)([/_.]|$)")
 """Paths of tests that need a Docker engine."""
 

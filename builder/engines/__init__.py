@@ -89,6 +89,11 @@ class BuildEngine(Protocol):
         """Keeps the result where the runtime finds it, and returns its content-addressed name."""
         ...
 
+    def over(self, release: str) -> None:
+        """Called once at a release's end, however it ended: what ``assemble`` made and nothing
+        published goes. Raises nothing."""
+        ...
+
 
 @functools.lru_cache(maxsize=1)
 def engine_for(settings: Settings) -> BuildEngine:

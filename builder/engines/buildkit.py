@@ -30,6 +30,9 @@ from engine.references import credentials
 
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/libexec/docker", "/opt/docker/bin", "/snap/bin")
 _VERSION = re.compile(r"Docker version (\d+)\.(\d+)")
+_OTHER_API = re.compile(r"client version \S+ is too (old|new)|API version is|newer than server")
+_ACCEPTED: set[tuple[Path, str]] = set()
+"""CLIs with the engines that have answered them."""
 _OUTPUT = 64 * 2**20
 """Bytes of raw output, most of which is not told: what is told has a bound of its own."""
 
@@ -79,12 +82,13 @@ class Cli:
 
 
 def find(settings: Settings, path: str) -> Cli:
-    """The first docker CLI on ``path`` (like PATH), or where packages put it, that can build.
+    """The first docker CLI on ``path`` (like PATH), or where packages put it, that can build and
+    that the engine talks to. While the engine does not answer, the first that can build.
 
     Raises:
         ConfigError: none can; with what was looked at.
     """
-    return Cli(_program(path), settings)
+    return Cli(_program(path, settings.build_engine_url), settings)
 
 
 def environment(engine: str, folder: Path) -> dict[str, str]:
@@ -120,13 +124,12 @@ def configuration(settings: Settings) -> Path:
     return folder
 
 
-@functools.cache
-def _program(path: str) -> Path:
+def _program(path: str, engine: str) -> Path:
     looked_at = []
     for folder in dict.fromkeys([*filter(None, path.split(os.pathsep)), *_FOLDERS]):
         program = Path(folder, "docker")
         if os.access(program, os.X_OK) and program.is_file():
-            if not (trouble := _trouble(program)):
+            if not (trouble := _trouble(program) or _refused(program, engine)):
                 return program
             looked_at.append(f"{program} {trouble}")
     found = "; ".join(looked_at) or "there is no docker on PATH"
@@ -137,6 +140,7 @@ def _program(path: str) -> Path:
     )
 
 
+@functools.cache
 def _trouble(program: Path) -> str:
     """Why a CLI cannot build; '' if it can."""
     said = _said(program, "--version")
@@ -152,17 +156,37 @@ def _trouble(program: Path) -> str:
     return ""
 
 
+def _refused(program: Path, engine: str) -> str:
+    """Why an engine does not talk to a CLI; '' if it does, or does not answer now."""
+    if (program, engine) in _ACCEPTED:
+        return ""
+    ran = _ran(program, "version", engine=engine)
+    if ran and ran.returncode == 0:
+        _ACCEPTED.add((program, engine))
+    told = ran.stderr.decode(errors="replace").strip() if ran and ran.returncode else ""
+    if not _OTHER_API.search(told):
+        return ""
+    return f"cannot talk to the engine ({told.splitlines()[-1][:300]})"
+
+
 def _said(program: Path, *arguments: str) -> str:
-    """What a CLI says of itself, asked without any configuration; '' if it fails."""
+    """What a CLI says of itself; '' if it fails."""
+    ran = _ran(program, *arguments)
+    return ran.stdout.decode(errors="replace").strip() if ran and ran.returncode == 0 else ""
+
+
+def _ran(
+    program: Path, *arguments: str, engine: str = "unix:///nonexistent"
+) -> subprocess.CompletedProcess[bytes] | None:
+    """Asks a CLI something, without any configuration; None if it does not answer."""
     try:
-        ran = subprocess.run(
+        return subprocess.run(
             [str(program), *arguments],
-            env=environment("unix:///nonexistent", Path("/nonexistent")),
+            env=environment(engine, Path("/nonexistent")),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=10,
+            timeout=5,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return ran.stdout.decode(errors="replace").strip() if ran.returncode == 0 else ""
+        return None

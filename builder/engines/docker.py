@@ -2,14 +2,14 @@
 
     workshop.py     what the others share: the engines, the CLI, tags for what is on the way
     dockerfile.py   reads a Dockerfile and writes it out again; rules.py: what it may not do
-    images.py       the images that builds stand on
+    images.py       the images that builds stand on; imageuse.py: those that none does any more
     buildkit.py     the CLI; imagebuild.py: one build; progress.py: its output, readable
     dockertests.py  the tests; imagetests.py: in a container; sealed.py: a Dockerfile's own
     registry.py     where finished images go
 
-What is on the way has a tag ``slipway-build:…`` in the build engine, which is taken away
-again, by ``sweep`` where a build was killed. Layers that failed builds left are for the engine's
-own garbage collection; nothing is pruned here, as others may use the same engine.
+What is on the way has a tag ``slipway-build:…`` in the build engine, which is taken away when its
+release is ``over``, by ``sweep`` where a build was killed. Layers that failed builds left are for
+the engine's own garbage collection; nothing is pruned here, as others may use the same engine.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class DockerEngine:
         with tools.steps.step("build", job.name, "building its image") as out:
             self.shop.answering()
             if job.template is not DOCKERFILE:
-                dependencies.check(job.template, job.app)
+                dependencies.lay_out(job.template, job.app)
             found = self._laid_out(job)
             self.shop.bring(found, job.namespace, tools)  # what is copied may be another Dockerfile
-            tag = self.shop.tag()
+            tag = self.shop.tag_of(job.release.id)
             text, last = dockerfiles.render(found), found.stages[-1].name
             self.shop.build(job, tools, out, tag=tag, dockerfile=text, target=last)
             with self.shop.build_engine.asking(f"the image of {job.name}") as api:
@@ -96,19 +96,12 @@ class DockerEngine:
     def test(self, job: Job, tools: Tools) -> Job:
         own = job.template is DOCKERFILE
         run = dockertests.of_dockerfile if own else dockertests.of_template
-        try:
-            return replace(job, tested=run(self.shop, job, self._laid_out(job), tools))
-        except BaseException:
-            self.shop.untag(job.image)
-            raise
+        return replace(job, tested=run(self.shop, job, self._laid_out(job), tools))
 
     def publish(self, job: Job, tools: Tools) -> str:
         name = name_of(self.settings, job.namespace, job.name, job.key.digest)
         place, _, tag = name.rpartition(":")
-        with (
-            tools.steps.step("publish", job.name, "publishing"),
-            self.shop.untagging(job.image),
-        ):
+        with tools.steps.step("publish", job.name, "publishing"):
             with self.shop.build_engine.asking(f"the image of {job.name}") as api:
                 api.tag(job.image, place, tag, force=True)
             watch = self.shop.watch(tools)
@@ -123,6 +116,9 @@ class DockerEngine:
                 if not kept:
                     self.shop.untag(name)
         return artifact
+
+    def over(self, release: str) -> None:
+        self.shop.over(release)
 
     def _planned(self, source: Source, function: StackFunction, namespace: str) -> Dockerfile:
         """The Dockerfile as the commit has it."""

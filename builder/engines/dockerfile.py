@@ -3,7 +3,8 @@
 BuildKit is given only what ``render`` wrote: one instruction a line, no comments, no directives,
 each image by the name that was checked. So it does not matter where readers of Dockerfiles differ
 (continued lines, comments within them, directives, variables): what was looked at is what is
-built. What could still be read in two ways (control characters, a backslash at the end) is refused.
+built. What could still be read in two ways (control characters, a backslash at the end, heredocs)
+is refused.
 
 Libraries were tried: dockerfile-parse reads a heredoc's body and the line after ``\\\\`` wrongly;
 dockerfile is BuildKit's own parser, but brings Go's runtime, which does not survive a fork.
@@ -30,13 +31,18 @@ WORDS = frozenset(
         "WORKDIR",
     }
 )
+_WITH_HEREDOCS = ("RUN", "COPY", "ADD", "ONBUILD")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*?)\s*")
 _OURS = re.compile(r"(docker\.io/)?docker/dockerfile(-upstream)?([:@].*)?")
 """Frontends that the engine has built in, or would fetch: the built-in one is used."""
 _CONTINUED = re.compile(r"(^|[^\\])\\[ \t]*$")
 _SPACE = re.compile(r"[ \t]+")
-_HEREDOC = re.compile(r"(?<![^ \t])[0-9]*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2(?![^ \t])")
+_HEREDOC = re.compile(r"(?<!<)<<(?!<)")
+"""Nothing in BuildKit takes ``<<<`` for one."""
+_FILLED_IN = re.compile(r"\$\{(?!\w+\})")
+"""A variable that BuildKit may put text in place of, while it looks for heredocs."""
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:[-+])([^${}]*))?\})", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
@@ -49,8 +55,6 @@ class Instruction:
     word: str
     """In upper case: ``RUN``."""
     rest: str
-    body: tuple[str, ...] = ()
-    """Lines of its heredocs, verbatim, with those that end them."""
 
     @property
     def flags(self) -> list[str]:
@@ -92,7 +96,7 @@ class Dockerfile:
     def stage(self, name: str) -> Stage | None:
         """By its name in any case, or its number; the last one of a name counts, as in BuildKit."""
         found = [each for each in self.stages if each.name == name.lower()]
-        if not found and name.isascii() and name.isdigit() and int(name) < len(self.stages):
+        if not found and _NUMBER.fullmatch(name) and int(name) < len(self.stages):
             found = [self.stages[int(name)]]
         return found[-1] if found else None
 
@@ -107,11 +111,6 @@ class Dockerfile:
                 names = [name for name in sources(each) if self.stage(name) is None]
                 found += [(each.line, name) for name in names if name != "scratch"]
         return found
-
-    @property
-    def heredoc(self) -> Instruction | None:
-        """The first instruction that has one: engines before 23.0 do not know them."""
-        return next((i for s in self.stages for i in s.instructions if i.body), None)
 
 
 def parse(data: bytes, path: str, arguments: Mapping[str, str]) -> Dockerfile:
@@ -140,7 +139,7 @@ def lines_of(instructions: Iterable[Instruction]) -> bytes:
     lines: list[str] = []
     for each in instructions:
         lines += [""] * (each.line - 1 - len(lines))
-        lines += [f"{each.word} {each.rest}", *each.body]
+        lines.append(f"{each.word} {each.rest}")
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -217,8 +216,13 @@ def _instructions(text: str, mistakes: list[Mistake]) -> list[Instruction]:
         if joined.endswith("\\"):
             told = "it ends in a backslash, which engines read in different ways: leave it out"
             mistakes.append(Mistake(number, told))
-        body, position = _heredocs(word.upper(), rest, lines, position, number, mistakes)
-        found.append(Instruction(number, word.upper(), rest, tuple(body)))
+        each = Instruction(number, word.upper(), rest)
+        if not each.operands:
+            mistakes.append(Mistake(number, f"{each.word} has nothing after it"))
+        if each.word in _WITH_HEREDOCS and _may_have_heredoc(rest):
+            told = "heredocs (<<) are not read here: write a script and COPY it"
+            mistakes.append(Mistake(number, told))
+        found.append(each)
     return found
 
 
@@ -257,35 +261,14 @@ def _joined(lines: Sequence[str], position: int) -> tuple[str, int]:
     return "".join(parts).strip(" \t"), position
 
 
-def _heredocs(
-    word: str,
-    rest: str,
-    lines: Sequence[str],
-    position: int,
-    number: int,
-    mistakes: list[Mistake],
-) -> tuple[list[str], int]:
-    """The lines of an instruction's heredocs, and where they end."""
-    body: list[str] = []
-    if word == "ONBUILD":
-        word = _SPACE.split(rest, maxsplit=1)[0].upper()
-    markers = list(_HEREDOC.finditer(rest)) if word in ("RUN", "COPY", "ADD") else []
-    if not markers:
-        return body, position
-    before = _HEREDOC.sub("", rest[: markers[-1].end()])
-    if re.search(r"['\"\\]|\$\{|<<", before):
-        told = "a heredoc comes after quotes, a backslash or ${: put it first, or write a script"
-        mistakes.append(Mistake(number, told))
-        return body, position
-    for marker in markers:
-        while position < len(lines):
-            body.append(lines[position])
-            position += 1
-            if (body[-1].lstrip("\t") if marker[1] else body[-1]) == marker[3]:
-                break
-        else:
-            mistakes.append(Mistake(number, f"its heredoc has no closing line {marker[3]!r}"))
-    return body, position
+def _may_have_heredoc(rest: str) -> bool:
+    """Whether BuildKit could find a heredoc here, after which its lines are not ours.
+
+    It looks for words that begin with ``<<`` after quotes and ``${name:-text}`` were read, and
+    finds none at all where a quote is not closed: so any ``<<`` counts, and what could become one.
+    """
+    filled = _FILLED_IN.search(rest) and rest.count("<") > 1
+    return bool(_HEREDOC.search(rest) or filled)
 
 
 def _flags(rest: str) -> tuple[list[str], str]:

@@ -18,6 +18,7 @@ from typing import Any
 from builder import folders
 from builder.engines.buildkit import Cli, configuration
 from builder.engines.dockerfile import trigger
+from builder.engines.imageuse import ImageUse
 from builder.engines.rules import refusals
 from core.addresses import outside_addresses
 from core.errors import (
@@ -39,6 +40,8 @@ _NAME = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 _HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
+ON_THE_WAY = "slipway-build"
+"""The name of images that builds have not finished with."""
 _LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3})(:[0-9]+)?")
 _FRESH = 10.0
 """Seconds for which what the engine said of an image is taken as known."""
@@ -60,10 +63,13 @@ def check_name(name: str, settings: Settings, namespace: str) -> None:
         raise InvalidRequest(f"{name[:80]!r} is not the name of an image")
     if name in (settings.python_image, settings.node_image):
         return
+    local = _plain(name).lower()
+    if local.startswith((f"{ON_THE_WAY}:", f"{ON_THE_WAY}@")):
+        raise NotAllowed(f"{name[:120]} is what builds have on the way, and nobody's to build on")
+    if local.startswith(f"{LOCAL}/") and not local.startswith(f"{LOCAL}/{namespace}/"):
+        raise NotAllowed(f"{name[:120]} is another owner's image")
     host = (match["host"] or "").lower()
     if "." not in host and ":" not in host and host != "localhost":
-        if name.startswith(f"{LOCAL}/") and not name.startswith(f"{LOCAL}/{namespace}/"):
-            raise NotAllowed(f"{name[:120]} is another owner's image")
         return  # the hub's
     if settings.registry and host == settings.registry.partition("/")[0]:
         if not name.startswith(f"{settings.registry}/{namespace}/"):
@@ -97,6 +103,7 @@ class Images:
         self.settings = settings
         self._build = build
         self._run = run
+        self.use = ImageUse(settings, build)
         self._known: dict[str, tuple[float, dict[str, Any]]] = {}
 
     def bring(
@@ -109,6 +116,7 @@ class Images:
             ConfigError: a base image of the settings is not there, and cannot be fetched.
             Unavailable: its registry, or the engine.
         """
+        self.use.note(name)
         if found := self._found(name):
             return str(found["Id"])
         lock = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -131,7 +139,7 @@ class Images:
             return
         if _plain(name) not in [*(found.get("RepoTags") or []), *(found.get("RepoDigests") or [])]:
             raise BuildFailed(f"{name[:120]} is no name of an image: write repository:tag")
-        own = name.startswith(f"{LOCAL}/{namespace}/")
+        own = _plain(name).startswith(f"{LOCAL}/{namespace}/")
         if not found.get("RepoDigests") and not own:
             raise BuildFailed(
                 f"the image {name[:120]} is this engine's own and came from no registry: build on "
@@ -196,8 +204,9 @@ class Images:
 
 def _plain(name: str) -> str:
     """A name as the engine lists it: ``docker.io/library/alpine`` → ``alpine:latest``."""
-    for prefix in ("docker.io/", "index.docker.io/"):
-        name = name.removeprefix(prefix)
+    host, slash, path = name.partition("/")
+    if slash and host.lower() in _HUB:
+        name = path
     name = name.removeprefix("library/")
     place, at, digest = name.partition("@")
     repository, colon, tag = place.rpartition(":")

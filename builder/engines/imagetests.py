@@ -1,4 +1,4 @@
-"""Runs tests in a container of their own: no network, nothing to write but /tmp, no rights.
+"""Runs tests in a container of their own: no network, nothing to write but memory, no rights.
 
 The container is asked for over the engine's API, its output followed as it comes, and it is removed
 whatever happens. One whose worker was killed is found by its labels: they name the process that
@@ -13,16 +13,16 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from docker.types import LogConfig
+from docker.types import LogConfig, Mount
 
 from builder.bounded import Lines
 from core.alive import place
-from core.errors import Conflict, NotFound, SlipwayError
+from core.errors import BuildFailed, Conflict, NotFound, SlipwayError
 from core.settings import Settings
 from engine.client import Engine
 
@@ -33,6 +33,7 @@ LABEL = "com.slipway.test"
 _OWNER, _UNTIL = "com.slipway.test.owner", "com.slipway.test.until"
 _NOBODY = "65534:65534"
 _GRACE = 120.0
+_MOST_VOLUMES = 16
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ def run(
     Args:
         argv: None for the image's own entry point and command.
         folder: where it is run; None for the image's own.
-        tmp: bytes of /tmp.
+        tmp: bytes of /tmp, and of each volume that the image declares.
         stop: asked every second; true ends it.
 
     Raises:
+        BuildFailed: the image declares too many volumes.
         Unavailable: the engine.
     """
     with engine.asking("the container of the tests") as api:
-        own = str(api.inspect_image(image)["Config"].get("User") or "")
+        config = api.inspect_image(image)["Config"]
+        own = str(config.get("User") or "")
         user = _NOBODY if argv or own.partition(":")[0] in ("", "0", "root") else own
         made = api.create_container(
             image,
@@ -77,7 +80,9 @@ def run(
             environment=dict(env),
             working_dir=folder,
             name=f"slipway-test-{settings.mark}-{secrets.token_hex(8)}",
+            use_config_proxy=False,  # this host's user's own, with a password perhaps
             labels={
+                **dict.fromkeys(config.get("Labels") or {}, ""),  # others read orders in them
                 LABEL: settings.mark,
                 _OWNER: _owner(os.getpid()),
                 _UNTIL: str(int(time.time() + settings.build_timeout + _GRACE)),
@@ -87,6 +92,7 @@ def run(
                 network_mode="none",
                 read_only=True,
                 tmpfs={"/tmp": f"size={tmp},mode=1777,exec"},
+                mounts=_scratch(config.get("Volumes") or {}, tmp),
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 mem_limit=settings.build_memory,
@@ -111,6 +117,23 @@ def run(
             return Ran("memory" if state.get("OOMKilled") else "exited", int(state["ExitCode"]))
         finally:
             _remove(engine, made["Id"])
+
+
+def _scratch(volumes: Collection[str], size: int) -> list[Mount]:
+    """Bounded memory for what an image declares as volumes.
+
+    The engine would make folders of the host of them, which nothing bounds.
+    """
+    if len(volumes) > _MOST_VOLUMES:
+        raise BuildFailed(
+            f"the image of the tests declares {len(volumes)} volumes, more than {_MOST_VOLUMES}: "
+            "remove VOLUME from its Dockerfile, and write to /tmp"
+        )
+    return [
+        Mount(path, None, type="tmpfs", tmpfs_size=size, tmpfs_mode=0o1777)
+        for path in sorted(volumes)
+        if path.rstrip("/") != "/tmp"
+    ]
 
 
 def sweep(engine: Engine, settings: Settings) -> int:

@@ -83,3 +83,6 @@ class ProcessEngine:
                 layers=list(job.layers),
             )
             return bundles.publish(tools.settings, job.namespace, job.app, bundle)
+
+    def over(self, release: str) -> None:
+        """Nothing of a release is on the way outside its own folder."""

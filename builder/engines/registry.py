@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 from builder.engines.buildkit import Cli
 from builder.engines.images import transfer
@@ -17,8 +19,10 @@ from engine.references import credentials, repository
 _DIGEST = re.compile(r"digest: (sha256:[0-9a-f]{64})")
 _REFUSED = re.compile(r"unauthorized|authentication required|denied|no basic auth|\b40[13]\b", re.I)
 
-TIMEOUT = 120.0
-"""Seconds that one try at the registry may take: the docker CLI itself tries for minutes."""
+SILENT = 60.0
+"""Seconds without any answer after which a push is ended: the docker CLI itself tries for minutes.
+One that goes on has the time of a build step: a large layer may go up slowly."""
+_ASK_EVERY = 5.0
 
 
 def name_of(settings: Settings, namespace: str, function: str, key: str) -> str:
@@ -50,14 +54,18 @@ class Registry:
         for each in found.get("RepoDigests") or []:
             if each.startswith(f"{place}@") and self.has(each):
                 return str(each)
-        ended = cli.run(["push", name], stop=stop, timeout=TIMEOUT)
+        with self._listening(name) as silent:
+            ended = cli.run(["push", name], stop=lambda: silent() or stop())
+            gone = silent()
         digest = next((m[1] for m in map(_DIGEST.search, reversed(ended.tail)) if m), "")
+        if ended.outcome == "stopped" and gone:
+            raise self._error(f"no answer in {SILENT:g} s")
         if ended.outcome == "stopped":
             raise Conflict("the release was decided meanwhile: its push to the registry was ended")
         if not ended.ok or not digest:
+            late = f"the push took longer than {self.settings.build_timeout:g} s"
             timed_out = ended.outcome == "timeout"
-            told = f"no answer in {TIMEOUT:g} s" if timed_out else "\n".join(ended.tail[-1:])
-            raise self._error(told)
+            raise self._error(late if timed_out else "\n".join(ended.tail[-1:]))
         return f"{place}@{digest}"
 
     def there(self, artifact: str) -> bool:
@@ -83,6 +91,30 @@ class Registry:
                 return False
             raise self._error(str(error)) from error
         return True
+
+    @contextlib.contextmanager
+    def _listening(self, name: str) -> Iterator[Callable[[], bool]]:
+        """Asks the registry something small again and again beside a push, the way that the push
+        goes; gives a function that tells whether it has been silent for ``SILENT`` seconds."""
+        heard = time.monotonic()
+        over = threading.Event()
+
+        def listen() -> None:
+            nonlocal heard
+            while not over.wait(_ASK_EVERY):
+                try:
+                    self.has(name)
+                except ConfigError:  # it refuses us, so it is there
+                    pass
+                except SlipwayError:
+                    continue
+                heard = time.monotonic()
+
+        threading.Thread(target=listen, daemon=True, name="registry").start()
+        try:
+            yield lambda: time.monotonic() - heard > SILENT
+        finally:
+            over.set()
 
     def _kept(self, name: str, id_: str, stop: Callable[[], bool]) -> str:
         if self.settings.build_engine_url != self.settings.engine_url:

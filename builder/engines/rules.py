@@ -41,6 +41,9 @@ def refusals(each: Instruction, secrets: Collection[str] = (HANDED_IN,)) -> Iter
             yield f"ONBUILD {word[:40]!r} is not an instruction"
             return
         inner = replace(each, word=word.upper(), rest=rest.strip())
+        if not inner.operands:
+            yield f"ONBUILD {inner.word} has nothing after it"
+            return
         yield from (f"ONBUILD {told}" for told in refusals(inner, secrets))
         if inner.word in ("COPY", "RUN") and any("from=" in flag for flag in inner.flags):
             yield f"ONBUILD {inner.word} with from= is not checked where it runs: leave it out"

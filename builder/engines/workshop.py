@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import re
 import secrets
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from builder.engines import buildkit, rules, sealed
 from builder.engines import dockerfile as dockerfiles
 from builder.engines.dockerfile import Dockerfile
 from builder.engines.imagebuild import Order, Watch, build
-from builder.engines.images import Images, check_name
+from builder.engines.images import ON_THE_WAY, Images, check_name
 from builder.templates import DOCKERFILE, Template
 from core import queues
 from core.errors import (
@@ -30,6 +31,7 @@ from core.errors import (
     Mistake,
     NotAllowed,
     NotFound,
+    SlipwayError,
     Unavailable,
 )
 from core.settings import Settings
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 Out = Callable[[str], None]
 
-_ON_THE_WAY = "slipway-build"
 _OURS = ("BASE_IMAGE", "UV_VERSION", "TEST_TOOLS", "DEVELOPMENT")
 """Arguments that templates get from us."""
 _NOT_THEIRS = re.compile(r"(https?|ftp|all|no)_proxy|build(kit|x)_.*|source_date_epoch", re.I)
@@ -50,8 +51,8 @@ owner's proxy would put its answers into everybody's cache."""
 _MAX_ARGUMENTS = 64 * 1024
 _SECRETS = ("ca", "registries", "test-tools")
 """What the RUN lines of templates are handed."""
-_HEREDOCS = 23
-"""The engine's version from which its built-in frontend knows them."""
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
+"""A Debian package, as apt-get install takes it: never one of its options."""
 
 
 class Workshop:
@@ -65,6 +66,8 @@ class Workshop:
         for each in (self.build_engine, self.run_engine):
             weakref.finalize(self, each.close)
         self.images = Images(settings, self.build_engine, self.run_engine)
+        self._lock = threading.Lock()
+        self._tags: dict[str, list[str]] = {}
 
     @property
     def cli(self) -> buildkit.Cli:
@@ -91,6 +94,12 @@ class Workshop:
             return told
         packages = told.get("ADDITIONAL_PACKAGE", "").split()
         packages += template.packages(function.build_options)
+        for each in packages:
+            if not _PACKAGE.fullmatch(each):
+                raise InvalidRequest(
+                    f"build_args: ADDITIONAL_PACKAGE names {each[:80]!r}, which is not the name of "
+                    "a Debian package: write names, with =version if need be"
+                )
         told["ADDITIONAL_PACKAGE"] = " ".join(sorted(set(packages)))
         told["UV_VERSION"] = importlib.metadata.version("uv")
         language = dependencies.language(template)
@@ -122,9 +131,6 @@ class Workshop:
                 check_name(name, self.settings, namespace)
             except (InvalidRequest, NotAllowed) as error:
                 mistakes.append(Mistake(line, str(error)))
-        if found.heredoc and not self._knows_heredocs:
-            told = "this installation's engine is older than 23.0 and knows no heredocs (<<)"
-            mistakes.append(Mistake(found.heredoc.line, f"{told}: write a script and COPY it"))
         dockerfiles.refuse(found.path, mistakes)
         return found
 
@@ -186,7 +192,22 @@ class Workshop:
     def tag(self) -> str:
         """A new name for an image on the way: of this installation, and made now."""
         now = f"{int(time.time()):x}"
-        return f"{_ON_THE_WAY}:{self.settings.mark}-{now}-{secrets.token_hex(8)}"
+        return f"{ON_THE_WAY}:{self.settings.mark}-{now}-{secrets.token_hex(8)}"
+
+    def tag_of(self, release: str) -> str:
+        """A new name for an image that a release has on the way until it is ``over``."""
+        tag = self.tag()
+        with self._lock:
+            self._tags.setdefault(release, []).append(tag)
+        return tag
+
+    def over(self, release: str) -> None:
+        """Takes away what a release has on the way; what cannot be is left to ``sweep``."""
+        with self._lock:
+            tags = self._tags.pop(release, [])
+        for tag in tags if tags and self.build_engine.alive() else ():
+            with contextlib.suppress(SlipwayError):
+                self.untag(tag)
 
     @contextlib.contextmanager
     def untagging(self, tag: str) -> Iterator[str]:
@@ -201,9 +222,10 @@ class Workshop:
             api.remove_image(tag)
 
     def sweep(self) -> int:
-        """Removes tags of builds that were killed; returns how many."""
+        """Removes tags of builds that were killed, and images that no build uses any more;
+        returns how many."""
         with self.build_engine.asking("the images of builds") as api:
-            found = api.images(name=_ON_THE_WAY)
+            found = api.images(name=ON_THE_WAY)
         count = 0
         for tag in (tag for each in found for tag in each["RepoTags"] or []):
             match = re.fullmatch(r".*:([0-9a-f]{6})-([0-9a-f]{1,10})-[0-9a-f]+", tag)
@@ -211,7 +233,7 @@ class Workshop:
             if match and match[1] == self.settings.mark and old:
                 self.untag(tag)
                 count += 1
-        return count
+        return count + self.images.use.sweep(self._data_root)
 
     @functools.cached_property
     def _data_root(self) -> Path | None:
@@ -221,13 +243,6 @@ class Workshop:
         with self.build_engine.asking("the engine's folder") as api:
             folder = Path(str(api.info().get("DockerRootDir", "")))
         return folder if folder.is_dir() else None
-
-    @functools.cached_property
-    def _knows_heredocs(self) -> bool:
-        with self.build_engine.asking("the engine's version") as api:
-            version = str(api.version().get("Version", ""))
-        number = re.match(r"(\d+)\.", version)
-        return bool(number) and int(number[1]) >= _HEREDOCS  # type: ignore[index]  # it matched
 
 
 def _of_template(template: Template, arguments: Mapping[str, str]) -> Dockerfile:

@@ -1,4 +1,4 @@
-"""The images that docker-compose.yml and Dockerfile name, from Debian packages: for places without a hub.
+"""The images that docker-compose.yml and Dockerfile name, made from Debian packages: without a hub.
 
 Each folder is one image's context. One that the engine has already, and that is not ours, is taken
 as it is; ours are made anew when their files change.

@@ -84,6 +84,7 @@ class Workbench:
                     "publish", lambda: [pipeline.publish(job, tools) for job in jobs]
                 )
             finally:
+                tools.engine.over(release.id)
                 self.store.move(release.id, [State.BUILDING], State.FAILED)
                 steps.log.flush()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -19,12 +21,15 @@ import requests
 
 from builder import jobs
 from builder.engines import imagetests
+from builder.engines.workshop import Workshop
 from builder.lease import Lease
+from builder.templates import find_template
 from builder.work import Job
 from core.errors import BuildFailed, Conflict, InvalidStack, SlipwayError, TestFailed
 from core.images import check_owned
 from core.models import State
 from core.settings import Settings
+from core.stackfile import StackFunction
 from core.store import Store, connect
 from engine.client import Engine
 from tests.conftest import missing
@@ -256,6 +261,52 @@ def test_mistakes_of_requirements_are_told_as_ever(bench: Workbench) -> None:
         bench.build(files)
 
 
+def test_uv_and_npm_read_only_what_the_builder_wrote(bench: Workbench) -> None:
+    """Options that our reader takes for a comment, and a user's own registry, come to nothing."""
+    index = "--extra-index-url http://127.0.0.1:1/${UV_INDEX_CORP_PASSWORD}/simple"
+    files = python(more="build_args: {TEST_COMMAND: cat ../.dependencies/requirements.txt}")
+    bench.build(files | {"hello/requirements.txt": f"six # x \\\n{index}\n"})
+    assert "\nsix\n" in bench.log
+    assert "127.0.0.1:1" not in bench.log
+    lock = {
+        "lockfileVersion": 3,
+        "packages": {
+            "": {"dependencies": {"left-pad": "1.3.0"}},
+            "node_modules/left-pad": {
+                "version": "1.3.0",
+                "resolved": "http://127.0.0.1:1/left-pad/-/left-pad-1.3.0.tgz",
+            },
+        },
+    }
+    node = {
+        "stack.yml": stack(function("hello", "node")),
+        "hello/handler.js": "require('left-pad')\nmodule.exports = async () => 'ahoy'\n",
+        "hello/package.json": '{"dependencies": {"left-pad": "1.3.0"}}',
+        "hello/.npmrc": "registry=http://127.0.0.1:1/\nignore-scripts=false\n",
+    }
+    bench.build(node)
+    bench.build(node | {"hello/package-lock.json": json.dumps(lock)})
+
+
+@pytest.mark.parametrize(
+    "packages",
+    ["-oAPT::Update::Pre-Invoke::=id", "curl --reinstall", "./x.deb", "a/sid", "X", "$A"],
+)
+def test_additional_packages_are_packages(bench: Workbench, packages: str) -> None:
+    with pytest.raises(InvalidStack, match="not the name of a Debian package"):
+        bench.build(python(more=f"build_args: {{ADDITIONAL_PACKAGE: '{packages}'}}"))
+
+
+def test_names_of_debian_packages_are_taken(bench: Workbench) -> None:
+    names = "libstdc++6 libc6:amd64 curl=7.88.1-10+deb12u8 g++"
+    shop = Workshop(bench.settings)
+    of = StackFunction(
+        name="f", lang="node", handler=".", lines={}, build_args={"ADDITIONAL_PACKAGE": names}
+    )
+    told = shop.arguments(of, find_template("node"))["ADDITIONAL_PACKAGE"]
+    assert sorted(told.split()) == sorted(names.split())
+
+
 # Tests of the function
 
 
@@ -334,6 +385,50 @@ def test_a_cancelled_release_ends_its_tests_at_once(
         bench.build(python(test="import time; time.sleep(600)"))
     assert time.monotonic() - cancelled[0] < 5
     assert not leftovers(engine, settings)
+
+
+def test_a_container_of_tests_gets_nothing_of_the_host(
+    engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its user's proxy, nor an unbounded folder, nor orders to programs on it."""
+    image = f"slipway-build:{settings.mark}-volumes"
+    with engine.asking("") as api:
+        text = f"{BASE}VOLUME /data /tmp\nLABEL traefik.enable=true\nUSER 4:4\n".encode()
+        assert list(api.build(fileobj=io.BytesIO(text), tag=image, decode=True))
+    proxies = {"default": {"httpProxy": "http://user:s3cret@proxy:3128"}}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    asked, lines, seen = Engine(settings.engine_url), [], []
+
+    def look(line: str) -> None:
+        lines.append(line)
+        if not seen:
+            with engine.asking("") as api:
+                filters = {"label": f"{imagetests.LABEL}={settings.mark}"}
+                seen.extend(api.inspect_container(e["Id"]) for e in api.containers(filters=filters))
+
+    script = "set; echo x > /data/x; echo x > /tmp/x; head -c 9000000 /dev/zero > /data/y; sleep 2"
+    try:
+        ran = imagetests.run(
+            asked,
+            settings,
+            image,
+            argv=["sh", "-c", script],
+            env={},
+            folder=None,
+            tmp=2**22,
+            on_line=look,
+            stop=lambda: False,
+        )
+    finally:
+        asked.close()
+        with engine.asking("") as api:
+            api.remove_image(image, force=True)
+    assert ran == imagetests.Ran("exited", 0)
+    assert "s3cret" not in "\n".join(lines)
+    assert "No space left on device" in "\n".join(lines)
+    assert {each["Type"] for each in seen[0]["Mounts"]} <= {"tmpfs"}
+    assert seen[0]["Config"]["Labels"]["traefik.enable"] == ""
 
 
 def running(engine: Engine) -> str:

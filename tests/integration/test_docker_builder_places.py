@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import shutil
+import socketserver
 import stat
 import threading
 import time
@@ -13,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.engines import buildkit, imagebuild
+from builder import jobs
+from builder.engines import buildkit, imagebuild, imageuse
 from builder.engines import registry as registries
+from builder.engines.docker import DockerEngine
+from builder.lease import Lease
 from core.errors import (
     BuildFailed,
     ConfigError,
@@ -23,6 +29,7 @@ from core.errors import (
     Unavailable,
 )
 from core.images import check_owned
+from core.models import State
 from core.settings import Settings
 from core.store import Store
 from engine.client import Engine
@@ -158,15 +165,31 @@ def test_a_registry_that_fails_half_way(settings: Settings, store: Store, place:
 def test_a_registry_that_is_slow(
     settings: Settings, store: Store, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registries, "TIMEOUT", 3.0)
+    """As long as it answers at all, a push has the time of a build step."""
+    monkeypatch.setattr(registries, "SILENT", 3.0)
+    monkeypatch.setattr(registries, "_ASK_EVERY", 0.5)
     waiting = threading.Event()
-    slow = docker_builds.failing(place, lambda method, _: method == "POST" and waiting.wait(30))
-    with slow as proxy:
+    seconds = {"POST": 9.0}
+
+    def slow(method: str, _: str) -> bool:
+        return waiting.wait(seconds.get(method, 0.0)) and False
+
+    with docker_builds.failing(place, slow) as proxy:
         here = replace(settings, registry=proxy.name)
+        (job,) = Workbench(here, store).build(changed("slow"))
+        check_owned(here, "ann", job.artifact)
+        tidy(here)
+
+        hasty = replace(here, build_timeout=12.0)
+        with pytest.raises(Unavailable, match="the push took longer than 12 s"):
+            Workbench(hasty, store).build(changed("slower"))
+        tidy(here)
+
+        seconds.update(dict.fromkeys(("GET", "HEAD", "POST", "PUT", "PATCH"), 40.0))
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="no answer in 3 s"):
-            Workbench(here, store).build(changed("slow"))
-        assert time.monotonic() - begun < 40
+            Workbench(here, store).build(changed("silent"))
+        assert time.monotonic() - begun < 15
         waiting.set()
         tidy(here)
 
@@ -308,6 +331,59 @@ def test_each_cli_is_tried(tmp_path: Path, settings: Settings) -> None:
     assert not str(found.program).startswith(str(tmp_path))
 
 
+@pytest.fixture
+def newer(short_tmp: Path) -> Iterator[str]:
+    """Stands for an engine that does not know the API of older CLIs any more."""
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"message": TOO_OLD}).encode()
+            ping = self.path.endswith("/_ping")
+            self.send_response(200 if ping else 400)
+            self.send_header("Api-Version", "1.52")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(0 if ping else len(body)))
+            self.end_headers()
+            self.wfile.write(b"" if ping else body)
+
+        do_HEAD = do_GET
+
+        def address_string(self) -> str:
+            return ""
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with socketserver.ThreadingUnixStreamServer(f"{short_tmp}/e.sock", Refusing) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"unix://{short_tmp}/e.sock"
+        server.shutdown()
+
+
+TOO_OLD = (
+    "client version 1.41 is too old. Minimum supported API version is 1.44, please upgrade your "
+    "client to a newer version"
+)
+
+
+def test_a_cli_that_the_engine_does_not_talk_to_is_passed_by(
+    settings: Settings, newer: str, tmp_path: Path
+) -> None:
+    there = replace(settings, build_engine=newer)
+    with pytest.raises(ConfigError, match=r"cannot talk to the engine .*1\.41 is too old"):
+        buildkit.find(there, os.environ["PATH"])
+    program = tmp_path / "docker"
+    program.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo Docker version 29.0.0, build 1;; "
+        "buildx) echo github.com/docker/buildx;; esac\n"
+    )
+    program.chmod(0o755)
+    assert buildkit.find(there, f"{os.environ['PATH']}:{tmp_path}").program == program
+    away = replace(settings, build_engine=f"unix://{tmp_path}/away.sock")
+    assert buildkit.find(away, os.environ["PATH"]).program != program, "it can build"
+
+
 def test_without_a_cli_it_says_what_to_install(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +438,113 @@ def test_an_engine_for_builds_gets_base_images_and_gives_what_it_built(
     assert time.monotonic() - begun < 15
     private.go_on()
     tidy(settings)
+
+
+@pytest.mark.root
+def test_images_that_no_build_uses_go_from_an_engine_of_our_own(
+    settings: Settings,
+    store: Store,
+    private: PrivateEngine,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, base = Engine(settings.engine_url), f"{place}/ann/base"
+    with source.asking("") as api:
+        for tag in ("1", "2"):
+            api.tag(IMAGE, base, tag)
+            api.push(base, tag)
+            api.remove_image(f"{base}:{tag}")
+    source.close()
+    apart = replace(settings, build_engine=private.url, registry=place)
+    for tag in ("1", "2"):
+        file = {"web/Dockerfile": f"FROM {base}:{tag}\nCOPY x /x\nEXPOSE 8080\n"}
+        Workbench(apart, store).build({**SMALL, **file})
+    private.take_image(IMAGE, Engine(settings.engine_url))
+    engine = DockerEngine(apart)
+    engine.shop.images.use.note(IMAGE)  # a base image of the settings
+
+    def used(tag: str, seconds: float) -> None:
+        for note in (apart.state / "build-images").iterdir():
+            if note.read_text() == f"{base}:{tag}":
+                os.utime(note, (time.time() - seconds,) * 2)
+
+    kept = {IMAGE, f"{base}:1", f"{base}:2"}
+    assert set(tags_of(private)) == kept
+    used("1", imageuse.UNUSED - 60)
+    assert engine.sweep() == 0
+    used("1", imageuse.UNUSED + 60)
+    assert engine.sweep() == 1
+    assert set(tags_of(private)) == kept - {f"{base}:1"}
+    monkeypatch.setattr(imageuse, "ROOM", 2**60)  # the disk is full
+    assert engine.sweep() == 0, "a build may be at it"
+    used("2", 86400)
+    assert engine.sweep() == 1
+    assert tags_of(private) == [IMAGE]
+
+
+def test_on_an_engine_of_others_nothing_is_noted(settings: Settings, store: Store) -> None:
+    Workbench(settings, store).build({**SMALL, "web/Dockerfile": f"FROM {IMAGE}\nCOPY x /x\n"})
+    assert not (settings.state / "build-images").exists()
+
+
+# The end of a release
+
+
+def test_nothing_of_a_failed_or_cancelled_release_stays_on_the_way(
+    settings: Settings, store: Store
+) -> None:
+    bad = {
+        "stack.yml": stack(function("web", "dockerfile"), function("bad", "dockerfile")),
+        "bad/Dockerfile": f"FROM {IMAGE}\nRUN sleep 3; exit 7\n",
+    }
+    bench = Workbench(settings, store)
+    release = bench.push({**SMALL, **bad})
+    with Lease(store, release.id) as lease:
+        jobs._build(release.id, settings, store, lease)
+    done = store.release(release.id)
+    assert (done.state, "exit code: 7" in done.reason) == (State.FAILED, True)
+    assert "the image has 0 MB" in bench.log, "the other one was made"
+    assert not on_the_way(settings)
+
+    bad["bad/Dockerfile"] = f"FROM {IMAGE}\nRUN sleep 618\n"
+    release = bench.push({**changed("cancelled"), **bad})
+    with Lease(store, release.id) as lease:
+
+        def cancel() -> None:
+            wait_for(lambda: sleeping("sleep 618") and on_the_way(settings), 60)
+            store.move(release.id, [State.BUILDING], State.CANCELLED, "by the test")
+            lease.ended.set()
+
+        threading.Thread(target=cancel, daemon=True).start()
+        jobs._build(release.id, settings, store, lease)
+    assert store.release(release.id).state is State.CANCELLED
+    assert not on_the_way(settings)
+
+
+def on_the_way(settings: Settings) -> list[str]:
+    engine = Engine(settings.engine_url)
+    with engine.asking("") as api:
+        tags = [tag for each in api.images() for tag in each["RepoTags"] or []]
+    engine.close()
+    return [tag for tag in tags if tag.startswith(f"slipway-build:{settings.mark}-")]
+
+
+def test_what_is_used_again_is_needed_before_anybody_looks_for_it(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Workbench(settings, store)
+    (job,) = bench.build(changed("needed"))
+    store.note_unneeded({f"ann {job.artifact}": 1.0}, [])
+    real, seen = DockerEngine.there, []
+
+    def there(engine: DockerEngine, namespace: str, artifact: str) -> bool:
+        seen.append(store.unneeded())
+        return real(engine, namespace, artifact)
+
+    monkeypatch.setattr(DockerEngine, "there", there)
+    (again,) = bench.build(changed("needed"))
+    assert again.reused
+    assert seen == [{}]
 
 
 @pytest.mark.root

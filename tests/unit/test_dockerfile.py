@@ -122,9 +122,6 @@ def test_images_are_those_of_copies_and_mounts_too() -> None:
         ("# escape=`\nFROM a\n", "line 1: another escape character"),
         ("# syntax=evil/frontend\nFROM a\n", "line 1: the frontend 'evil/frontend' is a program"),
         ("#SYNTAX = evil\nFROM a\n", "the frontend 'evil' is a program"),
-        ("FROM a\nRUN <<EOF\nx\n", "its heredoc has no closing line 'EOF'"),
-        ('FROM a\nRUN echo "a <<EOF b"\nADD http://x /x\nEOF\n', "put it first"),
-        ("FROM a\nRUN ${a:-b <<EOF }\nADD http://x /x\nEOF\n", "put it first"),
     ],
 )
 def test_mistakes_of_form(text: str, told: str) -> None:
@@ -138,15 +135,46 @@ def test_what_is_no_text_is_refused() -> None:
         parse(b"FROM a\n" + b"#" * 200_000, "Dockerfile", {})
 
 
-def test_heredocs_are_kept_as_they_are() -> None:
-    text = (
-        "FROM a\nRUN cat <<'ONE' > /x && sh <<-TWO\n  # 1 \\\nONE\nADD http://x /x\n\tTWO\nRUN y\n"
-    )
-    found = read(text)
-    assert [each.word for each in found.stages[0].instructions] == ["FROM", "RUN", "RUN"]
-    assert found.heredoc is not None
-    assert found.heredoc.line == 2
-    assert render(found).decode().splitlines()[2:6] == text.splitlines()[2:6]
+HIDDEN = "ADD http://169.254.169.254/x /meta\nCOPY --from=127.0.0.1:5000/bob/fn:1 / /x\nRUN true \\"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "RUN cat <<EOF #'x",
+            "RUN cat <<EOF",
+            "RUN cat <<'EOF' > /x",
+            "RUN <<-EOF",
+            "COPY <<EOF /x",
+        ),
+        *('RUN cat <<EOF "', "RUN cat <<EOF \\'", "RUN cat 3<<EOF ${", "RUN cat <<EOF <<'X"),
+        *("RUN ${A:-<}<EOF", "RUN <${A:-<}EOF", "RUN ${A:-${B:-<<}}EOF", 'RUN ${A:-"}"<}<EOF'),
+        *("RUN cat \\\n<\\\n<EOF", "ADD <<EOF /x", "ONBUILD RUN <<EOF", "run\t<<EOF"),
+    ],
+)
+def test_heredocs_are_refused_however_they_are_written(line: str) -> None:
+    """BuildKit finds none where a quote is not closed, and takes the body for instructions."""
+    told = refused(f"FROM a\n{line}\n{HIDDEN}\nEOF\n")
+    assert "line 2: heredocs (<<) are not read here: write a script and COPY it" in told
+    assert refused(f"FROM a\n{line}\nRUN x\n").startswith("fn/Dockerfile has 1 mistake:")
+
+
+def test_what_is_no_heredoc_is_kept() -> None:
+    for line in ("RUN bash -c 'cat <<< x'", "RUN a < ${F:-x}", "RUN <a cat ${F} <b", "ENV A=<<EOF"):
+        assert not refused(f"FROM a\n{line}\n")
+
+
+@pytest.mark.parametrize("word", sorted(dockerfiles.WORDS - {"FROM"}))
+def test_an_instruction_without_anything_is_a_mistake(word: str) -> None:
+    for line in (word, f"{word} ", f"{word} --chown=1", f"{word} --"):
+        assert f"line 2: {word} has nothing after it" in refused(f"FROM a\n{line}\n")
+    if word != "ONBUILD":
+        assert f"ONBUILD {word} " in refused(f"FROM a\nONBUILD {word}\n")
+
+
+def test_a_number_without_end_is_the_name_of_no_stage() -> None:
+    assert not refused(f"FROM a\nCOPY --from={'1' * 5000} x y\n")
 
 
 # What may not be asked for
@@ -252,10 +280,8 @@ def test_what_is_written_out_is_read_the_same(parts: list[str]) -> None:
     assert render(again) == text
     assert again.images() == found.images()
     assert again.stages == found.stages
-    bodies = sum(len(each.body) for each in dockerfiles.walk(found))
-    lines = [line for line in text.decode().split("\n") if line]
-    words = [line for line in lines if line.split(" ")[0] in dockerfiles.WORDS]
-    assert len(lines) - len(words) <= bodies, "every line is an instruction or a heredoc's"
+    for line in filter(None, text.decode().split("\n")):
+        assert line.split(" ")[0] in dockerfiles.WORDS, "every line is an instruction"
 
 
 @given(st.binary(max_size=200))
@@ -332,6 +358,7 @@ HERE = Settings.from_env(
         *("127.0.0.1:5005/acme/ann/hello:x", "127.0.0.1:5005/base/python:3"),
         *("10.1.2.3:5000/x", "hub.internal/x", "hub.internal:443/x/y:1"),
         f"python@sha256:{'a' * 64}",
+        *("slipway/ann/hello:x", "docker.io/slipway/ann/hello", "slipway-builder", "slipwayx/b"),
     ],
 )
 def test_images_that_may_be_built_on(name: str) -> None:
@@ -345,6 +372,11 @@ def test_images_that_may_be_built_on(name: str) -> None:
         *("127.0.0.1:5005/acme/ann", "127.0.0.1/x/y", "localhost/x", "localhost:5005/acme/bob/x"),
         *("10.0.0.1/x", "10.1.2.3:5001/x", "intern:5000/x", "0x7f.1/x", "2130706433:80/x"),
         *("169.254.169.254/latest/x", "127.1:5005/acme/bob/x", "slipway/bob/hello:x"),
+        *("docker.io/slipway/bob/hello:x", "index.docker.io/slipway/bob/hello"),
+        *("DOCKER.IO/slipway/bob/hello", "registry-1.docker.io/slipway/bob/x", "slipway/annx/x"),
+        *("slipway-build:abcdef-1-2", "slipway-build", "library/slipway-build:x"),
+        *("docker.io/library/slipway-build:x", "docker.io/slipway-build"),
+        f"docker.io/library/slipway-build:x@sha256:{'a' * 64}",
         "example.com:5005/acme/bob/x",
     ],
 )

