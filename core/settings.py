@@ -225,7 +225,7 @@ class Settings:
         (), _words, "docker: registries on inside addresses that a Dockerfile may build on"
     )
     keep_releases: int = _setting(
-        20, _number(1, 1000), "docker: releases of a repository whose images are kept"
+        20, _number(1, 1000), "releases of a repository whose artifacts are kept"
     )
     max_push: int = _setting(256 * 2**20, size, "largest pack of one push")
     max_context: int = _setting(256 * 2**20, size, "largest function folder, in bytes")
