@@ -90,11 +90,14 @@ class Container:
         """The template with the handler's new code inside: the image's context."""
         shutil.copytree(TEMPLATE, self.context, dirs_exist_ok=True)
         write_handler(self.context / "function", text)
+        self.require("")
 
     def require(self, line: str) -> None:
-        """Adds a line to the function's requirements.txt."""
-        with (self.context / "function" / "requirements.txt").open("a") as out:
-            out.write(line + "\n")
+        """Writes requirements where the Dockerfile looks: the template's, and one of its own."""
+        folder = self.context / ".dependencies"
+        folder.mkdir(exist_ok=True)
+        own = (TEMPLATE / "requirements.txt").read_text()
+        (folder / "requirements.txt").write_text(f"{own}{line}\n")
 
     def release(self) -> None:
         """Build, push, run: the old one is gone before the new one starts."""
