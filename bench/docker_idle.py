@@ -51,6 +51,7 @@ def run(repeat: int) -> Result:
         memory = containers.memory_of_functions(platform.settings)
         if len(memory) != COUNT:
             raise BenchError(f"{len(memory)} containers were found where {COUNT} should run")
+        shims = containers.shim_memory()
         passes = _passes(platform, min(max(repeat, 3), PASSES))
         bare = _bare(folder, platform)
     return Result(
@@ -78,7 +79,7 @@ def run(repeat: int) -> Result:
         ],
         notes=[
             f"The shim that the engine keeps beside each function: "
-            f"{containers.shim_memory() / 2**20:.1f} MB (PSS, median)."
+            f"{shims / 2**20:.1f} MB (PSS, median)."
         ],
     )
 
