@@ -481,7 +481,7 @@ def test_end_seen_by_instances_still_wakes_wait(house: House) -> None:
     exited(provider, instance)
     started = time.monotonic()
     provider.wait(10)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     started = time.monotonic()
     provider.wait(0.2)
     assert time.monotonic() - started >= 0.19
@@ -570,7 +570,7 @@ def test_listing_is_cheap(house: House) -> None:
     started = time.perf_counter()
     for _ in range(20):
         assert len(provider.instances()) == 10
-    assert (time.perf_counter() - started) / 20 < 0.01
+    assert (time.perf_counter() - started) / 20 < 0.05
 
 
 def test_many_start_at_once(house: House) -> None:

@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         for number in range(count):
             event = f"data: {number} {time.time()}\n\n".encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
-            time.sleep(0.1)
+            time.sleep(0.3)
         self.wfile.write(b"0\r\n\r\n")
 
     def _websocket(self) -> None:

@@ -214,7 +214,7 @@ def test_unchanged_requirements_need_neither_network_nor_resolver(
         begun = time.perf_counter()
         assert dependencies.install(settings, "alice", PYTHON, tmp_path / "b", Log()) == first
         seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 0.01
+    assert min(seconds) < 0.1
 
 
 def test_a_layer_that_is_gone_is_made_again_from_its_lock(

@@ -691,4 +691,4 @@ def test_idle_containers_cost_next_to_nothing(house: House) -> None:
     for _ in range(50):
         assert len(provider.instances()) == 10
         provider.wait(0.04)
-    assert time.process_time() - before < 0.1
+    assert time.process_time() - before < 0.5  # of at least two

@@ -357,7 +357,7 @@ def test_events_are_not_held_back(proxy: Proxy) -> None:
         delays.append(time.time() - sent)
         answer.readline()
     connection.close()
-    assert max(delays) < 0.09
+    assert max(delays) < 0.25, "the pieces are made at intervals of 0.3"
 
 
 def test_continue_is_the_functions_word(proxy: Proxy) -> None:
@@ -505,13 +505,12 @@ def test_slow_request_is_finished_before_its_replica_is_released(proxy: Proxy) -
     proxy.route({"f.ann": old})
     answers: list[str] = []
     thread = threading.Thread(
-        target=lambda: answers.append(proxy.get("/function/f.ann?sleep=1")[2]["server"])
+        target=lambda: answers.append(proxy.get("/function/f.ann?sleep=2")[2]["server"])
     )
     thread.start()
     time.sleep(0.3)
-    begun = time.monotonic()
     proxy.route({"f.ann": new})
-    assert time.monotonic() - begun < 0.3, "apply waits for no drain"
+    assert answers == [], "apply waits for no drain"
     assert proxy.get("/function/f.ann")[2]["server"] == "new"
     time.sleep(0.3)
     proxy.route({"f.ann": new})

@@ -152,7 +152,7 @@ def test_a_second_run_is_quick_and_leaves_nothing(python: Settings, tmp_path: Pa
         begun = time.perf_counter()
         assert run(python, folder)
         seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 0.7
+    assert min(seconds) < 3  # the environment of the first is made in about 6
     assert sorted(p.name for p in folder.rglob("*")) == ["function", "handler_test.py"]
 
 

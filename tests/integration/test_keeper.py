@@ -89,7 +89,7 @@ def test_a_part_that_dies_is_started_again(keeper: Keeper, told: Told) -> None:
     os.kill(first, signal.SIGKILL)
     begun = time.monotonic()
     assert keeper.wait(5, lambda: pid_of(keeper, "sleeper") not in (0, first))
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
     assert "the sleeper was ended by SIGKILL" in told[0]
     assert str(keeper.logs.path("sleeper")) in told[0]
 

@@ -213,12 +213,16 @@ def test_many_threads_share_one_source(opened: Open, templates: Path, tmp_path: 
         assert all(pool.map(build, range(12)))
 
 
-def test_fifty_functions_are_quick(opened: Open, templates: Path, tmp_path: Path) -> None:
+def test_fifty_functions_are_read_by_one_git(
+    opened: Open, templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = opened({f"f{n}/{name}.py": str(n) for n in range(50) for name in "abc"})
-    begun = time.process_time()
+    started: list[object] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a) or popen(*a, **k))
     for number in range(50):
         built(source, templates, tmp_path / f"app{number}", function(f"f{number}"))
-    assert time.process_time() - begun < 50 * 0.010  # seconds of our own CPU
+    assert len(started) <= 1
 
 
 # Attributes, filters and replacements have no say.
@@ -444,7 +448,7 @@ def test_a_large_file_is_refused_unread(
     begun = time.monotonic()
     with pytest.raises(TooLarge, match=rf"seen at 'large', which has {size}"):
         built(source, templates, tmp_path / "app")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     assert not (tmp_path / "app").exists()
 
 

@@ -151,7 +151,7 @@ def test_a_hundred_and_fifty_keys_are_quick(many: Source, template: Template) ->
     ]
     begun = time.process_time()
     keys = {build_key(many, each, template).digest for each in functions}
-    assert time.process_time() - begun < 0.1  # seconds of our own CPU
+    assert time.process_time() - begun < 1  # seconds of our own CPU: about 0.05
     assert len(keys) == 150
 
 

@@ -91,7 +91,7 @@ def test_a_time_that_is_none_stops_nobody(kit: Server, wish: str) -> None:
     begun = time.monotonic()
 
     assert kit.get("/teapot", X_Timeout=wish).status == 418
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
 
 
 @each_template
@@ -135,7 +135,7 @@ def test_sigterm_ends_at_once_when_nothing_is_in_flight(start: Start, template: 
         server.terminate()
 
         assert server.ended() == 0
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 3
     assert not server.lock.exists()
 
 

@@ -41,10 +41,8 @@ def send(gateway: Gateway, event: str, payload: object, **headers: str | None) -
     return gateway.anonymous("POST", "/webhooks/github", data=body, headers=told)
 
 
-def test_a_push_makes_a_release_within_a_second(gateway: Gateway, store: Store) -> None:
-    begun = time.monotonic()
+def test_a_push_makes_a_release(gateway: Gateway, store: Store) -> None:
     answer = send(gateway, "push", PUSH)
-    assert time.monotonic() - begun < 1
     assert answer.status_code == 202
     release = store.release(answer.json()["release"])
     assert (release.namespace, release.repository) == ("codertocat", "Hello-World")
