@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from core.settings import ROOT, Settings
 from supervisor import parts, processes
 from supervisor.leftovers import Leftovers
 from tests.conftest import missing
+from tests.integration.followed import Followed
 
 SUPERVISOR_MB = 20.0
 """The supervisor's own share of memory (PSS)."""
@@ -36,50 +36,11 @@ def leftovers(settings: Settings) -> Leftovers:
     return Leftovers(settings.state / "parts")
 
 
-class Up:
-    """One running `slipway up`; its output is read by a thread."""
+class Up(Followed):
+    """One running `slipway up`."""
 
     def __init__(self, settings: Settings, *arguments: str, **changed: str) -> None:
-        self.settings = settings
-        self.output = ""
-        env = parts.passed(os.environ) | settings.environment() | changed
-        self.process = subprocess.Popen(
-            [*parts.python("cli.main"), "up", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=env,
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self.output += line
-
-    def await_line(self, start: str, seconds: float = 60) -> str:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in self.output.splitlines():
-                if line.startswith(start):
-                    return line
-            assert self.process.poll() is None, self.output
-            time.sleep(0.02)
-        pytest.fail(f"no line {start!r} in {seconds} s:\n{self.output}")
-
-    def await_end(self, seconds: float = 60) -> int:
-        status = self.process.wait(seconds)
-        self._reader.join()
-        assert self.process.stdout
-        self.process.stdout.close()
-        return status
-
-    def interrupt(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.await_end()
+        super().__init__(settings, [*parts.python("cli.main"), "up", *arguments], **changed)
 
     def children(self) -> dict[str, int]:
         """Part → pid, of those that live."""
@@ -136,7 +97,7 @@ def started(settings: Settings) -> Iterator[list[Up]]:
     yield ups
     for each in ups:
         if each.process.poll() is None:
-            each.interrupt()
+            each.end()
         elif each.process.stdout and not each.process.stdout.closed:
             leftovers(settings).end()
             each.await_end()
@@ -194,7 +155,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing(settings: Settings, started: list[U
         assert bridge(settings).exists()
     for name in ("", "lock", "run", "log", "store"):
         assert (settings.state / name).stat().st_mode & 0o077 == 0, name
-    assert made.interrupt() == 0, made.output
+    assert made.end() == 0, made.output
     assert "killed" not in made.output
     assert all(start_time(pid) is None for pid in children.values())
     assert not bridge(settings).exists()
@@ -298,7 +259,7 @@ def test_it_comes_back_from_kill_9(settings: Settings, started: list[Up], everyt
     assert not set(again.children().values()) & set(before.values())
     with redis.Redis.from_url(settings.store_url) as store:
         assert store.get("kept") == b"yes"
-    assert again.interrupt() == 0
+    assert again.end() == 0
 
 
 DIES_AT_A_BIRTH = """
@@ -334,7 +295,7 @@ def test_what_was_born_when_the_supervisor_was_killed_is_ended(
     assert start_time(born) is None
     assert re.search(rf"an earlier run was killed; ended its .*\b{name}\b", again.output)
     again.await_health()
-    assert again.interrupt() == 0
+    assert again.end() == 0
 
 
 def test_it_ends_in_order_though_nothing_can_be_started_any_more(
@@ -344,7 +305,7 @@ def test_it_ends_in_order_though_nothing_can_be_started_any_more(
     made = ready(started, settings)
     children = made.children()
     resource.prlimit(made.process.pid, resource.RLIMIT_NOFILE, (3, 3))
-    assert made.interrupt() == 0, made.output
+    assert made.end() == 0, made.output
     assert "could not stop functions in order" in made.output
     assert "Too many open files" in made.output
     assert all(start_time(pid) is None for pid in children.values())
@@ -364,7 +325,7 @@ def test_a_fence_that_was_taken_away_is_made_anew(settings: Settings, started: l
     while not network.available():
         assert time.monotonic() < deadline, made.output
         time.sleep(0.05)
-    assert made.interrupt() == 0
+    assert made.end() == 0
     assert not bridge(settings).exists()
     with nft.Firewall() as firewall:
         assert not [name for name in firewall.tables() if settings.mark in name]
@@ -386,7 +347,7 @@ def test_a_full_disk_strands_nobody(settings: Settings, started: list[Up]) -> No
             made.kill(name)
         children = made.children()
         assert set(children) == {"store", "gateway", "workers", "controller", "edge"}
-        assert made.interrupt() == 0, made.output
+        assert made.end() == 0, made.output
         assert all(start_time(pid) is None for pid in children.values())
     finally:
         for each in started:
@@ -402,7 +363,7 @@ def test_without_an_edge_the_gateway_has_the_socket(settings: Settings, started:
     made.await_health()
     os.kill(made.children()["gateway"], signal.SIGKILL)
     assert requests.get(settings.base_url, timeout=20).status_code == 200
-    assert made.interrupt() == 0
+    assert made.end() == 0
 
 
 def test_a_bind_beyond_loopback_warns(settings: Settings, started: list[Up]) -> None:
@@ -437,13 +398,13 @@ def test_the_demo_goes_live_and_outlives_restarts(settings: Settings, started: l
     again = live_already(started, settings)
     assert requests.get(url, timeout=20).ok
     assert replicas == {each.name for each in settings.instances.iterdir()}, "ended as leftovers"
-    assert again.interrupt() == 0  # which ends the functions too
+    assert again.end() == 0  # which ends the functions too
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
     last = live_already(started, settings)
     assert requests.get(url, timeout=20).ok
     assert replicas.isdisjoint(each.name for each in settings.instances.iterdir())
-    assert last.interrupt() == 0
+    assert last.end() == 0
 
 
 def live_already(started: list[Up], settings: Settings) -> Up:

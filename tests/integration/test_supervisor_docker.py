@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,6 +36,7 @@ from supervisor import build_engine, parts, registry
 from supervisor.leftovers import Leftovers
 from tests import images
 from tests.conftest import missing
+from tests.integration.followed import Followed
 
 pytestmark = [pytest.mark.engine, pytest.mark.root]
 
@@ -73,44 +73,11 @@ screen.say("stopped")
 """
 
 
-class Standing:
+class Standing(Followed):
     """The two parts, running."""
 
     def __init__(self, settings: Settings, **changed: str) -> None:
-        self.settings = settings
-        self.output = ""
-        env = parts.passed(os.environ) | settings.environment() | changed
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", HARNESS],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=env,
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self.output += line
-        self.process.stdout.close()
-
-    def await_line(self, start: str, seconds: float = 60) -> str:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in self.output.splitlines():
-                if line.startswith(start):
-                    return line
-            assert self.process.poll() is None, self.output + self.logs()
-            time.sleep(0.02)
-        pytest.fail(f"no line {start!r} in {seconds} s:\n{self.output}{self.logs()}")
-
-    def logs(self) -> str:
-        found = sorted((self.settings.state / "log").glob("*.log"))
-        return "\n".join(f"== {each.name}\n{each.read_text()[-2000:]}" for each in found)
+        super().__init__(settings, [sys.executable, "-P", "-c", HARNESS], **changed)
 
     def used(self) -> Settings:
         _, name, *engine = self.await_line("stands").split()
@@ -125,12 +92,6 @@ class Standing:
         told = f"the {name} was ended by SIGKILL"
         os.kill(self.pid(name), signal.SIGKILL)
         eventually(lambda: told in self.output)
-
-    def end(self, number: int = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        status = self.process.wait(60)
-        self._reader.join(10)
-        return status
 
 
 def eventually(check: object, seconds: float = 20) -> None:
