@@ -549,7 +549,7 @@ def test_a_copied_dockerfile_is_held_to_the_rules_too(bench: Workbench) -> None:
     ("line", "told"),
     [
         ("RUN yes 1234567", r"printed more than \d+ bytes \(SLIPWAY_BUILD_OUTPUT\)"),
-        ("RUN yes 1234567 | tr -d '\\n' | head -c 1000000000", "printed more|ended after"),
+        ("RUN yes 1234567 | tr -d '\\n'", "printed more|ended after"),
         ("RUN sleep 614", r"ended after 5 s \(SLIPWAY_BUILD_TIMEOUT\)"),
         ("RUN exit 3", "exit code: 3"),
         ("COPY nothing /x", "nothing"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _HEADER = 8
 """Bytes before each frame: which stream, three zeros, the length, big-endian."""
 _MOST_FRAME = 2**20
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _QUIET = 1.0
 """Seconds without output after which a connection that may have lost its place is made anew."""
 
@@ -117,7 +119,10 @@ class Followed(Source):
                 break
             stamp, _, text = data[begin + _HEADER : end].partition(b" ")
             when = stamp.decode("ascii", "replace")
-            if when > self._since:
+            if not _TIME.fullmatch(when):  # of the engine: "Error grabbing logs: unexpected EOF"
+                told = data[begin + _HEADER : end].decode("utf-8", "replace").strip()
+                log.warning("the engine says of what %s writes: %s", self.instance, told)
+            elif when > self._since:
                 self.last = when
                 if self._torn and data[begin] != self._stream:
                     text = b"\n" + text  # the other stream begins a line of its own
