@@ -32,6 +32,7 @@ from runtime.providers.docker import DockerProvider
 from runtime.providers.process import ProcessProvider
 from tests import containers
 from tests.conftest import missing
+from tests.waiting import until
 
 KEY = b"the key of these tests"
 SERVER = """
@@ -242,14 +243,6 @@ def find(provider: Provider, id: str) -> Instance | None:
 
 
 T = TypeVar("T")
-
-
-def until(what: Callable[[], T | None], timeout: float = 15) -> T:
-    deadline = time.monotonic() + timeout
-    while not (result := what()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-    return result
 
 
 def exited(provider: Provider, instance: Instance) -> Instance:

@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from core.settings import ROOT, Settings
 from runtime.edge import Route, config
 from runtime.edge.driver import HAProxyEdge
+from tests.waiting import until
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -233,14 +234,6 @@ def routes(table: Mapping[str, Server | list[Server]]) -> dict[str, Route]:
         )
         for function, to in table.items()
     }
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Waits for the condition, or fails."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def spawn_function(path: Path, name: str) -> subprocess.Popen[bytes]:

@@ -44,7 +44,7 @@ from tests.integration.docker_builds import (
     stack,
     tidy,
 )
-from tests.integration.gateway.harness import wait_for
+from tests.waiting import until
 
 pytestmark = pytest.mark.engine
 
@@ -511,7 +511,7 @@ def test_nothing_of_a_failed_or_cancelled_release_stays_on_the_way(
     with Lease(store, release.id) as lease:
 
         def cancel() -> None:
-            wait_for(lambda: sleeping("sleep 618") and on_the_way(settings), 60)
+            until(lambda: sleeping("sleep 618") and on_the_way(settings), 60)
             store.move(release.id, [State.BUILDING], State.CANCELLED, "by the test")
             lease.ended.set()
 
@@ -560,7 +560,7 @@ def test_an_engine_that_hangs_while_it_builds(
     hung: list[float] = []
 
     def hang() -> None:
-        wait_for(lambda: sleeping("sleep 617"), 60)
+        until(lambda: sleeping("sleep 617"), 60)
         private.hang()
         hung.append(time.monotonic())
 
@@ -570,4 +570,4 @@ def test_an_engine_that_hangs_while_it_builds(
         Workbench(apart, store).build(files)
     assert time.monotonic() - hung[0] < 25
     private.go_on()
-    wait_for(lambda: not sleeping("sleep 617"), 10)
+    until(lambda: not sleeping("sleep 617"), 10)

@@ -567,7 +567,7 @@ def test_what_others_ended_is_noticed_at_once(
         acting = pool.submit(act)
         begun = time.monotonic()
         provider.wait(20)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15
         acting.result()
     if reason:
         assert exited(provider, instance).exit_reason == reason

@@ -24,7 +24,8 @@ from core.signing import secret_file
 from runtime.edge import NoEdge, Route, config, make_edge
 from runtime.edge.admin import AdminSocket
 from runtime.edge.driver import HAProxyEdge
-from tests.integration.edge_harness import Proxy, Server, routes, spawn_function, until
+from tests.integration.edge_harness import Proxy, Server, routes, spawn_function
+from tests.waiting import until
 
 
 @pytest.fixture

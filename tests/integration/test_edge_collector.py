@@ -13,7 +13,8 @@ import pytest
 from core.settings import Settings
 from core.store import Store
 from runtime.edge.collector import Collector
-from tests.integration.edge_harness import Proxy, until
+from tests.integration.edge_harness import Proxy
+from tests.waiting import until
 
 
 @pytest.fixture

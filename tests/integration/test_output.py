@@ -15,7 +15,7 @@ import pytest
 from core.logfiles import function_lines
 from runtime.providers import output as module
 from runtime.providers.output import Output, make_pipe
-from tests.integration.edge_harness import until
+from tests.waiting import until
 
 BOUND = 2**16
 NEWLINES = b"\n" * 4096

@@ -17,7 +17,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from core.errors import ConfigError, NotFound
 from core.sandbox import PATH, Cell, Mount, Network, Process, Result, Sandbox, alive, kill_marked
 from core.sandbox.cgroup import Cgroup
 from core.sandbox.launch import marker
+from tests.waiting import until
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -155,14 +155,6 @@ def probes(request: pytest.FixtureRequest, sandbox: Sandbox) -> Probes:
 
 
 T = TypeVar("T")
-
-
-def until(what: Callable[[], T | None], timeout: float = 10) -> T:
-    deadline = time.monotonic() + timeout
-    while not (result := what()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-    return result
 
 
 def on_host(needle: str) -> list[int]:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -37,6 +36,7 @@ from supervisor.leftovers import Leftovers
 from tests import images
 from tests.conftest import missing
 from tests.integration.followed import Followed
+from tests.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.root]
 
@@ -91,14 +91,7 @@ class Standing(Followed):
         """Kills a part and waits for its successor to say so."""
         told = f"the {name} was ended by SIGKILL"
         os.kill(self.pid(name), signal.SIGKILL)
-        eventually(lambda: told in self.output)
-
-
-def eventually(check: object, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():  # type: ignore[operator]  # a function without arguments
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.05)
+        until(lambda: told in self.output)
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +353,7 @@ def test_what_is_killed_comes_back_and_keeps_what_it_had(
     pushed = f"{used.registry}/ann/hello:1"
     tiny_image(used, short_tmp, pushed)
     made.kill("registry")
-    eventually(lambda: registry.answers(used))
+    until(lambda: registry.answers(used))
     url = f"http://{used.registry}/v2/ann/hello/manifests/1"
     assert requests.head(url, timeout=5).status_code == 200
 
@@ -373,9 +366,9 @@ def test_what_is_killed_comes_back_and_keeps_what_it_had(
     assert len(group(settings)) >= 1, "what runs is in the group with the bounds"
     before = group(settings)
     made.kill("build-engine")
-    eventually(lambda: answers(used.build_engine))
+    until(lambda: answers(used.build_engine))
     sleeping.result()
-    eventually(lambda: gone(before))
+    until(lambda: gone(before))
     limit = Path(f"/sys/fs/cgroup/memory/slipway-{settings.mark}b/all/memory.limit_in_bytes")
     if limit.exists():
         assert int(limit.read_text()) == 200 << 20
@@ -405,7 +398,7 @@ def test_kill_9_leaves_nothing_that_stands_in_the_way(
     sleeping.result()
     assert again.used() == used, "the registry's port is in the names of all images"
     assert ("build-engine" in again.await_line("ended")) is not everything
-    eventually(lambda: gone(before))
+    until(lambda: gone(before))
     told = Build(used, short_tmp / "b", "RUN echo works again | rev").result()
     assert "niaga skrow" in told, told
     assert again.end() == 0, again.output
@@ -482,7 +475,7 @@ def test_without_a_program_the_registry_is_a_container(
     assert requests.head(url, timeout=5).status_code == 200
 
     engine.remove_container(name, force=True)
-    eventually(lambda: registry.answers(used))
+    until(lambda: registry.answers(used))
     assert requests.head(url, timeout=5).status_code == 200
 
     made.process.kill()  # the container lives on
@@ -549,9 +542,9 @@ def test_no_collector_runs_beside_the_registry(settings: Settings, short_tmp: Pa
         return sorted(n for c in engine.containers(filters=ours) for n in c["Names"])
 
     try:
-        eventually(lambda: names() == [f"/{registry.collector_name(slow)}"])
+        until(lambda: names() == [f"/{registry.collector_name(slow)}"])
         assert not engine.containers(all=True, filters={"id": left})
-        eventually(lambda: f"/{registry.container_name(slow)}" in names())
+        until(lambda: f"/{registry.container_name(slow)}" in names())
         assert names() == [f"/{registry.container_name(slow)}"]
     finally:
         process.kill()

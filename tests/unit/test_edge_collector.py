@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from core.settings import Settings
 from runtime.edge import config
 from runtime.edge.collector import Collector, Line
 from runtime.edge.receipt import Gaps
+from tests.waiting import until
 
 START = 1_795_476_195_480_685_000
 
@@ -155,13 +156,6 @@ def connect(settings: Settings) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(config.log_socket(settings)))
     return connection
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_lines_in_pieces_and_from_two_processes(settings: Settings, collector: Collector) -> None:

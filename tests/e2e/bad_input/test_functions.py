@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from core.logfiles import read_lines
-from tests.e2e.bad_input.victim import GOOD, Victim, eventually, log_of, traces
+from tests.e2e.bad_input.victim import GOOD, Victim, log_of, traces
 from tests.e2e.platform import Platform, handler, stack
+from tests.waiting import until
 
 pytestmark = pytest.mark.root  # memory and processes are bounded for sure
 
@@ -271,7 +272,7 @@ def born(platform: Platform) -> str:
         told = answer.text
         return answer.status == 200
 
-    eventually(answers, 30, lambda: f"it does not come back: {told}\n{platform.logs()}")
+    until(answers, 30, lambda: f"it does not come back: {told}\n{platform.logs()}")
     return told
 
 
@@ -287,7 +288,7 @@ def test_it_prints_a_gigabyte(victim: Victim, rogue: Platform) -> None:
     assert (answer.status, answer.text) == (200, "wrote it")
     assert born(rogue) == before, "it only wrote"
     folder = rogue.settings.logs / "rogue.rog"
-    eventually(
+    until(
         lambda: any(b"bytes left out: written too fast" in line for line in read_lines(folder)),
         10,
         lambda: "the log does not tell that something is missing",
@@ -325,7 +326,7 @@ def test_it_shuts_its_listener(victim: Victim, rogue: Platform) -> None:
     before = born(rogue)
     with unharmed_meanwhile(victim):
         rogue.call("rogue.rog", path="/shut")
-        eventually(lambda: born(rogue) != before, 40, lambda: "it was not replaced")
+        until(lambda: born(rogue) != before, 40, lambda: "it was not replaced")
 
 
 def test_it_replaces_and_removes_what_it_can(victim: Victim, rogue: Platform) -> None:
@@ -353,7 +354,7 @@ def test_it_forks_without_end_until_a_good_version_is_pushed(
         pushed = rogue.repository("rog", "rogue").push({"rogue/handler.py": handler("repaired")})
         assert pushed.last.startswith("slipway: live "), pushed.text + rogue.logs()
         assert rogue.call("rogue.rog").text == "repaired"
-        eventually(lambda: bomb not in traces(rogue), 30, lambda: f"{bomb} is still there")
+        until(lambda: bomb not in traces(rogue), 30, lambda: f"{bomb} is still there")
 
 
 def _free(folder: Path) -> int:

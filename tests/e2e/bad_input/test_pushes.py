@@ -12,8 +12,9 @@ import zlib
 
 import pytest
 
-from tests.e2e.bad_input.victim import Victim, eventually
+from tests.e2e.bad_input.victim import Victim
 from tests.e2e.platform import Answer, Platform, handler
+from tests.waiting import until
 
 RECEIVE = "/git/vic/pushes.git/git-receive-pack"
 ZERO = "0" * 40
@@ -254,7 +255,7 @@ def test_a_push_that_breaks_off(victim: Victim) -> None:
             f"Content-Length: {len(body) + 1000}\r\n\r\n".encode()
         )
         client.sendall(body)
-    eventually(lambda: head(victim) == at, 5, lambda: "a half push moved the branch")
+    until(lambda: head(victim) == at, 5, lambda: "a half push moved the branch")
     victim.unharmed()
     assert releases(victim.platform) == before
 

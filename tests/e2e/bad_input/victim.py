@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import psutil
 
 from core.sandbox import cgroup
 from tests.e2e.platform import Platform, Pushed, Repository, handler, stack
+from tests.waiting import until
 
 GOOD = "the good version"
 SETTLES = 45.0
@@ -98,7 +98,7 @@ class Victim:
         """The good version answers, and nothing else of this platform runs or lies half-made."""
         answer = self.platform.call(f"{self.name}.{self.repository.owner}")
         assert (answer.status, answer.text) == (200, GOOD)
-        eventually(
+        until(
             lambda: traces(self.platform) <= self.traces,
             SETTLES,
             lambda: f"left behind: {traces(self.platform) - self.traces}\n{self.platform.logs()}",
@@ -144,11 +144,3 @@ def log_of(platform: Platform, release: str) -> list[dict[str, Any]]:
     """The whole log of a release, as the API gives it."""
     text = platform.request(f"/system/releases/{release}/logs", admin=True).text
     return [json.loads(line) for line in text.splitlines()]
-
-
-def eventually(check: Callable[[], bool], seconds: float, why: Callable[[], str]) -> None:
-    """Waits until it holds, at most ``seconds``; then fails with ``why``."""
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.1)

@@ -13,8 +13,9 @@ import docker
 import pytest
 
 from tests.conftest import missing
-from tests.e2e.bad_input.victim import GOOD, eventually, log_of
+from tests.e2e.bad_input.victim import GOOD, log_of
 from tests.e2e.platform import Platform, Pushed, Repository, fresh_folder, running, stack
+from tests.waiting import until
 
 NAME = "box"
 SERVER = """
@@ -109,7 +110,7 @@ class Box:
             )
         answer = self.platform.call(f"{NAME}.ann")
         assert (answer.status, answer.text) == (200, GOOD)
-        eventually(
+        until(
             lambda: self.containers() <= before,
             30,
             lambda: f"left: {self.containers() - before}\n{self.platform.logs()}",
@@ -248,7 +249,7 @@ def test_an_image_that_ignores_sigterm_is_replaced_all_the_same(
     pushed = box.push({}, server="TEXT = 'the next one'\n")
     assert pushed.last.startswith("slipway: live "), pushed.text
     assert platform.call(f"{NAME}.ann").text == "the next one"
-    eventually(lambda: not (before & box.containers()), 20, lambda: str(box.containers()))
+    until(lambda: not (before & box.containers()), 20, lambda: str(box.containers()))
     assert box.push({}).last.startswith("slipway: live ")
 
 
@@ -317,5 +318,5 @@ def test_somebody_removes_or_stops_the_container(box: Box, platform: Platform) -
     ):
         (before,) = mine()
         harm(before)
-        eventually(lambda: bool(mine()) and before not in mine(), 20, platform.logs)  # noqa: B023 - used at once
-        eventually(lambda: platform.call(f"{NAME}.ann").text == GOOD, 20, platform.logs)
+        until(lambda: bool(mine()) and before not in mine(), 20, platform.logs)  # noqa: B023 - used at once
+        until(lambda: platform.call(f"{NAME}.ann").text == GOOD, 20, platform.logs)

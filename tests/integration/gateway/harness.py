@@ -32,6 +32,7 @@ from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store
 from supervisor import claims
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
@@ -159,7 +160,7 @@ def running(
     process = start_process(settings, [within.fileno(), public.fileno()], log, arguments)
     gateway = Gateway(settings, process, home)
     try:
-        wait_for(lambda: process.poll() is not None or answers(gateway), 20)
+        until(lambda: process.poll() is not None or answers(gateway), 20)
         assert process.poll() is None, log.read_text()
         yield gateway
     finally:
@@ -203,13 +204,6 @@ def answers(gateway: Gateway) -> bool:
         return gateway.anonymous("GET", "/", timeout=1).ok
     except requests.RequestException:
         return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def children(pid: int) -> list[int]:

@@ -42,8 +42,8 @@ from tests.integration.gateway.harness import (
     line,
     repository,
     running,
-    wait_for,
 )
+from tests.waiting import until
 
 FNS = Repository(namespace="api", name="fns", source="github", deploy_branch="main")
 
@@ -194,7 +194,7 @@ def test_a_store_that_is_away_is_503(short_tmp: Path, store: Store) -> None:
     ]
     environment = {"PATH": "/usr/bin:/bin"}
     valkey = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=environment)
-    wait_for((folder / "s").exists)
+    until((folder / "s").exists)
     try:
         with running(short_tmp, f"unix://{folder / 's'}") as gateway:
             valkey.kill()
@@ -207,7 +207,7 @@ def test_a_store_that_is_away_is_503(short_tmp: Path, store: Store) -> None:
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
             assert "Traceback" not in answer.text
             valkey = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=environment)
-            wait_for(lambda: gateway.call("GET", "/system/releases").ok)
+            until(lambda: gateway.call("GET", "/system/releases").ok)
     finally:
         valkey.kill()
         valkey.wait()
@@ -299,7 +299,7 @@ def test_followers_are_bounded_and_dead_ones_noticed(gateway: Gateway, store: St
         with gateway.call("GET", path, stream=True) as answer:
             return answer.ok
 
-    wait_for(free, 20)
+    until(free, 20)
 
 
 def test_a_release_is_started_again(gateway: Gateway, store: Store, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ from tests.integration.gateway.harness import (
     children,
     deploy,
     running,
-    wait_for,
 )
+from tests.waiting import until
 
 CROWD = THREADS + 15
 """More clients than there are threads."""
@@ -190,7 +190,7 @@ def test_a_head_over_its_bound_is_given_up(gateway: Gateway) -> None:
         client.sendall(GET[:-2])
         for _ in range(HEAD_LIMIT // 1000 + 1):
             client.sendall(b"X: " + b"y" * 995 + b"\r\n")
-        wait_for(lambda: not takes(client, b"X: y\r\n"), 8)
+        until(lambda: not takes(client, b"X: y\r\n"), 8)
 
 
 def test_a_line_that_ends_in_lf_alone_is_refused_at_once(gateway: Gateway) -> None:
@@ -268,7 +268,7 @@ def test_a_client_that_stops_sending_is_given_up(
         deploy(store, "cut.stall", [upstream.address])
         with connect(impatient) as client:
             assert ask(client, head) == 400
-        wait_for(lambda: ends[-1:] == [b""])
+        until(lambda: ends[-1:] == [b""])
 
 
 @each_way
@@ -276,7 +276,7 @@ def test_a_head_has_its_time(impatient: Gateway, connect: Connect) -> None:
     begun = time.monotonic()
     with connect(impatient) as client:
         assert ask(client) == 200
-        wait_for(lambda: not takes(client, b"X"), 4)
+        until(lambda: not takes(client, b"X"), 4)
         assert rest(client) == b""
     assert time.monotonic() - begun > 0.9
 
@@ -306,7 +306,7 @@ def test_more_connections_than_descriptors_end_no_worker(valkey: str, short_tmp:
         resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE, (100, most))
         first = gateway.worker()
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: children(gateway.process.pid) not in ([], [first]))
+        until(lambda: children(gateway.process.pid) not in ([], [first]))
         worker = gateway.worker()
         with crowd(gateway, tcp, 200):
             stays_quick(gateway, tcp)

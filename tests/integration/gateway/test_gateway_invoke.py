@@ -21,8 +21,8 @@ from tests.integration.gateway.harness import (
     exchange,
     memory_mb,
     raw,
-    wait_for,
 )
+from tests.waiting import until
 
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -321,8 +321,8 @@ def test_a_body_that_breaks_off_breaks_off_for_the_function(
         deploy(store, "cut.inv", [upstream.address])
         head = b"POST /function/cut.inv HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
         with raw(gateway, head + b"5\r\nhello\r\n"):
-            wait_for(lambda: ends)
-        wait_for(lambda: ends[-1:] == [b""])
+            until(lambda: ends)
+        until(lambda: ends[-1:] == [b""])
     assert b"0\r\n\r\n" not in b"".join(ends)
 
 
@@ -357,14 +357,14 @@ def test_places_are_bounded_and_others_still_answered(
         clients = [threading.Thread(target=ask) for _ in range(12)]
         for client in clients:
             client.start()
-        wait_for(lambda: len(statuses) == 4 and len(upstream.heads) == 8)
+        until(lambda: len(statuses) == 4 and len(upstream.heads) == 8)
         begun = time.monotonic()
         full = gateway.anonymous("GET", "/function/slow.inv")
         assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
         assert full.text.startswith("slow.inv has 8 of the 24 places for invocations")
         other = threading.Thread(target=gateway.anonymous, args=["GET", "/function/other.inv2"])
         other.start()
-        wait_for(lambda: len(upstream.heads) == 9)
+        until(lambda: len(upstream.heads) == 9)
         assert gateway.anonymous("GET", "/healthz").status_code == 503, "nobody beats here"
         assert gateway.call("GET", "/system/functions").ok
         assert time.monotonic() - begun < 2

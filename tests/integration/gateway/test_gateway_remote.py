@@ -27,8 +27,8 @@ from tests.integration.gateway.harness import (
     memory_mb,
     repository,
     running,
-    wait_for,
 )
+from tests.waiting import until
 
 FILES: dict[str, str | bytes] = {"stack.yml": "version: 1.0\n"}
 
@@ -117,7 +117,7 @@ def test_a_push_that_is_overtaken_is_told_so(
     work = repository(tmp_path / "w", FILES)
     remote = gateway.remote("overtaken/fns")
     first = gateway.start("push", remote, "main", cwd=work)
-    wait_for(lambda: len(store.releases("overtaken")) == 1)
+    until(lambda: len(store.releases("overtaken")) == 1)
     newest = commit(work, {"a": "1"})
     with Hand(store, lambda release: release.commit == newest and go_live(store, release)):
         status, told = gateway.run("push", remote, "main", cwd=work)
@@ -362,13 +362,13 @@ def test_a_client_that_goes_away_stops_nothing(
 ) -> None:
     work = repository(tmp_path / "w", FILES)
     push = gateway.start("push", gateway.remote("gone/fns"), "main", cwd=work)
-    wait_for(lambda: len(store.releases("gone")) == 1)
+    until(lambda: len(store.releases("gone")) == 1)
     (release,) = store.releases("gone")
     os.killpg(push.pid, signal.SIGKILL)
     push.communicate()
     worker = gateway.worker()
     store.append_log(release.id, [line("", "plan", "step", "reading")])
-    wait_for(lambda: not descendants(worker), 20)
+    until(lambda: not descendants(worker), 20)
     assert stored(gateway, "gone/fns", "refs/heads/main") == head(work)
     assert go_live(store, release).state is State.LIVE
 
@@ -379,12 +379,12 @@ def test_a_gateway_that_dies_loses_no_push(
     work = repository(tmp_path / "w", FILES)
     with running(short_tmp, valkey) as gateway:
         push = gateway.start("push", gateway.remote("dies/fns"), "main", cwd=work)
-        wait_for(lambda: len(store.releases("dies")) == 1)
+        until(lambda: len(store.releases("dies")) == 1)
         below = descendants(gateway.process.pid)
         os.killpg(gateway.process.pid, signal.SIGKILL)
         gateway.process.wait()
         push.communicate()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
         assert stored(gateway, "dies/fns", "refs/heads/main") == head(work)
     (release,) = store.releases("dies")
     assert (release.state, release.commit) == (State.QUEUED, head(work))
@@ -396,7 +396,7 @@ def test_a_gateway_that_stops_tells_the_client_how_to_follow(
     work = repository(tmp_path / "w", FILES)
     with running(short_tmp, valkey) as gateway:
         push = gateway.start("push", gateway.remote("stops/fns"), "main", cwd=work)
-        wait_for(lambda: len(store.releases("stops")) == 1)
+        until(lambda: len(store.releases("stops")) == 1)
         gateway.process.send_signal(signal.SIGTERM)
         told, _ = push.communicate(timeout=20)
     assert push.returncode == 0, told
@@ -415,7 +415,7 @@ def test_the_gateway_finds_the_deploy_branch_of_an_older_push(
         assert status == 0, told
     assert store.repository("crash", "fns").deploy_branch == ""
     with running(short_tmp, valkey):
-        wait_for(lambda: store.repository("crash", "fns").deploy_branch == "master")
+        until(lambda: store.repository("crash", "fns").deploy_branch == "master")
 
 
 def test_pushes_that_cannot_be_watched_are_stored(
@@ -425,7 +425,7 @@ def test_pushes_that_cannot_be_watched_are_stored(
     pushes = [
         gateway.start("push", gateway.remote(f"watch/fns{n}"), "main", cwd=work) for n in range(8)
     ]
-    wait_for(lambda: len(store.releases("watch")) == 8)
+    until(lambda: len(store.releases("watch")) == 8)
     status, told = gateway.run("push", gateway.remote("watch/last"), "main", cwd=work)
     last = remote_lines(told)[-1]
     assert status == 0
