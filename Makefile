@@ -27,8 +27,10 @@ check-static: $(READY_DEV) ## Lint, format, types, and who may import whom
 
 test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 	@ran() { "$$@"; status=$$?; [ $$status -eq 5 ] || [ $$status -eq 0 ] || failed=$$status; }; failed=0; \
-	ran $(BIN)/python -m pytest -m 'not engine' $(ARGS); \
-	ran $(BIN)/python -m pytest -m engine --numprocesses 2 --dist loadfile $(ARGS); \
+	two="$(BIN)/python -m pytest --numprocesses 2 --dist loadfile"; \
+	ran $$two -m 'not engine and not alone' $(ARGS); \
+	ran $$two -m 'engine and not alone' $(ARGS); \
+	ran $(BIN)/python -m pytest -m alone $(ARGS); \
 	exit $$failed # 5: none of them was asked for
 
 base-images: $(READY) ## Make the templates' base images from Debian packages, for Docker without a hub; FORCE=1 anew

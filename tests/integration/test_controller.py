@@ -261,7 +261,7 @@ def test_a_health_path_that_drips_ends_at_its_deadline(short_tmp: Path, head: by
     begun = time.monotonic()
     with nullcontext() if head else pytest.raises(TimeoutError, match="no whole answer"):
         request(f"unix@{path}", "GET", "/", timeout=1)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 6
     thread.join()
     listener.close()
 

@@ -32,6 +32,7 @@ from core.settings import Settings
 from supervisor import chores
 
 pytestmark = [
+    pytest.mark.alone,  # it flushes the machine's firewall, and stops its forwarding
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make networks"),
 ]

@@ -596,7 +596,7 @@ def test_no_git_process_outlives_a_timeout(tmp_path: Path) -> None:
         error = failure(lambda: Mirror(settings, "alice", "x").head(f"{base}/slow/b.git"))
         assert error.retryable
         port = base.rsplit(":", 1)[1].encode()
-        deadline = time.monotonic() + 2  # killed is not yet gone
+        deadline = time.monotonic() + 10  # killed is not yet gone
         while any(b"git" in line and port in line for line in command_lines()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -615,10 +615,10 @@ def test_a_release_that_was_decided_does_not_wait_for_git(tmp_path: Path) -> Non
         for ask in (mirror.head, partial(mirror.fetch, wanted="1" * 40)):
             with pytest.raises(Conflict):
                 ask(f"{base}/slow/b.git")
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10
         port = base.rsplit(":", 1)[1].encode()
         while any(b"git" in line and port in line for line in command_lines()):
-            assert time.monotonic() < begun + 5
+            assert time.monotonic() < begun + 15
             time.sleep(0.02)
 
 
@@ -635,7 +635,7 @@ def test_a_release_that_was_decided_does_not_wait_for_another(
     begun = time.monotonic()
     with busy._changing(), pytest.raises(Conflict):
         fetched(Mirror(settings, "alice", "fns", check=check), origin)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
 
 
 def test_what_is_fetched_leaves_the_disk_its_reserve(

@@ -74,7 +74,7 @@ def test_a_stream_over_its_time_is_cut_off(start: Start, template: str) -> None:
     begun = time.monotonic()
     answer = server.raw(b"GET /stream?n=100&s=0.1 HTTP/1.1\r\nHost: f\r\n\r\n")
 
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 6
     assert b"piece 1;" in answer
     assert not answer.endswith(b"0\r\n\r\n")
 
@@ -83,7 +83,7 @@ def test_a_request_may_shorten_its_time(kit: Server) -> None:
     begun = time.monotonic()
 
     assert kit.get("/sleep?s=3", X_Timeout="200ms").status == 504
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 2.8
 
 
 @pytest.mark.parametrize("wish", ["1" * 15_000 + "x", "1s" * 7_000, ".", "-1s", "soon", ""])
@@ -91,7 +91,7 @@ def test_a_time_that_is_none_stops_nobody(kit: Server, wish: str) -> None:
     begun = time.monotonic()
 
     assert kit.get("/teapot", X_Timeout=wish).status == 418
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 6
 
 
 @each_template
@@ -135,7 +135,7 @@ def test_sigterm_ends_at_once_when_nothing_is_in_flight(start: Start, template: 
         server.terminate()
 
         assert server.ended() == 0
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 6
     assert not server.lock.exists()
 
 
@@ -247,7 +247,7 @@ def test_the_wait_for_the_last_requests_is_bounded(start: Start, template: str) 
         server.terminate()
 
         assert server.ended() == 0
-        assert 0.8 < time.monotonic() - begun < 3
+        assert 0.8 < time.monotonic() - begun < 10
     assert "unfinished" in server.log
 
 

@@ -201,7 +201,7 @@ def test_a_store_that_is_away_is_503(short_tmp: Path, store: Store) -> None:
             valkey.wait()
             begun = time.monotonic()
             health = gateway.anonymous("GET", "/healthz")
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 5
             assert (health.status_code, "store" in health.json()["missing"]) == (503, True)
             answer = gateway.call("GET", "/system/releases")
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")

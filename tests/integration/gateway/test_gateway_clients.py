@@ -93,7 +93,7 @@ def stays_quick(gateway: Gateway, connect: Connect) -> None:
         begun = time.monotonic()
         with connect(gateway) as client:
             assert ask(client) == 200
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 4
 
 
 @each_way

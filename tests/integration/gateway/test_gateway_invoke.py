@@ -367,7 +367,7 @@ def test_places_are_bounded_and_others_still_answered(
         until(lambda: len(upstream.heads) == 9)
         assert gateway.anonymous("GET", "/healthz").status_code == 503, "nobody beats here"
         assert gateway.call("GET", "/system/functions").ok
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 5
         go.set()
         for client in [*clients, other]:
             client.join()
