@@ -231,7 +231,7 @@ class Controller:
             instance = there.get(id_)
             if instance is None:
                 del self._leaving[id_]
-            elif self.replicas.condemned(instance):
+            elif self.replicas.condemned(instance) or self.replicas.untried(instance):
                 self._remove(instance)
             elif not told and instance.phase is Phase.RUNNING:
                 if self.edge.released(instance.address) and self._terminate(instance):

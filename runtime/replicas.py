@@ -126,6 +126,12 @@ class Replicas:
         with self._lock:
             return instance.id in self._condemned
 
+    def untried(self, instance: Instance) -> bool:
+        """Whether it has not become healthy yet: then no request is with it."""
+        with self._lock:
+            health = self._health.get(instance.id)
+            return health is not None and not health.ready and health.next_probe == float("inf")
+
     def pending(self) -> dict[Key, int]:
         """Starts without a process yet; one that waits for its back-off counts as such."""
         now = time.monotonic()
