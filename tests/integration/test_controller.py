@@ -200,6 +200,20 @@ def test_a_revert_to_what_is_still_draining_starts_it_anew(world: World) -> None
     )
 
 
+def test_what_was_never_healthy_gets_no_time_to_drain(world: World) -> None:
+    controller = world.controller()
+    world.edge.busy = False
+    world.stage("ann", ["f"], SICK="60")  # it would not end before its answer
+    assert world.until(lambda: len(controller.provider.instances()) == 1, controller, 10)
+    (sick,) = controller.provider.instances()
+    assert request(sick.address, "GET", "/", timeout=5)[0] == 200, "it hangs in its health alone"
+    good = world.stage("ann", ["f"], TEXT="v2")
+    assert world.until(lambda: world.state(good) is State.LIVE, controller, 10)
+    assert world.until(
+        lambda: sick.id not in {i.id for i in controller.provider.instances()}, controller, 10
+    )
+
+
 def test_functions_that_hang_hold_up_nobody_else(world: World) -> None:
     controller = world.controller()
     hanging = world.stage("ann", [f"h{n}" for n in range(12)], SICK="60")
