@@ -8,6 +8,7 @@
     ├── NotFound                  404  function, release or repository
     ├── Conflict                  409  claimed name, release already decided
     ├── TooLarge                  413  body, push or context over its bound
+    ├── Unprocessable             422  well formed, but a name or value that cannot be
     ├── CheckoutFailed            422  git could not give us the commit
     ├── BuildFailed               422  the user's code: carries the last log lines
     │   └── TestFailed            422  the function's own tests
@@ -85,6 +86,10 @@ class Conflict(SlipwayError):
 
 class TooLarge(SlipwayError):
     status = 413
+
+
+class Unprocessable(SlipwayError):
+    status = 422
 
 
 class CheckoutFailed(SlipwayError):

@@ -15,14 +15,37 @@ REPOSITORIES = f"{ROOT}:repositories"
 NAMESPACES = f"{ROOT}:namespaces"
 """hash namespace → who holds it (``git`` or ``<forge URL>#<owner id>``) · gateway · for ever."""
 
+NAMESPACE_TEXTS = f"{ROOT}:namespaces:texts"
+"""hash namespace → JSON Namespace, its labels and annotations · gateway · as long as it is there;
+those that came with a push have none."""
+
+VARIABLES = f"{ROOT}:variables"
+"""hash namespace → JSON object: what its stack files' ``${NAME}`` stand for · gateway · as long as
+there are any."""
+
 FUNCTIONS = f"{ROOT}:functions"
 """hash ``name.namespace`` → JSON FunctionRecord · store · for ever: the desired state."""
+
+SECRETS = f"{ROOT}:secrets"
+"""hash ``<namespace>/<name>`` → JSON Sealed · gateway · until deleted: sealed with a key that lies
+outside of the store."""
 
 OBSERVED = f"{ROOT}:observed"
 """hash ``name.namespace`` → JSON Observed · controller · rewritten when it changes."""
 
 COUNTS = f"{ROOT}:counts"
-"""hash ``name.namespace`` → requests the edge has seen · controller · as long as the function."""
+"""hash ``name.namespace`` → requests that were counted · controller, or where there is no edge the
+gateway · as long as the function."""
+
+BATCHES = f"{ROOT}:batches"
+"""hash who counts requests → token of the batch it handed over last · as COUNTS · for ever."""
+
+CALLS = f"{ROOT}:calls"
+"""stream of asynchronous calls (call: JSON, size: its bytes as they count for ``calls-size``), with
+a consumer group of this name · gateway · each until it was made."""
+
+CALLS_SIZE = f"{ROOT}:calls-size"
+"""string (int) · gateway, queue worker · for ever: the sizes of all that is in CALLS."""
 
 STAGING = f"{ROOT}:staging"
 """set of release ids in state ``staging`` · store · until they leave it."""
@@ -103,3 +126,14 @@ def delivery(forge: str, id_: str) -> str:
 def lock(name: str) -> str:
     """string (token) · whoever does a periodic duty alone · seconds."""
     return f"{ROOT}:lock:{name}"
+
+
+def traffic(of: str) -> str:
+    """hash ``<labels> <bucket>`` → requests, ``<labels> us`` → microseconds · as COUNTS, of
+    ``/system`` the gateway · as long as the function, of ``/system`` for ever."""
+    return f"{ROOT}:traffic:{of}"
+
+
+BACKED_UP = (NAMESPACES, NAMESPACE_TEXTS, VARIABLES, REPOSITORIES, SECRETS)
+"""Hashes that `slipway backup` keeps whole: what nobody else could tell again. See also
+``core.store.snapshot``."""

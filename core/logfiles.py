@@ -17,7 +17,9 @@ import msgspec
 
 from core.models import FunctionLogLine
 
-_CURRENT, _PREVIOUS = "current.ndjson", "previous.ndjson"
+CURRENT, PREVIOUS = "current.ndjson", "previous.ndjson"
+LONGEST_LINE = 2**17
+"""Bytes; more than any line of a function's log takes (``runtime/providers/output.py``)."""
 
 
 class LogWriter:
@@ -48,7 +50,7 @@ class LogWriter:
                 self._size += os.write(file, lines[begin:end])
             elif self._size:
                 self.close()
-                (self.folder / _CURRENT).replace(self.folder / _PREVIOUS)
+                (self.folder / CURRENT).replace(self.folder / PREVIOUS)
                 continue
             else:
                 end = lines.index(b"\n", begin) + 1
@@ -63,7 +65,7 @@ class LogWriter:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(self.folder / _CURRENT, flags, 0o600)
+            self._file = os.open(self.folder / CURRENT, flags, 0o600)
             self._size = os.fstat(self._file).st_size
         return self._file
 
@@ -81,7 +83,7 @@ def function_lines(folder: Path, after: datetime | None = None) -> Iterator[Func
 
 def read_lines(folder: Path) -> Iterator[bytes]:
     """Yields the kept lines, oldest first; a line that a crash tore is left to the caller."""
-    for name in (_PREVIOUS, _CURRENT):
+    for name in (PREVIOUS, CURRENT):
         try:
             with (folder / name).open("rb") as file:
                 yield from file

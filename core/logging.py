@@ -22,7 +22,12 @@ def configure(part: str, form: str = "auto") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # The plain one: with rich installed, tracebacks would tell what variables hold.
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if columns
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -73,7 +73,11 @@ class FunctionSpec(Struct, frozen=True, omit_defaults=True, dict=True):
     name: str
     namespace: str
     artifact: str
-    """``bundle:sha256:…``, or an image by digest."""
+    """``bundle:sha256:…``, an image by digest, or a foreign image as it was named."""
+    foreign: bool = False
+    """An image that was not built here: deployed by API, or ``skip_build``."""
+    deployment: str = ""
+    """Set anew by each deploy by API: the same specification once more is a new revision."""
     key: str = ""
     """The build's content address; empty where nothing was built here."""
     repository: str | None = None
@@ -81,6 +85,8 @@ class FunctionSpec(Struct, frozen=True, omit_defaults=True, dict=True):
     env_process: str | None = None
     env_vars: dict[str, str] | None = None
     secrets: list[str] | None = None
+    secret_versions: dict[str, str] | None = None
+    """Secret → its version when this was deployed: a changed value is a new revision."""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     constraints: list[str] | None = None
@@ -116,9 +122,11 @@ class FunctionRecord(Struct, frozen=True):
 
     spec: FunctionSpec
     release: str
-    """Id of the release that brought it."""
+    """Id of the release that brought it; empty where it was deployed by API."""
     replicas: int
     created_at: str
+    previous: FunctionSpec | None = None
+    """What keeps serving until ``spec`` is healthy, after a deploy by API."""
 
     @property
     def repository(self) -> str | None:
@@ -135,6 +143,8 @@ class Observed(Struct, frozen=True):
     """Where they listen: ``unix@/path`` or ``host:port``."""
     trouble: str = ""
     """Why fewer are available than desired, for people."""
+    deployment: str = ""
+    """``FunctionSpec.deployment`` of what was desired then."""
 
 
 class FunctionRow(Struct, frozen=True):
@@ -230,6 +240,22 @@ class Artifacts(Struct, frozen=True):
 
     commit: str
     functions: list[Artifact]
+
+
+class Call(Struct, frozen=True):
+    """An asynchronous call that is still to be made."""
+
+    id: str
+    """Its X-Call-Id."""
+    name: str
+    """The function's name as the caller wrote it: ``name`` or ``name.namespace``."""
+    target: str
+    """What follows the name, byte by byte as it came: path and query."""
+    headers: list[tuple[str, str]]
+    body: bytes
+    """base64 in JSON."""
+    callback: str = ""
+    """URL that gets the answer; empty: nobody."""
 
 
 def now() -> str:

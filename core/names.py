@@ -16,6 +16,7 @@ RESERVED = frozenset({"openfaas-fn", "openfaas", "system", "slipway"})
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]{0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SECRET = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _RELEASE = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
@@ -65,6 +66,16 @@ def commit(value: str) -> str:
     return value
 
 
+def secret_name(value: str) -> str:
+    """Returns a secret's name as Kubernetes has it (RFC 1123 subdomain); else InvalidRequest."""
+    if len(value) > 253 or not _SECRET.fullmatch(value):
+        raise InvalidRequest(
+            f"{_shown(value)} is not a secret's name: use lower-case letters, digits, '-' and '.', "
+            "at most 253 characters, a letter or digit at both ends and around each '.'"
+        )
+    return value
+
+
 def release_id(value: str) -> str:
     """Returns a release id as given, or raises InvalidRequest."""
     if not _RELEASE.fullmatch(value):
@@ -84,6 +95,23 @@ def split_function(value: str) -> tuple[str, str]:
     return function_name(name), namespace(space)
 
 
+def function_key(name: str, space: str = "") -> str:
+    """``name`` or ``name.namespace``, and where else the namespace may be told → the key inside.
+
+    Raises:
+        InvalidRequest: they do not make a function's name, or tell two namespaces.
+    """
+    if not space:
+        return join_function(*split_function(name))
+    namespace(space)
+    bare, dot, told = name.rpartition(".")
+    if dot and told != space:
+        raise InvalidRequest(
+            f"{_shown(name)} is not in the namespace {space}: leave one of them out"
+        )
+    return join_function(function_name(bare if dot else name), space)
+
+
 def join_function(name: str, space: str) -> str:
     """(name, namespace) → ``name.namespace``, the key of a function everywhere inside."""
     return f"{name}.{space}"
@@ -92,6 +120,13 @@ def join_function(name: str, space: str) -> str:
 def function_path(name: str, space: str) -> str:
     """The URL path that answers for a function."""
     return f"/function/{name}" if space == DEFAULT_NAMESPACE else f"/function/{name}.{space}"
+
+
+def function_url(base: str, name: str, space: str) -> str:
+    """A function's URL below ``Settings.functions_url``."""
+    if "*" in base:
+        return f"{base.replace('*', space)}/{name}"
+    return base + function_path(name, space)
 
 
 def _shown(value: str) -> str:

@@ -143,6 +143,18 @@ def _image(text: str) -> str:
     return text
 
 
+def _domain(text: str) -> str:
+    name = text.lower().rstrip(".")
+    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    if len(name) > 189 or not re.fullmatch(rf"{label}(\.{label})*", name):  # 253 less a namespace
+        message = "write a domain's name such as example.com, without https:// and port"
+        raise ValueError(message)
+    if re.fullmatch(r"[\d.]+", name):
+        message = "that is an address: functions need a domain's name, such as example.com"
+        raise ValueError(message)
+    return name
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -205,14 +217,47 @@ class Settings:
     gateway_url: str = _setting(
         "", _url, "where builder and CLI reach the gateway; unset: the edge on loopback"
     )
-    public_url: str = _setting("", _url, "how users reach the edge; unset: http://<bind>:<port>")
+    public_url: str = _setting(
+        "", _url, "how users reach the edge; unset: `http(s)://<domain or bind>:<port>`"
+    )
+    domain: str = _setting(
+        "",
+        _domain,
+        "domain of this installation: functions answer at `<namespace>.<domain>/<name>` as well",
+    )
+    tls_cert: Path | None = _setting(
+        None,
+        _path,
+        "PEM file with the certificate, its chain and its key: the port then speaks TLS only",
+    )
+    local_port: int = _setting(
+        0,
+        _number(0, 65535),
+        "with TLS: port of 127.0.0.1 where this machine's own parts reach the edge without it; "
+        "0: a free one",
+    )
+    ca_file: Path | None = _setting(
+        None, _path, "certificates that the commands trust instead of the usual ones"
+    )
     admin_password_file: Path | None = _setting(
         None, _path, "file with the admin's password; unset: `<state>/admin-password`, made once"
     )
     builder_token_file: Path | None = _setting(
         None, _path, "file with the builder's token; unset: `<state>/builder-token`, made once"
     )
+    secrets_key_file: Path | None = _setting(
+        None, _path, "file with the key of secrets; unset: `<state>/secrets-key`, made once"
+    )
     workers: int = _setting(2, _number(1, 64), "releases that are built side by side")
+    queue_workers: int = _setting(
+        4, _number(1, 256), "asynchronous calls that are made side by side"
+    )
+    async_max_body: int = _setting(
+        2**20, size, "largest body of an asynchronous call, and of an answer to a callback"
+    )
+    async_queue: int = _setting(
+        64 * 2**20, size, "bytes of the asynchronous calls that wait; beyond it they get 503"
+    )
     build_parallel: int = _setting(4, _number(1, 64), "functions of one release built at once")
     build_timeout: float = _setting(600.0, seconds, "longest time of one build step")
     build_memory: int = _setting(2**30, size, "memory of one build step or test run")
@@ -222,7 +267,15 @@ class Settings:
         True, _flag, "docker: whether a Dockerfile's RUN reaches the outside world"
     )
     allow_registries: tuple[str, ...] = _setting(
-        (), _words, "docker: registries on inside addresses that a Dockerfile may build on"
+        (), _words, "docker: registries on inside addresses that repositories may take images from"
+    )
+    max_image: int = _setting(
+        4 * 2**30, size, "docker: largest image that is pulled, as its layers are sent"
+    )
+    allow_root: bool = _setting(
+        False,
+        _flag,
+        "docker: whether an image that the admin deploys may run as root where it says so",
     )
     keep_releases: int = _setting(
         20, _number(1, 1000), "releases of a repository whose artifacts are kept"
@@ -230,7 +283,7 @@ class Settings:
     max_push: int = _setting(256 * 2**20, size, "largest pack of one push")
     max_context: int = _setting(256 * 2**20, size, "largest function folder, in bytes")
     max_files: int = _setting(20_000, _number(1, 10**6), "most files of a function folder")
-    max_functions: int = _setting(200, _number(1, 5000), "most functions of one stack file")
+    max_functions: int = _setting(200, _number(1, 5000), "most functions of one commit")
     function_memory: int = _setting(256 * 2**20, size, "memory of a replica without a limit")
     function_cpus: float = _setting(1.0, _decimal, "CPUs of a replica without a limit")
     function_max_memory: int = _setting(4 * 2**30, size, "most memory that a limit may ask for")
@@ -248,7 +301,12 @@ class Settings:
         "", str, "secret of GitHub's webhooks; unset: they are refused", secret=True
     )
     allow_hosts: tuple[str, ...] = _setting(
-        (), _words, "hosts on inside addresses that clones may reach, by comma"
+        (), _words, "hosts on inside addresses that clones and callbacks may reach, by comma"
+    )
+    template_hosts: tuple[str, ...] = _setting(
+        ("github.com", "gitlab.com"),
+        _words,
+        "hosts that templates may be fetched from, besides those of SLIPWAY_ALLOW_HOSTS",
     )
     log_format: str = _setting("auto", _choice("auto", "json", "console"), "form of our own logs")
     unsafe_no_sandbox: bool = _setting(
@@ -386,12 +444,31 @@ class Settings:
         """Where this machine's own parts reach the gateway."""
         host = "127.0.0.1" if self.bind in ("0.0.0.0", "") else self.bind
         host = f"[{host}]" if ":" in host else host
-        return self.gateway_url or f"http://{host}:{self.port}"
+        if self.gateway_url:
+            return self.gateway_url
+        if not self.tls_cert:
+            return f"http://{host}:{self.port}"
+        # No certificate is made out for the loopback address.
+        return f"http://127.0.0.1:{self.local_port}" if self.local_port else self.user_url
 
     @property
     def user_url(self) -> str:
         """The URL that users are told."""
-        return self.public_url or self.base_url
+        if self.public_url:
+            return self.public_url
+        host = self.domain or ("127.0.0.1" if self.bind in ("0.0.0.0", "") else self.bind)
+        host = f"[{host}]" if ":" in host else host
+        scheme, usual = ("https", 443) if self.tls_cert else ("http", 80)
+        return f"{scheme}://{host}" + ("" if self.port == usual else f":{self.port}")
+
+    @property
+    def functions_url(self) -> str:
+        """What function's URLs begin with, for ``names.function_url``: ``user_url``, or where
+        there is a domain ``https://*.<domain>``, with ``*`` for the namespace."""
+        if not self.domain:
+            return self.user_url
+        parts = urlsplit(self.user_url)
+        return f"{parts.scheme}://*.{self.domain}" + (f":{parts.port}" if parts.port else "")
 
     @property
     def password_file(self) -> Path:
@@ -412,6 +489,11 @@ class Settings:
         return self.builder_token_file or self.state / "builder-token"
 
     @property
+    def secrets_key(self) -> Path:
+        """File with the key that secrets are sealed with; not for the builder."""
+        return self.secrets_key_file or self.state / "secrets-key"
+
+    @property
     def git_folder(self) -> Path:
         """Repositories of our own git remote: <namespace>/<repository>.git, bare."""
         return self.state / "git"
@@ -425,6 +507,11 @@ class Settings:
     def bundles(self) -> Path:
         """Artifacts of the process provider: <namespace>/<sha256>/."""
         return self.state / "bundles"
+
+    @property
+    def templates(self) -> Path:
+        """Templates of commits and of other repositories: <namespace>/<tree>/, read-only."""
+        return self.state / "templates"
 
     @property
     def layers(self) -> Path:

@@ -8,6 +8,7 @@ exists is the builder's to say (builder/check.py).
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -22,18 +23,23 @@ from core.substitution import substitute
 from core.yamlnodes import MAX_BYTES, Node, Scalar
 
 STACK_FILES: Final = ("stack.yaml", "stack.yml")
-"""Where the stack file may lie: the first one that exists counts."""
+"""What a stack file is called: of two in one folder the first counts."""
 
 
 class StackFunction(Struct, frozen=True):
     """One function as its repository describes it. What was absent is None or empty."""
 
     name: str
-    lang: str
-    handler: str
-    """Folder within the repository, normalised: no ``./``, no ``..``; ``.`` is all of it."""
     lines: dict[str, int]
-    """Line of each key that was written, and of the name itself under ``name``."""
+    """Line of each key that was written (``secrets``), of the name itself under ``name``, and of
+    what stands below a key (``secrets.db-password``)."""
+    lang: str = ""
+    """Name of a template; may carry ``@tag``, ``@branch`` or ``@sha-<hex>``. Empty where
+    ``skip_build`` is set and nothing was written."""
+    handler: str = "."
+    """Folder within the repository, normalised: no ``./``, no ``..``; ``.`` is all of it."""
+    folder: str = "."
+    """Where its stack file lies in the repository."""
     namespace: str | None = None
     """Must be the owner's own where given."""
     image: str | None = None
@@ -53,39 +59,92 @@ class StackFunction(Struct, frozen=True):
     copy: list[str] = msgspec.field(default_factory=list)
     """Paths within the repository that are laid beside the handler's files: those of
     ``configuration.copy``, then the function's own."""
+    build_secrets: dict[str, str] = msgspec.field(default_factory=dict)
+    """Id → a path as written, or the name of a secret; see ``builder.buildsecrets``."""
+    skip_build: bool = False
+    """``image`` is ready-made: nothing is built."""
     platforms: str | None = None
 
-    def line(self, key: str) -> int:
-        """The line that speaks of ``key``, else the function's own."""
-        return self.lines.get(key, self.lines["name"])
+    def line(self, key: str, item: str = "") -> int:
+        """The line that speaks of ``key``, or of ``item`` below it; else the function's own."""
+        found = self.lines.get(f"{key}.{item}") or self.lines.get(key)
+        return found or self.lines["name"]
+
+
+def inner(function: StackFunction, path: str) -> str:
+    """A path that the function copies, as it is from its stack file's folder: there it lies beside
+    the handler's files, wherever the folder is."""
+    return path if function.folder == "." else path.removeprefix(f"{function.folder}/")
+
+
+class TemplateSource(Struct, frozen=True):
+    """One line of ``configuration.templates``: where the template ``name`` comes from."""
+
+    name: str
+    """As a function's ``lang`` names it; may carry ``@tag``, ``@branch`` or ``@sha-<hex>``."""
+    source: str
+    """``<git URL>[#<ref>]`` as written; empty where none was given."""
+    line: int
 
 
 class Stack(Struct, frozen=True):
-    """A stack file without mistakes."""
+    """What a stack file says."""
 
     path: str
     functions: list[StackFunction]
+    templates: list[TemplateSource] = msgspec.field(default_factory=list)
+    others: dict[str, int] = msgspec.field(default_factory=dict)
+    """Further stack files that this one names below ``x-stacks``, from the repository's root, each
+    with its line."""
+
+    @property
+    def folder(self) -> str:
+        """Where it lies in the repository, normalised; ``.`` is the root. All its paths are
+        relative to that; those of ``functions`` are from the root."""
+        return posixpath.dirname(self.path) or "."
+
+
+class Reading(Struct, frozen=True):
+    """What became of a stack file. With mistakes, some of its functions may be missing."""
+
+    stack: Stack
+    mistakes: list[Mistake]
+    warnings: list[Mistake]
+
+
+def read(
+    data: bytes, path: str, *, max_functions: int, variables: Mapping[str, str] | None = None
+) -> Reading:
+    """Reads a stack file, as far as it can be read: its mistakes and warnings are in the order of
+    their lines.
+
+    ``variables`` (the owner's own) are all that ``${NAME}`` can see.
+
+    Raises:
+        InvalidStack: nothing of it can be read.
+    """
+    text = substitute(yamlnodes.text_of(data, path), variables or {}, max_length=MAX_BYTES)
+    if text.mistakes:
+        raise InvalidStack(path, text.mistakes)
+    document = yamlnodes.compose(text.text, path, text.lines)
+    reader = _Reader(document.mistakes, text.warnings, posixpath.dirname(path) or ".")
+    stack = reader.stack(document.root, path, max_functions)
+    mistakes = sorted(reader.mistakes, key=lambda mistake: mistake.line)
+    return Reading(stack, mistakes, sorted(reader.warnings, key=lambda warning: warning.line))
 
 
 def parse(
     data: bytes, path: str, *, max_functions: int, variables: Mapping[str, str] | None = None
 ) -> tuple[Stack, list[Mistake]]:
-    """Reads a stack file: what it says, and warnings of what has no effect.
-
-    ``variables`` (the owner's own) are all that ``${NAME}`` can see.
+    """As ``read``, of a file that has to be right: what it says, and warnings.
 
     Raises:
         InvalidStack: with every mistake found, each with its line.
     """
-    text = substitute(yamlnodes.text_of(data, path), variables or {}, max_length=MAX_BYTES)
-    if text.mistakes:
-        raise InvalidStack(path, text.mistakes)
-    document = yamlnodes.compose(text.text, path)
-    reader = _Reader(document.mistakes, text.warnings)
-    stack = reader.stack(document.root, path, max_functions)
-    if reader.mistakes:
-        raise InvalidStack(path, sorted(reader.mistakes, key=lambda mistake: mistake.line))
-    return stack, sorted(reader.warnings, key=lambda warning: warning.line)
+    reading = read(data, path, max_functions=max_functions, variables=variables)
+    if reading.mistakes:
+        raise InvalidStack(path, reading.mistakes)
+    return reading.stack, reading.warnings
 
 
 def read_environment_file(data: bytes, path: str) -> dict[str, str]:
@@ -110,6 +169,11 @@ def read_environment_file(data: bytes, path: str) -> dict[str, str]:
 
 _REGISTRY = re.compile(r"localhost|[^/]*[.:][^/]*")
 _TOP_KEYS = ("version", "provider", "functions", "configuration")
+MAX_STACKS = 50
+"""Stack files of one repository."""
+_MAX_TEMPLATES = 100
+OTHERS = "x-stacks"
+"""Our own key of the stack file at the root; clients of OpenFaaS pass over it."""
 
 
 class _Reader(Values):
@@ -126,11 +190,12 @@ class _Reader(Values):
         self.unknown(own, _TOP_KEYS, "")  # x-…: where people keep what they merge from
         self._version(top)
         self._provider(top)
-        copies, line = self._configuration(top)
-        functions = self._functions(top, max_functions)
+        copies, line, templates = self._configuration(top)
+        others = self._others(top, path)
+        functions = [] if others and "functions" not in top else self._functions(top, max_functions)
         if copies:
             functions = [_with_copies(function, copies, line) for function in functions]
-        return Stack(path=path, functions=functions)
+        return Stack(path=path, functions=functions, templates=templates, others=others)
 
     def _version(self, top: Entries) -> None:
         if "version" not in top:
@@ -152,18 +217,65 @@ class _Reader(Values):
             line = provider["name"][0].line if "name" in provider else key.line
             self.mistake(line, f"provider.name is {(name or '')[:40]!r}: it has to be openfaas")
 
-    def _configuration(self, top: Entries) -> tuple[list[str], int]:
+    def _configuration(self, top: Entries) -> tuple[list[str], int, list[TemplateSource]]:
+        """(copied paths, their line, templates)."""
         if "configuration" not in top:
-            return [], 0
+            return [], 0, []
         configuration = self.mapping(top["configuration"][1], "configuration")
         self.unknown(configuration, ("copy", "templates"), "configuration.")
+        copies, line, templates = [], 0, []
         if "templates" in configuration:
-            told = "configuration.templates: nothing is fetched, the templates are the server's own"
-            self.warn(configuration["templates"][0].line, told)
-        if "copy" not in configuration:
-            return [], 0
-        key, node = configuration["copy"]
-        return self.copies(node, "configuration.copy"), key.line
+            templates = self._templates(configuration["templates"][1])
+        if "copy" in configuration:
+            key, node = configuration["copy"]
+            copies, line = self.copies(node, "configuration.copy"), key.line
+        return copies, line, templates
+
+    def _templates(self, node: Node) -> list[TemplateSource]:
+        what = "configuration.templates"
+        if absent(node):
+            return []
+        if not isinstance(node, yamlnodes.Sequence):
+            self.mistake(node.line, f"{what} has to be a list of '- name: …' entries")
+            return []
+        if len(node.items) > _MAX_TEMPLATES:
+            told = f"{what} has {len(node.items)} entries, and {_MAX_TEMPLATES} are allowed"
+            self.mistake(node.line, f"{told}: name those that are used")
+            return []
+        found = []
+        for item in node.items:
+            entries = self.mapping(item, f"an item of {what}")
+            self.unknown(entries, ("name", "source"), f"{what}.")
+            texts = {
+                key: self.word(entries[key][1], f"{what}.{key}")
+                for key in ("name", "source")
+                if key in entries and not absent(entries[key][1])
+            }
+            if "name" not in texts:
+                self.mistake(item.line, f"an item of {what} has no 'name:': name the template")
+            source = texts.get("source") or ""
+            found.append(TemplateSource(texts.get("name") or "", source, item.line))
+        return found
+
+    def _others(self, top: Entries, path: str) -> dict[str, int]:
+        """What ``x-stacks`` names: as far as possible, read like everything else."""
+        if OTHERS not in top or absent(top[OTHERS][1]):
+            return {}
+        key, node = top[OTHERS]
+        if self.folder != ".":
+            told = f"{OTHERS} counts in the stack file at the repository's root only: remove it"
+            self.mistake(key.line, told)
+            return {}
+        items = node.items if isinstance(node, yamlnodes.Sequence) else [node]
+        paths = self.paths(node, OTHERS)
+        lines = {posixpath.normpath(i.text): i.line for i in items if isinstance(i, Scalar)}
+        if path in paths:
+            self.mistake(lines.get(path, key.line), f"{OTHERS} names {path} itself: remove it")
+        if len(paths) >= MAX_STACKS:
+            told = f"{OTHERS} names {len(paths)} files, and {MAX_STACKS - 1} are allowed"
+            self.mistake(key.line, f"{told}: put several into one")
+            return {}
+        return {each: lines.get(each, key.line) for each in paths if each != path}
 
     def _functions(self, top: Entries, max_functions: int) -> list[StackFunction]:
         if "functions" not in top:
@@ -195,41 +307,50 @@ class _Reader(Values):
             for key, read in _FUNCTION_KEYS.items()
             if key in entries and not absent(value := entries[key][1])
         }
-        for key, what in (("lang", "a template"), ("handler", "its folder")):
-            if key not in values:
-                self.mistake(name.line, f"{shown} has no '{key}:': name {what}")
+        if values.get("skip_build"):
+            if "image" not in values:
+                told = f"{shown} has skip_build and no 'image:': name the ready-made image"
+                self.mistake(entries["skip_build"][0].line, told)
+        else:
+            for key, what in (("lang", "a template"), ("handler", "its folder")):
+                if key not in values:
+                    self.mistake(name.line, f"{shown} has no '{key}:': name {what}")
+            if values.get("image"):
+                self._not_pushed(entries["image"][1], f"{shown}.image", str(values["image"]))
         if self.mistakes:
             return None  # this one's or an earlier one's: nothing of the file will be used
-        lines = {key: written.line for key, (written, _) in entries.items()} | {"name": name.line}
-        known = {
-            key: value for key, value in values.items() if key in StackFunction.__struct_fields__
-        }
-        return StackFunction(name=name.text, lines=lines, **known)  # type: ignore[arg-type]  # by table
+        known = {key: value for key, value in values.items() if value is not None}
+        lines = _lines(name, entries)
+        return StackFunction(name=name.text, folder=self.folder, lines=lines, **known)  # type: ignore[arg-type]  # by table
 
-    # Keys that are known and do nothing, or not yet.
+    # What is kept, and has no effect on one server.
 
-    def image(self, node: Node, what: str) -> str | None:
-        value = self.word(node, what)
-        host, slash, _ = (value or "").partition("/")
+    def _not_pushed(self, node: Node, what: str, image: str) -> None:
+        host, slash, _ = image.partition("/")
         if slash and _REGISTRY.fullmatch(host):
             told = f"{what}: nothing is pushed to {host[:80]}, what is built stays on this server"
             self.warn(node.line, told)
-        return value
 
     def platforms(self, node: Node, what: str) -> str | None:
         self.warn(node.line, f"{what} has no effect: builds are for this server's own platform")
         return self.word(node, what)
 
-    def skip_build(self, node: Node, what: str) -> bool | None:
-        value = self.boolean(node, what)
-        if value:
-            told = f"{what}: ready-made images cannot be run here yet: give a lang and a handler"
-            self.mistake(node.line, told)
-        return value
+    def constraints(self, node: Node, what: str) -> list[str]:
+        self.warn(node.line, f"{what} are kept and shown; there is one server to run on")
+        return self.words(node, what)
 
-    def build_secrets(self, node: Node, what: str) -> None:
-        told = f"{what}: builds get no secrets in this version: remove it, or vendor what needs it"
-        self.mistake(node.line, told)
+
+def _lines(name: Scalar, entries: Entries) -> dict[str, int]:
+    """See ``StackFunction.lines``."""
+    lines = {}
+    for key, (written, node) in entries.items():
+        lines[key] = written.line
+        if isinstance(node, yamlnodes.Mapping):
+            lines |= {f"{key}.{each}": item.line for each, (item, _) in node.entries.items()}
+        elif isinstance(node, yamlnodes.Sequence):
+            items = [item for item in node.items if isinstance(item, Scalar)]
+            lines |= {f"{key}.{item.text}": item.line for item in items}
+    return lines | {"name": name.line}
 
 
 def _with_copies(function: StackFunction, copies: list[str], line: int) -> StackFunction:
@@ -241,7 +362,7 @@ def _with_copies(function: StackFunction, copies: list[str], line: int) -> Stack
 _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
     "lang": _Reader.word,
     "handler": _Reader.path,
-    "image": _Reader.image,
+    "image": _Reader.word,
     "namespace": _Reader.namespace,
     "fprocess": _Reader.word,
     "environment": _Reader.environment,
@@ -249,7 +370,7 @@ _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
     "secrets": _Reader.secrets,
     "labels": _Reader.texts,
     "annotations": _Reader.annotations,
-    "constraints": _Reader.words,
+    "constraints": _Reader.constraints,
     "limits": _Reader.resources,
     "requests": _Reader.resources,
     "readonly_root_filesystem": _Reader.boolean,
@@ -258,5 +379,5 @@ _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
     "build_secrets": _Reader.build_secrets,
     "copy": _Reader.copies,
     "platforms": _Reader.platforms,
-    "skip_build": _Reader.skip_build,
+    "skip_build": _Reader.boolean,
 }

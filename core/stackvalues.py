@@ -17,16 +17,21 @@ from core.models import Resources
 from core.settings import seconds, size
 from core.yamlnodes import MAX_TOLD, Node, Scalar, Sequence
 
-_ENV_NAME = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")
+ENV_NAME = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")
 _ARG_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _CPU = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?m?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_MAX_VARIABLE = 128 * 1024 - 1
+MAX_VARIABLE = 128 * 1024 - 1
 """Bytes of ``NAME=value`` that the kernel takes (MAX_ARG_STRLEN of execve(2))."""
 MAX_PATHS = 100
 """Paths that one list names: each is looked up."""
+MAX_SECRETS, MAX_BUILD_SECRETS = 256, 32
+"""Of one function: each is looked up."""
+_SECRET_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+_OUR_SECRETS = ("ca", "registries", "test-tools")
+"""What the builder itself hands to RUN lines."""
 _HEALTH_PATH = re.compile(r"/[!-~]{0,1023}")
 
 Entries = dict[str, tuple[Scalar, Node]]
@@ -38,11 +43,18 @@ def absent(node: Node) -> bool:
 
 
 class Values:
-    """Reads values and keeps the mistakes and warnings of one file."""
+    """Reads values and keeps the mistakes and warnings of one file.
 
-    def __init__(self, mistakes: Iterable[Mistake], warnings: Iterable[Mistake]) -> None:
+    Paths in it are written from ``folder``, where it lies in the repository, and are read as paths
+    from the repository's root.
+    """
+
+    def __init__(
+        self, mistakes: Iterable[Mistake], warnings: Iterable[Mistake], folder: str = "."
+    ) -> None:
         self.mistakes = list(mistakes)
         self.warnings = list(warnings)
+        self.folder = folder
 
     def mistake(self, line: int, text: str) -> None:
         if len(self.mistakes) < MAX_TOLD:
@@ -109,7 +121,7 @@ class Values:
         """Those that mean something here have to be right: a typo would go unnoticed."""
         found = self.texts(node, what)
         lines = _key_lines(node)
-        for key, is_right, rule in _ANNOTATIONS:
+        for key, is_right, rule in ANNOTATIONS:
             if key in found and not is_right(found[key]):
                 told = f"{what}.{key} is {found[key][:40]!r}: {rule}"
                 self.mistake(lines[key], told)
@@ -119,11 +131,11 @@ class Values:
         found = self.texts(node, what)
         lines = _key_lines(node)
         for key, value in found.items():
-            if not _ENV_NAME.fullmatch(key):
+            if not ENV_NAME.fullmatch(key):
                 told = f"{key[:40]!r} in {what} is not a variable's name: use letters, digits and _"
                 self.mistake(lines[key], told)
-            elif len(key.encode()) + len(value.encode("utf-8", "replace")) + 1 > _MAX_VARIABLE:
-                self.mistake(lines[key], f"{what}.{key[:80]} is longer than {_MAX_VARIABLE} bytes")
+            elif len(key.encode()) + len(value.encode("utf-8", "replace")) + 1 > MAX_VARIABLE:
+                self.mistake(lines[key], f"{what}.{key[:80]} is longer than {MAX_VARIABLE} bytes")
         return found
 
     def build_args(self, node: Node, what: str) -> dict[str, str]:
@@ -145,11 +157,15 @@ class Values:
 
     def secrets(self, node: Node, what: str) -> list[str]:
         found = self.words(node, what)
+        lines = {item.text: item.line for item in _items(node)}
         for name in found:
             if len(name) > 253 or not _SECRET.fullmatch(name):
                 rule = "use lower-case letters, digits, '-' and '.'"
-                self.mistake(node.line, f"{name[:40]!r} is not the name of a secret: {rule}")
-        return found
+                self.mistake(lines[name], f"{name[:40]!r} is not the name of a secret: {rule}")
+        if len(found) > MAX_SECRETS:
+            told = f"{what} names {len(found)}, and {MAX_SECRETS} are allowed"
+            self.mistake(node.line, f"{told}: put several values into one")
+        return list(dict.fromkeys(found))
 
     def boolean(self, node: Node, what: str) -> bool | None:
         text = self.text(node, what)
@@ -189,14 +205,16 @@ class Values:
         if value is None:
             return None
         parts = value.split("/")
+        path = posixpath.normpath(posixpath.join(self.folder, value))
         if value.startswith("/") or "\\" in value:
-            why = "is not a path within the repository: write it from the repository's root, with /"
-        elif posixpath.normpath(value).split("/")[0] == "..":
+            where = "the repository's root" if self.folder == "." else f"{self.folder!r}"
+            why = f"is not a path within the repository: write it from {where}, with /"
+        elif path.split("/")[0] == "..":
             why = "leads out of the repository"
         elif any(part.lower() == ".git" for part in parts):
             why = "leads into git's own folder"
         else:
-            return posixpath.normpath(value)
+            return path
         self.mistake(node.line, f"{what} {value[:80]!r} {why}")
         return None
 
@@ -218,7 +236,35 @@ class Values:
         found = [] if absent(node) else self.paths(node, what)
         if "." in found:
             self.mistake(node.line, f"{what} names the whole repository: name folders or files")
+        if self.folder != ".":
+            for path in found:  # it is laid beside the handler's files under its path from there
+                if not path.startswith(f"{self.folder}/"):
+                    told = f"{what}: {path[:80]!r} is not below {self.folder!r}, the stack file's"
+                    self.mistake(node.line, f"{told} folder: copy from there, or move the file up")
         return found
+
+    def build_secrets(self, node: Node, what: str) -> dict[str, str]:
+        """Id → a path, or a secret's name; builder/check.py tells which."""
+        found = {}
+        for key, (name, value) in self.mapping(node, what).items():
+            if not _SECRET_ID.fullmatch(key) or key in _OUR_SECRETS:
+                rule = (
+                    f"use letters, digits, '-', '_' and '.', and none of {', '.join(_OUR_SECRETS)}"
+                )
+                self.mistake(name.line, f"{key[:40]!r} is not an id for {what}: {rule}")
+            text = self.word(value, f"{what}.{key[:80]}")
+            if text and not _SECRET.fullmatch(text):
+                self.path(value, f"{what}.{key[:80]}:")
+            found[key] = text or ""
+        if len(found) > MAX_BUILD_SECRETS:
+            told = f"{what} names {len(found)}, and {MAX_BUILD_SECRETS} are allowed"
+            self.mistake(node.line, f"{told}: put several values into one")
+        return found
+
+
+def _items(node: Node) -> list[Scalar]:
+    items = node.items if isinstance(node, Sequence) else []
+    return [item for item in items if isinstance(item, Scalar)]
 
 
 def _key_lines(node: Node) -> dict[str, int]:
@@ -241,7 +287,7 @@ def _is_duration(text: str) -> bool:
     return True
 
 
-_ANNOTATIONS: tuple[tuple[str, Callable[[str], object], str], ...] = (
+ANNOTATIONS: tuple[tuple[str, Callable[[str], object], str], ...] = (
     (
         "com.slipway.egress",
         lambda text: text.lower() in ("true", "false"),

@@ -10,6 +10,7 @@ merged mapping.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import yaml
@@ -93,20 +94,27 @@ def text_of(data: bytes, path: str) -> str:
         raise _refused(path, line, "the file is not UTF-8 text: save it as UTF-8") from error
 
 
-def compose(text: str, path: str) -> Document:
+def compose(text: str, path: str, lines: list[int] | None = None) -> Document:
     """Reads one YAML document; lines count from 1.
+
+    ``lines``: for each line of ``text`` the one that it is told as, where they differ.
 
     Raises:
         InvalidStack: it is no YAML, or beyond a bound, so that nothing of it can be used.
     """
-    composer = _Composer(path)
+
+    def told(line: int) -> int:
+        return lines[min(line, len(lines)) - 1] if lines else line
+
+    composer = _Composer(path, told)
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             composer.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         why = error.problem or error.context or "it cannot be read"
-        raise _refused(path, mark.line + 1 if mark else 0, f"this is not YAML: {why}") from error
+        at = told(mark.line + 1) if mark else 0
+        raise _refused(path, at, f"this is not YAML: {why}") from error
     except yaml.YAMLError as error:  # characters that YAML does not allow carry no mark
         raise _refused(path, 0, f"this is not YAML: {error}") from error
     return Document(composer.root, composer.mistakes)
@@ -125,8 +133,9 @@ class _Open:
 class _Composer:
     """Takes libyaml's events one by one and builds the tree, refusing as early as it can."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, told: Callable[[int], int]) -> None:
         self.path = path
+        self._told = told
         self.root: Node | None = None
         self.mistakes: list[Mistake] = []
         self._anchors: dict[str, Node | None] = {}  # None: still open
@@ -137,7 +146,7 @@ class _Composer:
 
     def take(self, event: yaml.Event) -> None:
         assert event.start_mark is not None  # libyaml marks every event; the stubs allow for none
-        line = event.start_mark.line + 1
+        line = self._told(event.start_mark.line + 1)
         if isinstance(event, yaml.ScalarEvent):
             self._tag(event.tag, line)
             size = len(event.value.encode("utf-8", "replace"))

@@ -5,7 +5,7 @@
 things, network.py for what a cell reaches, seccomp.py for what it may not call.
 """
 
-from core.sandbox.cell import Cell, Mount, Process, Result, describe_exit
+from core.sandbox.cell import SECRETS, Cell, Mount, Process, Result, describe_exit
 from core.sandbox.interpreters import PATH
 from core.sandbox.launch import LISTENER, exit_status, marker
 from core.sandbox.network import Network
@@ -25,6 +25,7 @@ from core.sandbox.sandbox import Sandbox
 __all__ = [
     "LISTENER",
     "PATH",
+    "SECRETS",
     "Cell",
     "Mount",
     "Network",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from core.errors import ConfigError
-from core.sandbox.cell import Cell
+from core.sandbox.cell import SECRETS, Cell
 from core.sandbox.interpreters import Interpreters
 
 # The numbers under which descriptors are handed to bubblewrap. 3 is the cell's listener.
@@ -124,13 +124,17 @@ def _filesystem(cell: Cell, found: Interpreters, files: Mapping[str, int]) -> li
     for each in _ETC:
         if Path(each).exists():
             tree.bind(str(Path(each).resolve()), each)
+    secrets = {f"{SECRETS}/{name}" for name in cell.secrets}
     for target, descriptor in files.items():
-        tree.file(descriptor, target)
+        if target not in secrets:
+            tree.file(descriptor, target)
     tree.argv += ["--proc", "/proc", "--dev", "/dev"]
     for folder in ("/tmp", "/dev/shm"):
         tree.argv += ["--perms", "1777", "--size", str(cell.tmp_size), "--tmpfs", folder]
-    for folder in ("/run", "/home", "/var/openfaas/secrets"):
-        tree.folder(folder)
+    for folder in ("/run", "/home", SECRETS):
+        tree.folder(folder, "0500" if folder == SECRETS and cell.secrets else "0755")
+    for target in sorted(secrets):
+        tree.file(files[target], target, "0400")
     tree.link("/tmp", "/var/tmp")
     for source, target in found.binds:
         tree.bind(str(source), target)
@@ -162,12 +166,14 @@ class _Tree:
         self._above(target)
         self.argv += ["--symlink", points_to, target]
 
-    def file(self, descriptor: int, target: str) -> None:
+    def file(self, descriptor: int, target: str, mode: str = "0444") -> None:
         self._above(target)
-        self.argv += ["--perms", "0444", "--file", str(descriptor), target]
+        self.argv += ["--perms", mode, "--file", str(descriptor), target]
 
-    def folder(self, target: str) -> None:
-        self._above(f"{target}/entry")
+    def folder(self, target: str, mode: str = "0755") -> None:
+        self._above(target)
+        self.argv += ["--perms", mode, "--dir", target]
+        self._there.add(PurePosixPath(target))
 
     def _above(self, target: str) -> None:
         for folder in reversed(PurePosixPath(target).parents):

@@ -11,6 +11,8 @@ from typing import Literal
 from core.errors import InvalidRequest
 from core.models import Struct
 
+SECRETS = "/var/openfaas/secrets"
+"""Where a function finds its secrets, as OpenFaaS has it."""
 Outcome = Literal["exited", "timeout", "output", "memory"]
 """How a run ended: by itself, or killed because it went over what it may."""
 
@@ -34,6 +36,9 @@ class Cell:
     """All of its environment."""
     cwd: str = "/tmp"
     mounts: Sequence[Mount] = ()
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    """Files in SECRETS that its user alone may read, out of memory. Not as root, where they would
+    be root's: then they come as a mount."""
     uid: int | None = None
     """Its user and group, never 0; None: one that nothing else has, picked by the sandbox."""
     memory: int

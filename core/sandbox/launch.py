@@ -29,7 +29,7 @@ from pathlib import Path
 
 from core.errors import Unavailable
 from core.sandbox import bwrap, seccomp
-from core.sandbox.cell import Cell, Process
+from core.sandbox.cell import SECRETS, Cell, Process
 from core.sandbox.cgroup import Cgroup, Cgroups
 from core.sandbox.interpreters import interpreters
 from core.sandbox.network import Network
@@ -97,7 +97,9 @@ class Launcher:
             close_told.callback(os.close, told)
             block = hold(_two_way_pipe())
             names = self.network.nameservers if cell.network == "egress" else ()
-            contents = bwrap.etc(uid, cell.hostname, names)
+            etc = bwrap.etc(uid, cell.hostname, names)
+            contents = {path: text.encode() for path, text in etc.items()}
+            contents |= {f"{SECRETS}/{name}": value for name, value in cell.secrets.items()}
             files = {path: bwrap.FILES + index for index, path in enumerate(contents)}
             options = bwrap.options(
                 cell,
@@ -117,8 +119,8 @@ class Launcher:
                 bwrap.BLOCK: block,
                 bwrap.SECCOMP: hold(_memory_file(seccomp.program())),
             }
-            for path, text in contents.items():
-                fds[files[path]] = hold(_memory_file(text.encode()))
+            for path, content in contents.items():
+                fds[files[path]] = hold(_memory_file(content))
             if wiring.listener is not None:
                 fds[LISTENER] = wiring.listener
             if wiring.status is not None:

@@ -21,8 +21,6 @@ from core.sandbox.cell import Process
 
 _PROGRAM = 2
 """The program's pid in its namespace, where bubblewrap's init is 1."""
-_ABOVE = 64
-"""Sources of descriptors are moved above this, so that no target overwrites one."""
 
 
 def spawn(program: str, argv: Sequence[str], fds: Mapping[int, int]) -> int:
@@ -35,9 +33,10 @@ def spawn(program: str, argv: Sequence[str], fds: Mapping[int, int]) -> int:
         Unavailable: there is no such program, or the system has no room for a process.
     """
     moved = {}
+    above = max(fds, default=0) + 1  # so that no target overwrites a source
     try:
         for target, source in fds.items():
-            moved[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
+            moved[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, above)
         # Ours are close-on-exec; these came from whoever started us, or wait for another child.
         actions: list[tuple[int, ...]] = [
             (os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in moved

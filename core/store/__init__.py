@@ -6,13 +6,21 @@ A crash between any two calls leaves a state that the next pass or sweep can rea
 from __future__ import annotations
 
 from core.store.base import connect
+from core.store.calls import Calls
+from core.store.deployments import Deployments
 from core.store.logs import LogEnd, Logs
+from core.store.metrics import Metrics
 from core.store.parts import Parts
 from core.store.repositories import Repositories
+from core.store.secrets import Secrets
+from core.store.snapshot import Snapshots
 from core.store.staging import Staging
+from core.store.variables import Variables
 
 __all__ = ["LogEnd", "Store", "connect"]
 
 
-class Store(Repositories, Staging, Logs, Parts):
+class Store(
+    Snapshots, Repositories, Deployments, Staging, Logs, Parts, Secrets, Metrics, Calls, Variables
+):
     """Everything that the parts of Slipway keep in common."""

@@ -41,19 +41,6 @@ class Functions(Base):
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.OBSERVED))
         return {text(k): msgspec.json.decode(v, type=Observed) for k, v in rows.items()}
 
-    def add_counts(self, counts: Mapping[str, int]) -> None:
-        """Adds requests to the functions' invocation counts."""
-        self._pipeline([("HINCRBY", keys.COUNTS, k, n) for k, n in counts.items() if n])
-
-    def forget_counts(self, functions: Collection[str]) -> None:
-        """Drops the invocation counts of functions that are gone."""
-        if functions:
-            self.redis.hdel(keys.COUNTS, *functions)
-
-    def counts(self) -> dict[str, int]:
-        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.COUNTS))
-        return {text(k): int(v) for k, v in rows.items()}
-
     def artifact(self, namespace: str, key: str) -> str:
         """The artifact that an owner's build key gave before, or ''."""
         return text(self.redis.hget(keys.artifacts(namespace), key))

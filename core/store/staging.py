@@ -24,7 +24,7 @@ from core.models import (
     State,
     now,
 )
-from core.names import function_path, join_function
+from core.names import function_url, join_function
 from core.store.base import decided, encode, moved, repository_key, text
 from core.store.functions import Functions
 from core.store.releases import Releases
@@ -174,7 +174,10 @@ class Staging(Releases, Functions):
         return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=set[str])
 
     def finish(self, id_: str, url: str) -> Release:
-        """Marks a switched release live and the one before it replaced. ``url``: users' base."""
+        """Marks a switched release live and the one before it replaced.
+
+        ``url``: ``Settings.functions_url``.
+        """
 
         def change(pipe: Pipeline) -> Release:
             release = self.release(id_)
@@ -188,8 +191,8 @@ class Staging(Releases, Functions):
                 self._write(pipe, moved(last, State.REPLACED, f"{id_} took its place"), end=False)
             for row in release.functions:
                 if row.build is not Build.REMOVED:
-                    path = function_path(row.name, release.namespace)
-                    told = msgspec.structs.replace(row, url=url + path)
+                    its_url = function_url(url, row.name, release.namespace)
+                    told = msgspec.structs.replace(row, url=its_url)
                     pipe.hset(keys.rows(id_), row.name, encode(told))
             pipe.set(keys.live(key), id_)
             done = moved(release, State.LIVE, "")
@@ -217,11 +220,14 @@ class Staging(Releases, Functions):
         for name in names:
             held = functions.get(join_function(name, release.namespace))
             if held and held.repository != release.repository:
-                holder = f"the repository {release.namespace}/{held.repository}"
-                whose = holder if held.repository else "a deployment by API"
+                if not held.repository:
+                    raise Conflict(
+                        f"the function {name} of {release.namespace} was deployed by API: delete "
+                        f"it first ('slipway remove {name}.{release.namespace}'), or rename yours"
+                    )
                 raise Conflict(
-                    f"the function {name} of {release.namespace} belongs to {whose}: rename "
-                    "yours, or remove it there first"
+                    f"the function {name} of {release.namespace} belongs to the repository "
+                    f"{release.namespace}/{held.repository}: rename yours, or remove it there first"
                 )
 
     def _others_in_staging(self, release: Release) -> tuple[Release | None, list[Release]]:
