@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import requests
 
-from core.errors import Conflict, SlipwayError, Unavailable
+from core.errors import Conflict, NotFound, SlipwayError, Unavailable
 from core.models import Artifact, Artifacts, Release
 from core.settings import Settings
 from core.signing import secret_file
@@ -24,8 +24,17 @@ def hand_over(settings: Settings, release: Release, artifacts: Sequence[Artifact
         Conflict: the release was superseded or cancelled, or a name belongs to somebody else.
         Unavailable: the gateway did not come back in time.
     """
-    url = f"{settings.base_url}/system/releases/{release.id}/artifacts"
     body = msgspec.json.encode(Artifacts(commit=release.commit, functions=list(artifacts)))
+    ask(settings, "PUT", f"/system/releases/{release.id}/artifacts", body)
+
+
+def ask(settings: Settings, method: str, path: str, body: bytes | None = None) -> bytes:
+    """Asks the gateway with the builder's token, and again while it restarts; returns its answer.
+
+    Raises:
+        NotFound, Conflict: in the gateway's words.
+        Unavailable: the gateway did not come back in time.
+    """
     headers = {
         "Authorization": f"Bearer {secret_file(settings.token_file)}",
         "Content-Type": "application/json",
@@ -36,20 +45,23 @@ def hand_over(settings: Settings, release: Release, artifacts: Sequence[Artifact
         session.trust_env = False  # the gateway is ours: no proxy, no .netrc
         while True:
             try:
-                answer = session.put(url, data=body, headers=headers, timeout=30)
+                url = settings.base_url + path
+                answer = session.request(method, url, data=body, headers=headers, timeout=30)
             except requests.RequestException as error:
                 trouble = f"no answer ({type(error).__name__})"
             else:
                 if answer.ok:
-                    return
-                trouble = f"{answer.status_code}: {answer.text.strip()[:500]}"
-                if answer.status_code == Conflict.status:
-                    raise Conflict(answer.text.strip())
+                    return answer.content
+                told = answer.text.strip()[:2000]
+                trouble = f"{answer.status_code}: {told[:500]}"
+                for kind in (Conflict, NotFound):
+                    if answer.status_code == kind.status:
+                        raise kind(told)
                 if answer.status_code not in (502, 503, 504):
-                    raise SlipwayError(f"the gateway refused the artifacts with {trouble}")
+                    raise SlipwayError(f"the gateway refused {method} {path} with {trouble}")
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"the gateway at {settings.base_url} did not take the artifacts: {trouble}"
+                    f"the gateway at {settings.base_url} did not take {method} {path}: {trouble}"
                 )
             time.sleep(pause)
             pause = min(pause * 2, 2.0)

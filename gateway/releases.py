@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from core import bundle, images, logging, names, queues
 from core.errors import InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
 from core.settings import Settings
-from core.store import LogEnd
+from core.store import LogEnd, Store
 from gateway import bare
 from gateway.context import Gateway, here
 from gateway.query import number
@@ -110,7 +110,8 @@ def put_artifacts(id_: str) -> Response:
     body = decoded(request.environ, Artifacts, MAX_ARTIFACTS)
     release = gateway.store.release(id_)
     _check(gateway, release, body)
-    staged = gateway.store.put_artifacts(id_, body.commit, body.functions)
+    functions = _with_secrets(gateway.store, release, body.functions)
+    staged = gateway.store.put_artifacts(id_, body.commit, functions)
     log.info("artifacts", release=id_, functions=len(body.functions))
     return _json(staged)
 
@@ -125,6 +126,25 @@ def _commit(gateway: Gateway, repository: Repository, commit: str | None) -> tup
         newest = gateway.store.newest_release(repository.key)
         commit = newest.commit if newest else "0" * 40
     return commit, repository.deploy_branch
+
+
+def _with_secrets(store: Store, release: Release, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Writes into each function which versions of its secrets it is released with.
+
+    What was handed over before keeps those it has, so that repeating it changes nothing.
+
+    Raises:
+        NotFound: naming a secret that the owner does not have.
+    """
+    before = {each.name: each.spec.secret_versions for each in store.artifacts(release.id)}
+    done = []
+    for each in artifacts:
+        versions = before.get(each.name) if before else None
+        if not before and each.spec.secrets:
+            versions = store.secret_versions(release.namespace, each.spec.secrets)
+        spec = msgspec.structs.replace(each.spec, secret_versions=versions)
+        done.append(msgspec.structs.replace(each, spec=spec))
+    return done
 
 
 def _check(gateway: Gateway, release: Release, body: Artifacts) -> None:
@@ -149,7 +169,10 @@ def _check(gateway: Gateway, release: Release, body: Artifacts) -> None:
 
 
 def _artifact(settings: Settings, namespace: str, artifact: Artifact) -> None:
-    """What is to run must be this runtime's, and this owner's."""
+    """What is to run must be this runtime's, and this owner's or ready-made."""
+    if artifact.spec.foreign and settings.runtime == "docker":
+        images.check_pinned(settings, namespace, artifact.artifact)
+        return
     if settings.runtime == "docker":
         images.check_owned(settings, namespace, artifact.artifact)
         return

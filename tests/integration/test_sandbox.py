@@ -42,6 +42,7 @@ sandbox = Sandbox("user", Network("user", "10.98.0.0/24", 8080))
 lines = []
 mounts = [Mount(__import__("pathlib").Path(a), b) for a, b in asked.pop("mounts")]
 timeout = asked.pop("timeout")
+asked["secrets"] = {name: value.encode() for name, value in asked.pop("secrets", {}).items()}
 result = sandbox.run(Cell(mounts=mounts, **asked), "probe-%d" % __import__("os").getpid(),
                      timeout=timeout, max_output=2**20, on_line=lines.append)
 json.dump({"lines": lines, "status": result.status, "outcome": result.outcome,
@@ -224,6 +225,42 @@ def test_nothing_but_tmp_can_be_written(probes: Probes, tmp_path: Path) -> None:
     found = probes.ask(code, mounts=[Mount(app, "/home/app")])
     assert {path for path, written in found.items() if written} == set()
     assert (app / "handler.py").read_text() == "print(1)"
+
+
+def test_secrets_of_an_ordinary_users_cell_are_the_programs_alone(probes: Probes) -> None:
+    if probes.kind == "root":
+        pytest.skip("as root they come as a mount: tests/contracts/test_provider.py")
+    code = """
+    import json, os
+    path = "/var/openfaas/secrets/api-key"
+    def refused(call, *arguments):
+        try: call(*arguments)
+        except OSError: return True
+    status, folder = os.stat(path), os.stat(os.path.dirname(path))
+    print(json.dumps({
+        "value": open(path).read(),
+        "mode": oct(status.st_mode),
+        "mine": status.st_uid == os.getuid(),
+        "folder": oct(folder.st_mode),
+        "others": all(
+            open(os.path.dirname(path) + "/more-%d" % n).read() == str(n) for n in range(150)
+        ),
+        "fixed": [refused(open, path, "a"), refused(os.chmod, path, 0o777)],
+    }))
+    """
+    value = "sesame" * 1000
+    given: dict[str, Any] = {f"more-{number}": f"{number}" for number in range(150)}
+    given["api-key"] = value
+    if probes.sandbox:  # else they go to another process, as JSON
+        given = {name: each.encode() for name, each in given.items()}
+    assert probes.ask(code, secrets=given) == {
+        "value": value,
+        "mode": "0o100400",
+        "mine": True,
+        "folder": "0o40500",
+        "others": True,
+        "fixed": [True, True],
+    }
 
 
 def test_tmp_is_bounded(probes: Probes) -> None:
