@@ -25,6 +25,8 @@ from typing import Any
 from gunicorn.http import get_parser
 from gunicorn.workers.gthread import ThreadWorker
 
+from gateway.detach import Detached
+
 STALL_SECONDS = 60
 """A client that neither sends nor takes anything for so long in a request is dropped. The edge has
 the same patience."""
@@ -34,10 +36,15 @@ HEAD_LIMIT = 2**16
 LINGER_SECONDS = 5.0
 """For a client to end what it sends and read its answer: one that is cut off may lose it."""
 READ = 2**14
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A connection waits in the loop for a head, is answered by a thread, leaves by the loop."""
+    """A connection waits in the loop for a head, is answered by a thread, leaves by the loop.
+
+    An answer may leave its thread (``Detached``): then the loop hands the connection over, and gets
+    it back in its end. It counts as ours all the time, so that a stop waits for it.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,17 +76,29 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """In a thread: answers; True if the connection may have another request."""
+        if req._expected_100_continue:
+            # gunicorn would say it before anybody has looked at the request.
+            req._expected_100_continue = False
+            req.body.invite = partial(conn.sock.sendall, CONTINUE)
         ends = req.should_close
         req.should_close = lambda: ends() or _unread(req.body)
         try:
             return bool(super().handle_request(req, conn))
+        except Detached as left:
+            conn.take = left.take
+            return False
         except BlockingIOError:  # it did not take the answer for STALL_SECONDS
             return False
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         if fs.exception() is None and fs.result():
             super().finish_request(conn, fs)
-            return
+        elif take := getattr(conn, "take", None):
+            take(conn.sock, partial(self.method_queue.defer, self._leave, conn))
+        else:
+            self._leave(conn)
+
+    def _leave(self, conn: Any) -> None:
         conn.timeout = time.monotonic() + LINGER_SECONDS
         self._leaving.append(conn)
         try:
