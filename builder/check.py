@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
+from builder.buildsecrets import Versions, stamp
 from builder.engines import BuildEngine
 from builder.source import TREE, Source
-from builder.templates import FOLDER, Template, find_template
+from builder.templates import DOCKERFILE, Template
+from builder.templatesources import Templates
 from core.errors import (
     Conflict,
     InvalidRequest,
@@ -38,55 +39,66 @@ def check_stack(
     settings: Settings,
     *,
     namespace: str,
+    templates: Templates,
     engine: BuildEngine | None = None,
-    templates: Path = FOLDER,
-) -> None:
-    """Looks up all that the stack file names: folders, files, templates, build options; and holds
-    what it asks for against what is allowed here. ``engine`` adds what it knows (tests may leave it
-    out, and name ``templates`` instead).
+    versions: Versions | None = None,
+    before: int = 0,
+) -> int:
+    """Looks up all that the stack file names: folders, files, templates, build options, secrets;
+    and holds what it asks for against what is allowed here. ``engine`` adds what it knows,
+    ``versions`` which secrets there are; tests may leave them out.
+
+    Returns the bytes of configuration that its functions have with ``before``, those of the stack
+    files that were checked already.
 
     Raises:
         InvalidStack: with every mistake and its line.
         SlipwayError: what ``source.check`` raises.
     """
     mistakes: dict[tuple[int, str], Mistake] = {}
-    total = 0
+    total = before
 
     @contextmanager
-    def telling(function: StackFunction, key: str) -> Iterator[None]:
-        """What the body raises is a mistake in the line of ``key``."""
+    def telling(function: StackFunction, key: str, item: str = "") -> Iterator[None]:
+        """What the body raises is a mistake in the line of ``key``, or of ``item`` below it."""
         source.check()
         try:
             yield
         except SlipwayError as error:
             if error.retryable or isinstance(error, Conflict):  # ours, or the release's end
                 raise
-            mistake = Mistake(function.line(key), str(error))
+            mistake = Mistake(function.line(key, item), str(error))
             mistakes[mistake.line, mistake.text] = mistake  # a shared line is told once
 
     def template(lang: str) -> Template:
-        return engine.template(lang) if engine else find_template(lang, templates)
+        return engine.template(lang, templates) if engine else templates.find(lang)
 
     for function in stack.functions:
         before = len(mistakes)
         with telling(function, "namespace"):
             _own(function, namespace)
-        with telling(function, "lang"):
-            template(function.lang)
-        if function.build_options:
-            with telling(function, "build_options"):
-                template(function.lang).packages(function.build_options)
-        with telling(function, "secrets"):
-            _no_secrets(function, namespace)
-        with telling(function, "handler"):
-            _handler(source, function)
+        if versions:
+            for name in function.secrets or ():
+                with telling(function, "secrets", name):
+                    versions([name])
+            for id_ in function.build_secrets:
+                with telling(function, "build_secrets", id_):
+                    stamp(source, function, id_, versions)
+        if not function.skip_build:
+            with telling(function, "lang"):
+                template(function.lang)
+            if function.build_options:
+                with telling(function, "build_options"):
+                    template(function.lang).packages(function.build_options)
+            with telling(function, "handler"):
+                _handler(source, function)
+            for path in function.copy:
+                with telling(function, "copy"):
+                    source.tree_id(path)
         with telling(function, "limits"):
             _memory(function, settings)
         with telling(function, "limits"):
             _cpus(function, settings)
-        for path in function.copy:
-            with telling(function, "copy"):
-                source.tree_id(path)
         weights = {
             "environment": _weight(function.environment),
             "labels": _weight(function.labels),
@@ -95,19 +107,21 @@ def check_stack(
         }
         for path in function.environment_file:
             if sum(weights.values()) <= MAX_CONFIGURATION:
-                with telling(function, "environment_file"):
+                with telling(function, "environment_file", path):
                     weights["environment_file"] += _weight(environment_file(source, path))
         total += sum(weights.values())
         with telling(function, max(weights, key=lambda key: weights[key])):
             _bounded(function, sum(weights.values()), total)
         if engine and len(mistakes) == before:
-            with telling(function, "lang"):
-                engine.check(source, function, namespace)
+            with telling(function, "image" if function.skip_build else "lang"):
+                built_on = DOCKERFILE if function.skip_build else template(function.lang)
+                engine.check(source, function, built_on, namespace)
         if len(mistakes) >= MAX_TOLD or total > MAX_CONFIGURATIONS:
             break
     if mistakes:
         told = [mistakes[place] for place in sorted(mistakes)]
         raise InvalidStack(stack.path, told[:MAX_TOLD])
+    return total
 
 
 def environment_file(source: Source, path: str) -> dict[str, str]:
@@ -127,20 +141,12 @@ def _own(function: StackFunction, namespace: str) -> None:
         )
 
 
-def _no_secrets(function: StackFunction, namespace: str) -> None:
-    if function.secrets:
-        raise NotFound(
-            f"{function.name}: there are no secrets {', '.join(function.secrets)} in {namespace}: "
-            "this version keeps no secrets yet; take them out"
-        )
-
-
 def _handler(source: Source, function: StackFunction) -> None:
     node = source.find(function.handler)
     if node is None:
         raise NotFound(
             f"{function.name}.handler: commit {source.commit[:12]} has no folder "
-            f"{function.handler!r}: is it committed, and written from the repository's root?"
+            f"{function.handler!r}: is it committed, and written from the stack file's folder?"
         )
     if node.kind != TREE:
         raise NotFound(f"{function.name}.handler: {function.handler!r} is a file: name its folder")

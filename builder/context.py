@@ -2,7 +2,7 @@
 
     <destination>/…                        the template's files
     <destination>/<handler_folder>/…       the handler folder's content
-    <destination>/<handler_folder>/<path>  what ``copy`` names, under its path in the repository
+    <destination>/<handler_folder>/<path>  what ``copy`` names, under its path from the stack file
 
 Later ones win. As in faas-cli, entries named ``build`` and ``template`` at the handler folder's
 own level are left out, and ``dockerfile`` functions lie at the root without a template. Unlike
@@ -24,15 +24,15 @@ from builder.folders import disk_trouble, full, room
 from builder.source import Entry, Source, quoted, too_long
 from builder.templates import Template
 from core.errors import BuildFailed, TooLarge
-from core.stackfile import StackFunction
+from core.stackfile import StackFunction, inner
 
 MODIFIED = 315532800
 """Time of every file, Unix seconds: 1980-01-01, the earliest that archives can write."""
 
 _LEFT_OUT = ("build", "template")
 _SAMPLES = ("handler.*", "test_*", "*_test.*", "*.test.*")
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_MAX_POINTER = 1024
+POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_POINTER = 1024
 
 Content = Entry | Path
 
@@ -72,7 +72,8 @@ def layout(
     files.update((folder + entry.path, entry) for entry in entries)
     count, size = len(entries), sum(entry.size for entry in entries)
     for path in function.copy:
-        under = f"{path}/" if source.is_folder(path) else path[: path.rfind("/") + 1]
+        place = inner(function, path)
+        under = f"{place}/" if source.is_folder(path) else place[: place.rfind("/") + 1]
         entries = source.files(path)
         files.update((folder + under + entry.path, entry) for entry in entries)
         count, size = count + len(entries), size + sum(entry.size for entry in entries)
@@ -127,9 +128,9 @@ def _write_file(source: Source, path: str, content: Content, target: Path) -> tu
         if isinstance(content, Entry):
             executable = content.executable
             checksum = source.copy(content, file).hex()
-            if content.size <= _MAX_POINTER:
+            if content.size <= MAX_POINTER:
                 file.seek(0)
-                if file.read(len(_POINTER)) == _POINTER:
+                if file.read(len(POINTER)) == POINTER:
                     raise BuildFailed(
                         f"{path!r} is only a pointer to a Git LFS file, and those are not "
                         "fetched: commit the file itself, or fetch it when the function starts",

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from builder.source import Source
 from builder.templates import Template
 from core.models import Struct
-from core.stackfile import StackFunction
+from core.stackfile import StackFunction, inner
 
 BUILDER_VERSION = 1
 """Raised whenever the same inputs give another artifact: every function is then built again."""
@@ -48,7 +48,7 @@ def build_key(
     return key_of(
         {
             "handler": source.tree_id(function.handler),
-            **{f"copy {path}": source.tree_id(path) for path in function.copy},
+            **{f"copy {inner(function, path)}": source.tree_id(path) for path in function.copy},
             "template": template.name,
             "template files": template.digest,
             "handler folder": template.handler_folder,

@@ -8,6 +8,7 @@ worker died starts again from the top, and finds mirror, layers and bundles of t
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,25 +17,16 @@ from pathlib import Path
 
 import msgspec
 
-from builder import folders
-from builder.check import check_stack, environment_file
+from builder import buildsecrets, folders
 from builder.context import write_context
 from builder.handover import hand_over
-from builder.key import build_key
 from builder.mirror import Mirror, origin
-from builder.source import Source, stack_file
+from builder.plan import plan
+from builder.secrets import build_secret
+from builder.source import Source
 from builder.templates import laid_out
-from builder.work import Job, Tools
-from core.models import (
-    Artifact,
-    Build,
-    FunctionRow,
-    FunctionSpec,
-    Release,
-    Repository,
-    State,
-)
-from core.stackfile import StackFunction, parse
+from builder.work import Job, Tools, show
+from core.models import Artifact, Build, Release, Repository, State
 
 LAG = 10.0
 """Seconds in which a forge may show a push that it told us of."""
@@ -109,34 +101,18 @@ def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
         tools.steps.pause(1.0)
 
 
-def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
-    """Reads the stack file and decides for each function what it is and whether to build it."""
-    with tools.steps.step("plan", told="reading the stack file"):
-        if full := folders.nearly_full(tools.settings.state):
-            tools.steps.log.add("", "plan", "stderr", f"warning: {full}")
-        path, data = stack_file(source)
-        stack, warnings = parse(data, path, max_functions=tools.settings.max_functions)
-        for warning in warnings:
-            tools.steps.log.add("", "plan", "stderr", f"warning: {path}: {warning!r}")
-        check_stack(source, stack, tools.settings, namespace=release.namespace, engine=tools.engine)
-        tools.store.check_claims(release, [function.name for function in stack.functions])
-        jobs = [_job(release, function, source, tools) for function in stack.functions]
-        tools.store.clear_rows(release.id)
-        for job in jobs:
-            _row(job, Build.REUSED if job.reused else Build.PENDING, tools)
-            if job.reused:
-                tools.steps.log.add(job.name, "plan", "step", "unchanged: nothing to build")
-        return jobs
-
-
 def assemble(job: Job, source: Source, folder: Path, tools: Tools) -> Job:
     """Writes the function's files and builds what will run."""
     if job.reused:
         return job
     job = replace(job, begun=time.monotonic(), app=folder / job.name)
-    _row(job, Build.BUILDING, tools)
+    show(job, Build.BUILDING, tools)
     with tools.steps.step("context", job.name, "building"):
         write_context(source, job.function, laid_out(job.template), job.app)
+        if job.function.build_secrets:
+            value_of = functools.partial(build_secret, tools.settings, job.release)
+            beside = folder / f"{job.name}.secrets"  # no function's name has a dot
+            job = replace(job, secrets=buildsecrets.write(source, job.function, beside, value_of))
     return tools.engine.assemble(job, tools)
 
 
@@ -152,69 +128,16 @@ def publish(job: Job, tools: Tools) -> Job:
     artifact = tools.engine.publish(job, tools)
     tools.store.save_artifact(job.namespace, job.key.digest, artifact)
     job = replace(job, artifact=artifact)
-    _row(job, Build.BUILT, tools)
+    show(job, Build.BUILT, tools)
     return job
 
 
 _BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
 
 
-def _job(release: Release, function: StackFunction, source: Source, tools: Tools) -> Job:
-    template = tools.engine.template(function.lang)
-    environment = dict(function.environment or {})
-    for path in function.environment_file:
-        environment |= environment_file(source, path)
-    spec = FunctionSpec(
-        name=function.name,
-        namespace=release.namespace,
-        artifact="",
-        repository=release.repository,
-        commit=release.commit,
-        env_process=function.fprocess,
-        env_vars=environment or None,
-        labels=function.labels,
-        annotations=function.annotations,
-        constraints=function.constraints,
-        limits=function.limits,
-        requests=function.requests,
-        read_only_root_filesystem=function.readonly_root_filesystem,
-    )
-    extra = tools.engine.inputs(source, function, release.namespace, tools)
-    key = build_key(source, function, template, extra=extra)
-    artifact = tools.store.artifact(release.namespace, key.digest)
-    if artifact:  # housekeeping may be about to remove it: what is found here stays
-        tools.store.note_unneeded({}, [f"{release.namespace} {artifact}"])
-    reused = bool(artifact) and tools.steps.patiently(
-        lambda: tools.engine.there(release.namespace, artifact)
-    )
-    return Job(
-        release=release,
-        function=function,
-        template=template,
-        key=key,
-        spec=spec,
-        artifact=artifact if reused else "",
-        reused=reused,
-    )
-
-
 def _artifact(job: Job) -> Artifact:
     spec = msgspec.structs.replace(job.spec, artifact=job.artifact, key=job.key.digest)
     return Artifact(name=job.name, key=job.key.digest, artifact=job.artifact, spec=spec)
-
-
-def _row(job: Job, build: Build, tools: Tools) -> None:
-    seconds = round(time.monotonic() - job.begun, 3) if job.begun else 0.0
-    tools.store.save_row(
-        job.release.id,
-        FunctionRow(
-            name=job.name,
-            key=job.key.digest,
-            build=build,
-            artifact=job.artifact,
-            seconds=seconds,
-        ),
-    )
 
 
 def _each(jobs: Sequence[Job], stage: Callable[[Job], Job], tools: Tools) -> list[Job]:
@@ -227,7 +150,7 @@ def _each(jobs: Sequence[Job], stage: Callable[[Job], Job], tools: Tools) -> lis
         try:
             return stage(job)
         except Exception:
-            _row(job, Build.FAILED, tools)
+            show(job, Build.FAILED, tools)
             raise
 
     if len(jobs) == 1:

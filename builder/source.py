@@ -18,9 +18,7 @@ from typing import IO, NamedTuple
 
 from builder.hardened_git import HardenedGit
 from core import names
-from core.errors import BuildFailed, CheckoutFailed, InvalidStack, Mistake, NotFound, TooLarge
-from core.stackfile import STACK_FILES
-from core.yamlnodes import MAX_BYTES
+from core.errors import BuildFailed, CheckoutFailed, NotFound, TooLarge
 
 DAMAGE_MARK = "slipway-damaged"
 """A file in a mirror that tells the next fetch to make the mirror anew."""
@@ -173,7 +171,7 @@ class Source:
             return self._sized(path, [(name, top)])
         found: list[tuple[str, Node]] = []
         troubles: list[str] = []
-        for seen, (place, node) in enumerate(self._walk(top.oid, without)):
+        for seen, (place, node) in enumerate(self._walk(top.oid, without.__contains__)):
             if seen > 2 * self.max_files or len(found) >= self.max_files:
                 raise TooLarge(
                     f"{_folder(path)} has more than {self.max_files} files: leave out what is not "
@@ -238,6 +236,12 @@ class Source:
                 raise self._damaged(entry.oid, "its content ends early")
         return digest.digest()
 
+    def walk(self, skip: Callable[[str], bool]) -> Iterator[tuple[str, Node]]:
+        """Every path of the commit with what lies there, folders before what is in them; those
+        that ``skip`` says true of are passed over. Links and odd names are told, and not entered.
+        """
+        return self._walk(self.root, skip)
+
     # Objects, by way of `git cat-file --batch`.
 
     def _at(self, path: str) -> Node:
@@ -246,15 +250,15 @@ class Source:
             raise NotFound(f"commit {self.commit[:12]} has no {quoted(path)}: is it committed?")
         return node
 
-    def _walk(self, oid: str, without: tuple[str, ...]) -> Iterator[tuple[str, Node]]:
+    def _walk(self, oid: str, skip: Callable[[str], bool]) -> Iterator[tuple[str, Node]]:
         """Folders and files below a tree, as far as folders may be entered."""
         waiting = [("", oid)]
         while waiting:
             prefix, tree = waiting.pop()
             for node in self._tree(tree).values():
-                if not prefix and node.name in without:
-                    continue
                 place = prefix + node.name
+                if skip(place):
+                    continue
                 yield place, node
                 if node.kind == TREE and not _refusal(node) and not too_long(place):
                     waiting.append((f"{place}/", node.oid))
@@ -323,24 +327,6 @@ class Source:
             f"commit {self.commit[:12]} cannot be read: object {oid[:12]} is missing or damaged "
             f"({why[:200]}): push again, or start the release again"
         )
-
-
-def stack_file(source: Source) -> tuple[str, bytes]:
-    """The path and content of the commit's stack file.
-
-    Raises:
-        InvalidStack: there is none, or it is a link, a folder or too large.
-    """
-    for path in STACK_FILES:
-        try:
-            if node := source.find(path):
-                if node.kind == TREE:
-                    raise NotFound("it is a folder")
-                return path, source.read(path, MAX_BYTES)
-        except (BuildFailed, NotFound, TooLarge) as error:
-            raise InvalidStack(path, [Mistake(0, str(error))]) from error
-    told = f"commit {source.commit[:12]} has none at its root: add one that names your functions"
-    raise InvalidStack(" or ".join(STACK_FILES), [Mistake(0, told)])
 
 
 def _nodes(data: bytes) -> Iterator[Node]:

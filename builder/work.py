@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from builder.key import BuildKey
 from builder.steps import Steps
 from builder.templates import Template
 from core.bundle import Layer
-from core.models import FunctionSpec, Release
+from core.models import Build, FunctionRow, FunctionSpec, Release
 from core.settings import Settings
 from core.stackfile import StackFunction
 from core.store import Store
@@ -42,6 +44,8 @@ class Job:
     spec: FunctionSpec
     app: Path = Path()
     """The function's context, laid out."""
+    secrets: Mapping[str, Path] = field(default_factory=dict)
+    """What its RUN lines may mount: id → a file outside the context, gone with the release."""
     layers: tuple[Layer, ...] = ()
     """process: its installed dependencies."""
     image: str = ""
@@ -58,3 +62,18 @@ class Job:
     @property
     def namespace(self) -> str:
         return self.spec.namespace
+
+
+def show(job: Job, build: Build, tools: Tools) -> None:
+    """Writes what became of a function so far, for all who look at the release."""
+    seconds = round(time.monotonic() - job.begun, 3) if job.begun else 0.0
+    tools.store.save_row(
+        job.release.id,
+        FunctionRow(
+            name=job.name,
+            key=job.key.digest,
+            build=build,
+            artifact=job.artifact,
+            seconds=seconds,
+        ),
+    )

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from builder import jobs, pipeline
+from builder import jobs, pipeline, plan
 from builder.lease import Lease
 from builder.mirror import local_url
-from builder.pipeline import Tools
 from builder.steps import ReleaseLog, Steps
+from builder.work import Job, Tools
 from core import queues
-from core.errors import Conflict, Unavailable
-from core.models import Release, Repository, State
+from core.errors import Conflict, InvalidRequest, InvalidStack, Unavailable
+from core.models import Release, Repository, Resources, State
 from core.settings import Settings
 from core.store import Store
 from tests.e2e.forge import Forge, Project, serving
@@ -133,6 +133,112 @@ def test_an_error_of_our_own_tells_nothing_of_this_server(
     assert done.state is State.FAILED
     assert "internal error (File exists): push again" in done.reason
     assert str(settings.state) not in done.reason
+
+
+# What a stack file names beyond its own commit, and several of them.
+
+ONE = "provider: {name: openfaas}\nfunctions:\n"
+DEF = "def handle(event, context):\n    return {'statusCode': 200}\n"
+
+
+def planned(
+    settings: Settings, store: Store, repository: BareRepository, files: dict[str, Content]
+) -> dict[str, Job]:
+    """The jobs of a commit, by their functions' names."""
+    release = queued(store, repository, files)
+    tools = Tools(settings, store, steps(store))
+    release = store.move(release.id, [State.QUEUED], State.BUILDING)
+    try:
+        release, source = pipeline.checkout(release, OWN, tools)
+        with source:
+            return {job.name: job for job in plan.plan(release, source, tools)}
+    finally:
+        store.move(release.id, [State.BUILDING], State.FAILED)
+
+
+def test_the_owners_variables_and_secrets_reach_the_specification(
+    settings: Settings, store: Store, own: BareRepository
+) -> None:
+    fields = "    lang: python3-http\n    handler: ./fn\n    environment_file: [one.yml, two.yml]\n"
+    files: dict[str, Content] = {
+        "stack.yml": f"{ONE}  fn:\n{fields}    secrets: [key]\n"
+        "    fprocess: ${HOW:-python3 a.py}\n"
+        "    environment: {A: inline, B: inline, URL: 'https://${HOST^^}/${#HOST}'}\n"
+        "    constraints: [a==b]\n    readonly_root_filesystem: true\n"
+        "    limits: {memory: 64Mi}\n    requests: {cpu: 100m}\n    annotations: {topic: t}\n",
+        "one.yml": "environment: {B: one, C: one}",
+        "two.yml": "environment: {C: two}",
+        "fn/handler.py": DEF,
+    }
+    store.set_variables("alice", {"HOST": "example"})
+    store.set_variables("bob", {"HOST": "bobs", "HOW": "bobs"})
+    with pytest.raises(InvalidStack, match="line 7: alice has not the secret key: create it"):
+        planned(settings, store, own, files)
+    store.create_secret(store.sealing_key(settings.secrets_key), "alice", "key", b"value")
+    spec = planned(settings, store, own, files)["fn"].spec
+    assert spec.env_vars == {
+        **{"A": "inline", "B": "one", "C": "two"},
+        "URL": "https://EXAMPLE/7",
+    }
+    assert (spec.secrets, spec.env_process) == (["key"], "python3 a.py")
+    assert (spec.constraints, spec.read_only_root_filesystem) == (["a==b"], True)
+    assert (spec.limits, spec.requests) == (Resources(memory="64Mi"), Resources(cpu="100m"))
+    store.set_variables("alice", {"HOW": "python3 b.py"})
+    assert planned(settings, store, own, files)["fn"].spec.env_process == "python3 b.py"
+
+
+def test_functions_of_several_stack_files_are_one_release(
+    settings: Settings, store: Store, own: BareRepository
+) -> None:
+    fn = "  {}:\n    lang: python3-http\n    handler: ./fn\n"
+    files: dict[str, Content] = {
+        "api/stack.yml": ONE + fn.format("users") + "    lang: node\n",
+        "jobs/stack.yml": ONE + fn.format("nightly") + "    secrets: [gone]\n",
+        "api/fn/handler.py": DEF,
+        "jobs/fn/handler.py": DEF,
+    }
+    with pytest.raises(InvalidRequest) as caught:
+        planned(settings, store, own, files)
+    told = str(caught.value)
+    assert "api/stack.yml has 1 mistake:\n  line 6: 'lang' stands here twice" in told
+    assert "jobs/stack.yml has 1 mistake:\n  line 6: alice has not the secret gone" in told
+    files["api/stack.yml"] = ONE + fn.format("users")
+    files["jobs/stack.yml"] = ONE + fn.format("nightly")
+    found = planned(settings, store, own, files)
+    assert {job.function.handler for job in found.values()} == {"api/fn", "jobs/fn"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "line", "why"),
+    [
+        (
+            "    skip_build: true\n    image: me/fn:1\n",
+            5,
+            "me/fn:1 cannot run here, where functions",
+        ),
+        (
+            "    lang: python3-http\n    handler: ./fn\n    build_secrets: {a: fn/handler.py}\n",
+            4,
+            "fn.build_secrets: builds for the process runtime run nobody's commands",
+        ),
+        (
+            "    lang: python3-http\n    handler: ./fn\n    environment_file: [big.yml]\n",
+            6,
+            "'big.yml' has 20000000 bytes, and 262144 are allowed",
+        ),
+    ],
+)
+def test_what_cannot_be_here_is_told_with_its_line(
+    settings: Settings, store: Store, own: BareRepository, fields: str, line: int, why: str
+) -> None:
+    files: dict[str, Content] = {"stack.yml": f"{ONE}  fn:\n{fields}", "fn/handler.py": DEF}
+    if "big" in fields:
+        files["big.yml"] = b"#" * 20_000_000
+    with pytest.raises(InvalidStack) as caught:
+        planned(settings, store, own, files)
+    assert [(mistake.line, why in mistake.text) for mistake in caught.value.mistakes] == [
+        (line, True)
+    ]
 
 
 # A forge that lags behind its own events.

@@ -18,8 +18,10 @@ import pytest
 from builder import folders
 from builder.check import check_stack
 from builder.context import MODIFIED, write_context
-from builder.source import Damaged, Source, stack_file
+from builder.source import Damaged, Source
+from builder.templaterepositories import Repositories
 from builder.templates import available, find_template
+from builder.templatesources import Templates
 from core.errors import (
     BuildFailed,
     ConfigError,
@@ -32,7 +34,7 @@ from core.errors import (
     Unavailable,
 )
 from core.settings import Settings
-from core.stackfile import StackFunction, parse
+from core.stackfile import Stack, StackFunction, parse
 from tests.unit.repositories import EXECUTABLE, LINK, SUBMODULE, BareRepository, Content
 
 Open = Callable[..., Source]
@@ -92,6 +94,11 @@ def function(
 
 def built(source: Source, templates: Path, folder: Path, of: StackFunction | None = None) -> str:
     return write_context(source, of or function(), find_template("py", templates), folder)
+
+
+def look_up(source: Source, stack: Stack, settings: Settings, templates: Path) -> None:
+    own = Templates(source, stack, "alice", Repositories(settings), folder=templates)
+    check_stack(source, stack, settings, namespace="alice", templates=own)
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -568,26 +575,6 @@ def test_a_commit_that_is_none(repository: BareRepository) -> None:
 STACK = "provider: {name: openfaas}\nfunctions:"
 
 
-def test_where_the_stack_file_lies(opened: Open) -> None:
-    assert stack_file(opened({"stack.yml": "a"})) == ("stack.yml", b"a")
-    assert stack_file(opened({"stack.yml": "a", "stack.yaml": "b"})) == ("stack.yaml", b"b")
-
-
-@pytest.mark.parametrize(
-    ("files", "why"),
-    [
-        ({"README": "x"}, "has none at its root"),
-        ({"sub/stack.yml": "x"}, "has none at its root"),
-        ({"stack.yml": (LINK, "/etc/passwd")}, "is a symbolic link"),
-        ({"stack.yml/x": "y"}, "is a folder"),
-        ({"stack.yml": b"#" * 10_000_000}, "10000000 bytes"),
-    ],
-)
-def test_no_stack_file(opened: Open, files: dict[str, Content], why: str) -> None:
-    with pytest.raises(InvalidStack, match=why):
-        stack_file(opened(files))
-
-
 def test_all_that_a_stack_file_names_is_looked_up(opened: Open, templates: Path) -> None:
     text = f"""{STACK}
   ok: {{lang: py, handler: fn, environment_file: [env.yml], namespace: alice}}
@@ -612,7 +599,7 @@ def test_all_that_a_stack_file_names_is_looked_up(opened: Open, templates: Path)
     )
     stack, _ = parse(text.encode(), "stack.yml", max_functions=9)
     with pytest.raises(InvalidStack) as caught:
-        check_stack(source, stack, Settings(), namespace="alice", templates=templates)
+        look_up(source, stack, Settings(), templates)
     mistakes = caught.value.mistakes
     told = [(mistake.line, mistake.text) for mistake in mistakes]
     expected = [
@@ -622,7 +609,7 @@ def test_all_that_a_stack_file_names_is_looked_up(opened: Open, templates: Path)
         (10, "'link' is a symbolic link"),
         (11, "no build option 'dev'"),
         (12, "has no 'missing'"),
-        (14, "one version of a template"),
+        (14, "no 'source:' is given"),
         (15, "'README' is a file"),
         (16, "belongs to 'alice'"),
         (17, "README has 1 mistake"),
@@ -642,7 +629,7 @@ def checked(source: Source, templates: Path, text: str, **settings: str) -> list
     stack, _ = parse(f"{head}{fields}".encode(), "stack.yml", max_functions=9)
     env = {f"SLIPWAY_{name.upper()}": value for name, value in settings.items()}
     try:
-        check_stack(source, stack, Settings.from_env(env), namespace="alice", templates=templates)
+        look_up(source, stack, Settings.from_env(env), templates)
     except InvalidStack as error:
         return [(mistake.line - 5, mistake.text) for mistake in error.mistakes]
     return []
@@ -697,7 +684,7 @@ def test_the_configurations_of_a_commit_are_bounded(opened: Open, templates: Pat
     )
     stack, _ = parse(text.encode(), "stack.yml", max_functions=99)
     with pytest.raises(InvalidStack, match=r"line 37: f34: .* functions up to here") as caught:
-        check_stack(source, stack, Settings(), namespace="alice", templates=templates)
+        look_up(source, stack, Settings(), templates)
     assert len(caught.value.mistakes) == 1
 
 

@@ -60,6 +60,40 @@ BAD: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
             "SLIPWAY_FUNCTION_MAX_MEMORY",
         ),
     ),
+    "a form of substitution that is none": (
+        one() + "    fprocess: ${X:?must be set}\n",
+        ("line 8: ${X:?must be set} is a form that is not substituted here",),
+    ),
+    "a substitution bomb": (
+        one() + "    environment: {A: " + "${X:=" * 7 + "y" * 900_000 + "}" * 7 + "}\n",
+        ("line 8: ", "more work than a stack file may"),
+    ),
+    "files above": (
+        one() + "    environment_file: [stack.yml, ../../etc/passwd]\n",
+        ("line 8: stack-files.environment_file: '../../etc/passwd' leads out of the repository",),
+    ),
+    "a secret of the build above": (
+        one() + "    build_secrets:\n      key: ../../etc/passwd\n",
+        ("line 9: stack-files.build_secrets.key: '../../etc/passwd' leads out",),
+    ),
+    "a ready-made image": (
+        one() + "    skip_build: true\n    image: me/fn:1\n",
+        ("line 9: skip_build: the image me/fn:1 cannot run here", "SLIPWAY_RUNTIME=docker"),
+    ),
+    "other files that are not there": (
+        one() + "x-stacks: [api/stack.yml, ../up.yml]\n",
+        (
+            "stack.yml has 2 mistakes",
+            "line 8: x-stacks: '../up.yml' leads out of the repository",
+            "line 8: x-stacks: commit ",
+            "has no 'api/stack.yml'",
+        ),
+    ),
+    "10,000 functions": (
+        "provider: {name: openfaas}\nfunctions:\n"
+        + "".join(f"  f{n}: {{lang: node, handler: f{n}}}\n" for n in range(10_000)),
+        ("line 2: 10000 functions are more than the 200 allowed here",),
+    ),
     "configuration without end": (
         one() + "    labels:\n" + "".join(f"      l{n}: {'v' * 100_000}\n" for n in range(3)),
         ("line 8: stack-files: environment, labels and annotations have 300006 bytes together",),
@@ -102,7 +136,7 @@ BAD: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     ),
     "secrets": (
         one() + "    secrets: [db-password]\n",
-        ("line 8: stack-files: there are no secrets db-password in vic", "take them out"),
+        ("line 8: vic has not the secret db-password: create it with 'slipway secret create",),
     ),
     "namespace of another owner": (
         one() + "    namespace: bob\n",
@@ -129,7 +163,9 @@ def test_a_repository_without_one_is_told_what_is_missing(victim: Victim) -> Non
     victim.repository.git("rm", "--quiet", "stack.yml")
     victim.repository.commit({})
     victim.refused(
-        victim.push(), "stack.yaml or stack.yml", "has none at its root: add one that names"
+        victim.push(),
+        "stack.yaml or stack.yml",
+        "has none at its root or below: add one that names",
     )
 
 

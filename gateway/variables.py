@@ -1,0 +1,71 @@
+"""``/system/variables``: what ``${NAME}`` stands for in an owner's stack files.
+
+They are no secrets: the admin can read them back, and whoever sees a function sees what they
+became. A changed one counts from the next release on.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from core import logging, names
+from core.errors import InvalidRequest
+from core.names import DEFAULT_NAMESPACE
+from gateway.context import Gateway, here
+from gateway.streams import decoded
+
+bp = Blueprint("variables", __name__)
+log = logging.get()
+
+MAX_BODY = 2 * 2**20
+
+
+class Variables(msgspec.Struct):
+    """Body of ``PUT /system/variables``, and what ``GET`` answers."""
+
+    namespace: str
+    variables: dict[str, str]
+
+
+@bp.get("/system/variables")
+def read() -> Response:
+    """``?namespace=``: all of one namespace, with their values."""
+    gateway = here()
+    space = _namespace(gateway, request.args.get("namespace", ""))
+    found = Variables(space, gateway.store.variables(space))
+    return Response(msgspec.json.encode(found), content_type="application/json")
+
+
+@bp.put("/system/variables")
+def write() -> Response:
+    """Adds or changes the given ones; others stay."""
+    gateway = here()
+    given = decoded(request.environ, Variables, MAX_BODY)
+    space = _namespace(gateway, given.namespace)
+    gateway.store.set_variables(space, given.variables)
+    log.info("variables_set", namespace=space, names=sorted(given.variables))
+    return Response(status=204)
+
+
+@bp.delete("/system/variables")
+def delete() -> Response:
+    """``?namespace=&name=``."""
+    gateway = here()
+    space = _namespace(gateway, request.args.get("namespace", ""))
+    name = request.args.get("name", "")
+    if not name:
+        raise InvalidRequest("name the variable: ?namespace=…&name=…")
+    gateway.store.delete_variable(space, name)
+    log.info("variable_deleted", namespace=space, name=name)
+    return Response(status=204)
+
+
+def _namespace(gateway: Gateway, given: str) -> str:
+    space = names.namespace(given or DEFAULT_NAMESPACE)
+    if not gateway.store.has_namespace(space):
+        raise InvalidRequest(
+            f"there is no namespace {space}: it comes with the first push to it, or with "
+            "POST /system/namespace/"
+        )
+    return space
