@@ -15,7 +15,6 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from builder import folders
+from builder.giterrors import TOO_LARGE, NotServed, Unclear, run, shown
 from builder.hardened_git import GitFailed, HardenedGit
 from builder.source import DAMAGE_MARK, Damaged, Source
 from core import names
@@ -153,19 +153,80 @@ class Mirror:
         git = self._git(
             url, Path("/nonexistent"), _MAX_LISTING, local, credential, self._check, timeout
         )
-        listing = _run(git, url, "ls-remote", "--symref", "--", url, reference)
+        listing = run(git, url, "ls-remote", "--symref", "--", url, reference)
         found = {name: value for value, _, name in map(_split, listing.splitlines())}
         target = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", listing, re.MULTILINE)
         commit = found.get(reference, "")
         if not commit or commit.startswith("ref:"):
             if branch:
-                told = f"{_shown(url)} has no branch {branch!r}: it was deleted or renamed"
+                told = f"{shown(url)} has no branch {branch!r}: it was deleted or renamed"
             else:
-                told = f"{_shown(url)} has no commit on its default branch: push one first"
+                told = f"{shown(url)} has no commit on its default branch: push one first"
             raise CheckoutFailed(told)
         if not branch and not target:
-            raise CheckoutFailed(f"{_shown(url)} does not say which branch is its default: set one")
+            raise CheckoutFailed(f"{shown(url)} does not say which branch is its default: set one")
         return branch or _checked_branch(target[1] if target else ""), names.commit(commit)
+
+    def commit_of(self, url: str, reference: str, *, timeout: float | None = None) -> str:
+        """Asks for the commit of a branch, or else of a tag.
+
+        Raises:
+            InvalidRequest: it is the name of neither.
+            CheckoutFailed: as ``head``.
+        """
+        name = _checked_branch(reference)
+        git = self._git(url, Path("/nonexistent"), _MAX_LISTING, False, "", self._check, timeout)
+        # As `git clone --branch`: a branch first; of an annotated tag what it points to ("^{}").
+        asked = (f"refs/heads/{name}", f"refs/tags/{name}^{{}}", f"refs/tags/{name}")
+        listing = run(git, url, "ls-remote", "--", url, *asked)
+        found = {name: value for value, _, name in map(_split, listing.splitlines())}
+        commit = next((found[each] for each in asked if each in found), "")
+        if not commit:
+            told = f"{shown(url)} has no branch and no tag {reference!r}: it was deleted or "
+            raise CheckoutFailed(f"{told}renamed, or is spelled otherwise")
+        return names.commit(commit)
+
+    def commit_from(self, url: str, prefix: str) -> str:
+        """The one commit whose id begins with ``prefix`` (hex digits); where the mirror does not
+        know it yet, everything that the branches and tags hold is fetched.
+
+        Raises:
+            CheckoutFailed: there is none, or more than one; or as ``fetch``.
+        """
+        with self._changing():
+            self._prepare()
+            if found := self._commit_from(prefix):
+                return found
+            git = self._git(url, self.git_dir, self._settings.max_push, False, "", self._fetching)
+            deeper = ["--unshallow"] if (self.git_dir / "shallow").exists() else []
+            specs = [f"+refs/{kind}/*:refs/slipway/{kind}/*" for kind in ("heads", "tags")]
+            self._bounded(git, url, *deeper, "--", url, *specs)
+            if found := self._commit_from(prefix):
+                return found
+        raise CheckoutFailed(
+            f"{shown(url)} has no commit, or more than one, whose id begins with {prefix}: write "
+            "all 40 digits"
+        )
+
+    def _commit_from(self, prefix: str) -> str:
+        git = HardenedGit(self.git_dir, timeout=60)
+        try:
+            wanted = f"{prefix}^{{commit}}"
+            return str(git.execute(["git", "rev-parse", "--quiet", "--verify", wanted]))
+        except GitFailed:
+            return ""
+
+    def has(self, commit: str) -> bool:
+        """Whether the mirror has a commit, so that nothing is fetched for it."""
+        return (self.git_dir / "HEAD").is_file() and self._has(names.commit(commit))
+
+    def discard(self) -> bool:
+        """Removes the mirror unless somebody uses it; the next fetch makes it anew."""
+        try:
+            with self._lock(".lock", fcntl.LOCK_EX, 0):
+                return self._discard(patient=False)
+        except Unavailable:
+            return False
 
     def fetch(
         self,
@@ -189,9 +250,7 @@ class Mirror:
         if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", wanted):
             branch, wanted = self.head(url, wanted, local=local, credential=credential)
         if len(wanted) != 40:
-            raise NotSupported(
-                f"{_shown(url)} names objects by SHA-256, which is not read here yet"
-            )
+            raise NotSupported(f"{shown(url)} names objects by SHA-256, which is not read here yet")
         git = self._git(
             url, self.git_dir, self._settings.max_push, local, credential, self._fetching
         )
@@ -199,7 +258,7 @@ class Mirror:
             fresh = self._prepare()
             try:
                 return self._open(git, url, wanted, branch)
-            except (_Unclear, Damaged):
+            except (Unclear, Damaged):
                 if fresh:
                     raise
             # Once more, from nothing.
@@ -230,19 +289,24 @@ class Mirror:
 
     def _download(self, git: HardenedGit, url: str, commit: str, branch: str) -> None:
         """Fetches the commit alone, or where the server does not serve that, its branch."""
-        flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
         keep = f"refs/slipway/{commit}"  # what is kept need not be sent again with the next commit
         try:
-            _run(git, url, "fetch", *flags, "--depth=1", "--", url, f"{commit}:{keep}")
-        except _NotServed as error:
+            self._bounded(git, url, "--depth=1", "--", url, f"{commit}:{keep}")
+        except NotServed as error:
             spec = f"+refs/heads/{_checked_branch(branch) if branch else '*'}"
             to = f"refs/slipway/heads/{branch or '*'}"
-            _run(git, url, "fetch", *flags, "--", url, f"{spec}:{to}")
+            self._bounded(git, url, "--", url, f"{spec}:{to}")
             if not self._has(commit):
                 raise error from None
+
+    def _bounded(self, git: HardenedGit, url: str, *arguments: str) -> None:
+        """One ``git fetch``; what it does not finish is removed."""
+        flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+        try:
+            run(git, url, "fetch", *flags, *arguments)
         except CheckoutFailed:
             if any(left.stat().st_size >= self._settings.max_push for left in self._unfinished()):
-                raise CheckoutFailed(f"{_shown(url)} {_TOO_LARGE}") from None
+                raise CheckoutFailed(f"{shown(url)} {TOO_LARGE}") from None
             raise
         finally:
             for left in self._unfinished():
@@ -316,7 +380,7 @@ class Mirror:
             scheme = parts.scheme
         else:
             raise CheckoutFailed(
-                f"{_shown(url)} is not a URL that is fetched from: only http and https are"
+                f"{shown(url)} is not a URL that is fetched from: only http and https are"
             )
         config = {f"protocol.{scheme}.allow": "always"}
         if credential:
@@ -361,111 +425,6 @@ class Mirror:
         except BaseException:
             file.close()
             raise
-
-
-class _Unclear(CheckoutFailed):
-    """Git failed for a reason that it did not name: the mirror may be damaged."""
-
-
-class _NotServed(CheckoutFailed):
-    """The server does not serve a single commit by its id, or not at depth 1."""
-
-
-def _run(git: HardenedGit, url: str, *command: str) -> str:
-    try:
-        return str(git.execute(["git", *command]))
-    except subprocess.TimeoutExpired as error:
-        told = f"{_shown(url)} took longer than {error.timeout:g} s to send the commit"
-        failed = CheckoutFailed(f"{told}: try again, or make the repository smaller")
-        failed.retryable = True
-        raise failed from None  # the command line may hold what must not be shown
-    except GitFailed as error:
-        # Git names the mirror by its path, which is nobody's business and no cause.
-        stderr = error.stderr.replace(str(git.working_dir), "the mirror")
-        raise _failure(url, stderr) from None
-
-
-_TOO_LARGE = "is larger than this server takes (SLIPWAY_MAX_PUSH): remove large files"
-_UNREACHED = "cannot be reached now: it is tried again, or check the forge and the network"
-_CAUSES: list[tuple[str, str, type[CheckoutFailed], bool]] = [
-    # What git says (matched in this order), what we say of the URL, as what, worth a retry.
-    (r"signal 25|File too large|size limit exceeded", _TOO_LARGE, CheckoutFailed, False),
-    (r"Out of memory|malloc failed|mmap failed", _TOO_LARGE, CheckoutFailed, False),
-    (r"No space left on device", "does not fit on this server's disk", CheckoutFailed, True),
-    (
-        r"unadvertised object|does not support shallow|shallow capabilities",
-        "does not have the commit on its branch: was it replaced by a forced push?",
-        _NotServed,
-        False,
-    ),
-    (
-        r"not our ref|couldn't find remote ref",
-        "does not have the commit: was it replaced by a forced push?",
-        CheckoutFailed,
-        False,
-    ),
-    (
-        r"fsck error|error in (object|tree|commit|blob)|inflate|pack has (bad|junk)|bad pack|"
-        r"pack signature mismatch|pack is corrupted|SHA1 COLLISION|invalid index-pack output",
-        "sent objects that do not pass git's checks (see 'git fsck'): repair the repository",
-        CheckoutFailed,
-        False,
-    ),
-    (
-        r"Authentication failed|could not read (Username|Password)|returned error: 40[13]|"
-        r"terminal prompts disabled|Access denied",
-        "asks for credentials: it is private or does not exist, or access was not given to us",
-        CheckoutFailed,
-        False,
-    ),
-    (
-        r"redirect|returned error: 30\d",
-        "answers with a redirect, which is not followed: the repository was renamed or moved",
-        CheckoutFailed,
-        False,
-    ),
-    (
-        r"returned error: 404|[Rr]epository .*not found|does not appear to be a git repository|"
-        r"does not exist|not a git repository: '/",
-        "was not found: check that it exists and that we may see it",
-        CheckoutFailed,
-        False,
-    ),
-    (r"transport '.*' not allowed", "uses a protocol that is not allowed", CheckoutFailed, False),
-    (
-        r"Could not resolve|Failed to connect|Couldn't connect|[Cc]onnection|timed? ?out|"
-        r"early EOF|hung up|RPC failed|unexpected disconnect|returned error: (429|5\d\d)|"
-        r"too slow|SSL|TLS|certificate|gnutls|Recv failure|Empty reply",
-        _UNREACHED,
-        CheckoutFailed,
-        True,
-    ),
-]
-
-
-def _failure(url: str, stderr: str) -> CheckoutFailed:
-    """Git's own words put into an error with cause and remedy."""
-    said = _told(stderr)
-    for pattern, text, kind, retryable in _CAUSES:
-        if re.search(pattern, stderr):
-            error = kind(f"{_shown(url)} {text}. Git says: {said}")
-            error.retryable = retryable
-            return error
-    return _Unclear(f"git could not fetch {_shown(url)}: {said}")
-
-
-def _told(stderr: str, length: int = 300) -> str:
-    """The lines that say what is wrong, without what a URL or a header may carry of secrets."""
-    text = re.sub(r"(?i)(authorization:\s*)[^\n]*", r"\1…", stderr)
-    text = re.sub(r"://[^/@\s']*@", "://", text)
-    lines = [line.strip(" '") for line in text.splitlines()]
-    chosen = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))] or lines
-    return "".join(c if c.isprintable() else " " for c in " | ".join(chosen))[-length:] or "nothing"
-
-
-def _shown(url: str) -> str:
-    """A URL as an error may show it: a path of our own machine by its last two parts."""
-    return url[:300] if "://" in url else "/".join(Path(url).parts[-2:])
 
 
 def _split(line: str) -> tuple[str, str, str]:

@@ -21,7 +21,7 @@ import time
 
 from redis.exceptions import RedisError
 
-from builder import dependencies
+from builder import dependencies, templatesources
 from builder.engines import engine_for
 from builder.mirror import Mirror, clone_url
 from core import keys, logging, queues
@@ -144,6 +144,7 @@ class Upkeep:
         if not self._swept_at or now - self._swept_at > HALF_MADE_EVERY:
             self._swept_at = now
             dependencies.sweep(self.settings)
+            templatesources.sweep(self.settings)
             engine_for(self.settings).sweep()
         oldest = min(forges, key=lambda each: self._looked_at[each.key], default=None)
         if oldest and now - self._looked_at[oldest.key] >= FORGE_EVERY and self._duty.mine():

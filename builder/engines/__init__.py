@@ -16,6 +16,7 @@ from core.settings import Settings
 if TYPE_CHECKING:
     from builder.source import Source
     from builder.templates import Template
+    from builder.templatesources import Templates
     from builder.work import Job, Tools
     from core.stackfile import StackFunction
 
@@ -45,24 +46,44 @@ class BuildEngine(Protocol):
         """Removes what killed builds left; returns how much. May run beside builds, at any time."""
         ...
 
-    def template(self, lang: str) -> Template:
-        """What a ``lang`` stands for.
+    def template(self, lang: str, templates: Templates) -> Template:
+        """What a ``lang`` stands for, of those that the commit can have.
 
         Raises:
-            InvalidRequest, NotSupported, ConfigError: as ``builder.templates.find_template``.
+            NotSupported, InvalidRequest: this engine cannot build with it.
+            Others: as ``builder.templatesources.Templates.find``.
         """
         ...
 
-    def check(self, source: Source, function: StackFunction, namespace: str) -> None:
-        """Looks for mistakes that can be known without building; told beside the ``lang``'s line.
+    def check(
+        self, source: Source, function: StackFunction, template: Template, namespace: str
+    ) -> None:
+        """Looks for mistakes that can be known without building; told beside the ``lang``'s line,
+        those of a ready-made image (``skip_build``) beside the image's.
 
         Raises:
             SlipwayError: the mistake.
         """
         ...
 
+    def resolve(self, image: str, namespace: str, tools: Tools) -> str:
+        """Which image a ready-made one's name stands for now: by digest. Nothing is
+        fetched: where it is started, the runtime does that, and tidies up again.
+
+        Raises:
+            InvalidRequest, NotAllowed, NotFound, NotSupported: it cannot be had, or not be run.
+            Unavailable: its registry, or the engine.
+            Conflict: the release was decided meanwhile.
+        """
+        ...
+
     def inputs(
-        self, source: Source, function: StackFunction, namespace: str, tools: Tools
+        self,
+        source: Source,
+        function: StackFunction,
+        template: Template,
+        namespace: str,
+        tools: Tools,
     ) -> Mapping[str, str]:
         """Further named inputs of the build's key: what this engine adds to an artifact. May take
         its time, and ``tools.steps.check`` is to be asked where it does."""

@@ -24,14 +24,18 @@ from builder.engines import buildkit, dockertests, imagetests
 from builder.engines import dockerfile as dockerfiles
 from builder.engines.dockerfile import Dockerfile
 from builder.engines.registry import Registry, name_of
+from builder.engines.userpackages import with_user_packages
 from builder.engines.workshop import Workshop
-from builder.templates import DOCKERFILE, Template, find_template
+from builder.templates import DOCKERFILE, Template
 from core.errors import BuildFailed, InvalidRequest, NotFound, TooLarge
 from core.images import check_owned
 from core.settings import Settings
+from engine.pull import pin
+from engine.references import refuse_others
 
 if TYPE_CHECKING:
     from builder.source import Source
+    from builder.templatesources import Templates
     from builder.work import Job, Tools
     from core.stackfile import StackFunction
 
@@ -53,18 +57,33 @@ class DockerEngine:
     def sweep(self) -> int:
         return imagetests.sweep(self.shop.build_engine, self.settings) + self.shop.sweep()
 
-    def template(self, lang: str) -> Template:
-        return DOCKERFILE if lang == DOCKERFILE.name else find_template(lang)
+    def template(self, lang: str, templates: Templates) -> Template:
+        return DOCKERFILE if lang == DOCKERFILE.name else templates.find(lang)
 
-    def check(self, source: Source, function: StackFunction, namespace: str) -> None:
-        self._planned(source, function, namespace)
+    def check(
+        self, source: Source, function: StackFunction, template: Template, namespace: str
+    ) -> None:
+        if function.skip_build:
+            refuse_others(self.settings, namespace, function.image or "")
+        else:
+            self._planned(source, function, template, namespace)
+
+    def resolve(self, image: str, namespace: str, tools: Tools) -> str:  # noqa: ARG002 - interface
+        return pin(self.shop.run_engine, self.settings, image, owner=namespace)
 
     def inputs(
-        self, source: Source, function: StackFunction, namespace: str, tools: Tools
+        self,
+        source: Source,
+        function: StackFunction,
+        template: Template,
+        namespace: str,
+        tools: Tools,
     ) -> Mapping[str, str]:
         """The images that it stands on count by what they are, not by their names."""
-        found = self._planned(source, function, namespace)
-        return {"runtime": "docker", "base image": self.shop.bring(found, namespace, tools)}
+        found = self._planned(source, function, template, namespace)
+        told = {"runtime": "docker", "base image": self.shop.bring(found, namespace, tools)}
+        # The same files are built in another way where they are not the installation's.
+        return told if template.ours else told | {"template of": "others"}
 
     def there(self, namespace: str, artifact: str) -> bool:
         try:
@@ -76,9 +95,12 @@ class DockerEngine:
     def assemble(self, job: Job, tools: Tools) -> Job:
         with tools.steps.step("build", job.name, "building its image") as out:
             self.shop.answering()
-            if job.template is not DOCKERFILE:
+            if job.template.ours:
                 dependencies.lay_out(job.template, job.app)
             found = self._laid_out(job)
+            for id_ in sorted(job.secrets.keys() - dockerfiles.secrets(found)):
+                out(f"warning: no RUN mounts the build secret {id_[:60]}: it is of no use")
+            found = self.shop.with_secrets(job, found)
             self.shop.bring(found, job.namespace, tools)  # what is copied may be another Dockerfile
             tag = self.shop.tag_of(job.release.id)
             text, last = dockerfiles.render(found), found.stages[-1].name
@@ -86,7 +108,8 @@ class DockerEngine:
             with self.shop.build_engine.asking(f"the image of {job.name}") as api:
                 made = api.inspect_image(tag)
             out(f"the image has {made['Size'] / 1e6:.0f} MB")
-            if "8080/tcp" not in (made["Config"].get("ExposedPorts") or {}):
+            exposed = made["Config"].get("ExposedPorts") or {}
+            if not job.template.foreign and "8080/tcp" not in exposed:
                 out(
                     "warning: nothing exposes port 8080, which is where a function has to listen: "
                     "write EXPOSE 8080 if it does"
@@ -94,9 +117,9 @@ class DockerEngine:
         return replace(job, image=tag)
 
     def test(self, job: Job, tools: Tools) -> Job:
-        own = job.template is DOCKERFILE
-        run = dockertests.of_dockerfile if own else dockertests.of_template
-        return replace(job, tested=run(self.shop, job, self._laid_out(job), tools))
+        run = dockertests.of_template if job.template.ours else dockertests.of_dockerfile
+        found = self.shop.with_secrets(job, self._laid_out(job))
+        return replace(job, tested=run(self.shop, job, found, tools))
 
     def publish(self, job: Job, tools: Tools) -> str:
         name = name_of(self.settings, job.namespace, job.name, job.key.digest)
@@ -120,11 +143,14 @@ class DockerEngine:
     def over(self, release: str) -> None:
         self.shop.over(release)
 
-    def _planned(self, source: Source, function: StackFunction, namespace: str) -> Dockerfile:
-        """The Dockerfile as the commit has it."""
-        template = self.template(function.lang)
+    def _planned(
+        self, source: Source, function: StackFunction, template: Template, namespace: str
+    ) -> Dockerfile:
+        """The Dockerfile as the commit or the template has it."""
         data = None
-        if template is DOCKERFILE:
+        if template.foreign:
+            data = _dockerfile_of(template)
+        elif template is DOCKERFILE:
             folder = "" if function.handler == "." else f"{function.handler}/"
             try:
                 data = source.read(f"{folder}Dockerfile", dockerfiles.MAX_BYTES)
@@ -139,5 +165,15 @@ class DockerEngine:
 
     def _laid_out(self, job: Job) -> Dockerfile:
         """The Dockerfile as it lies in the context."""
-        data = (job.app / "Dockerfile").read_bytes() if job.template is DOCKERFILE else None
-        return self.shop.dockerfile(job.function, job.template, job.namespace, data)
+        data = None if job.template.ours else (job.app / "Dockerfile").read_bytes()
+        found = self.shop.dockerfile(job.function, job.template, job.namespace, data)
+        return with_user_packages(found) if job.template.foreign else found
+
+
+def _dockerfile_of(template: Template) -> bytes:
+    """That of somebody else's template, which lies at the top of what is built."""
+    path = template.files.get("Dockerfile")
+    if path is None:
+        raise BuildFailed(f"{template.told()} has no Dockerfile: images cannot be made of it")
+    with path.open("rb") as file:
+        return file.read(dockerfiles.MAX_BYTES + 1)

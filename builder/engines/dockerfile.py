@@ -164,6 +164,43 @@ def mounts(instruction: Instruction) -> list[dict[str, str]]:
     return found
 
 
+def secrets(dockerfile: Dockerfile) -> set[str]:
+    """The ids of the secrets that it mounts."""
+    options = [each for i in walk(dockerfile) if i.word == "RUN" for each in mounts(i)]
+    return {each.get("id", "") for each in options if each["type"].lower() == "secret"}
+
+
+def with_secrets(dockerfile: Dockerfile, ids: Mapping[str, str]) -> Dockerfile:
+    """The Dockerfile, its RUN lines asking for secrets by the ids that ``ids`` gives for theirs,
+    and finding them where they would have."""
+
+    def mount(value: str) -> str:
+        parts = [each.partition("=") for each in value.split(",")]
+        options = {name.strip().lower(): text for name, _, text in parts}
+        id_ = options.get("id", "")
+        if options.get("type", "").lower() != "secret" or id_ not in ids:
+            return value
+        kept = [each for each in value.split(",") if each.partition("=")[0].strip().lower() != "id"]
+        if not options.keys() & {"target", "dst", "destination", "env"}:
+            kept.append(f"target=/run/secrets/{id_}")
+        return ",".join([*kept, f"id={ids[id_]}"])
+
+    def changed(each: Instruction) -> Instruction:
+        if each.word != "RUN" or not each.flags:
+            return each
+        flags = [
+            f"--mount={mount(flag.partition('=')[2])}" if flag.startswith("--mount=") else flag
+            for flag in each.flags
+        ]
+        return _with_flags(each, flags)
+
+    stages = (
+        replace(stage, instructions=tuple(map(changed, stage.instructions)))
+        for stage in dockerfile.stages
+    )
+    return replace(dockerfile, stages=tuple(stages))
+
+
 def refuse(path: str, mistakes: Sequence[Mistake]) -> None:
     """Raises BuildFailed where there are mistakes."""
     if mistakes:
@@ -408,6 +445,10 @@ def renamed(instruction: Instruction, names: Mapping[str, str]) -> Instruction:
         elif instruction.word == "RUN" and name == "--mount":
             value = ",".join(_from(option, names) for option in value.split(","))
         flags.append(f"{name}={value}" if "=" in flag else flag)
+    return _with_flags(instruction, flags)
+
+
+def _with_flags(instruction: Instruction, flags: Sequence[str]) -> Instruction:
     end = ["--"] if instruction.operands.startswith("--") else []
     return replace(instruction, rest=" ".join([*flags, *end, instruction.operands]))
 

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from engine.client import Engine
 
 _AWAY = re.compile(r"Cannot connect to the Docker daemon|error during connect|the docker daemon")
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.I)
+_SHORT, _MASKED = 6, 200
+"""Characters and lines of secrets from and up to which output is masked."""
 _ASK_EVERY, _SILENT = 5.0, 30.0
 """Seconds between two looks at the engine, and of silence after which it counts as hung."""
 
@@ -40,6 +42,8 @@ class Order:
     network: bool = True
     fresh: bool = False
     """Whether nothing may come out of the cache."""
+    hidden: tuple[bytes, ...] = ()
+    """Values of secrets: what the build prints of them is masked."""
     ours: bool = False
     """Whether the Dockerfile is a template's: then what fails to be fetched is worth a retry."""
 
@@ -94,13 +98,14 @@ def build(
         Conflict: the release was decided meanwhile.
     """
     progress = Progress(lambda line: out(registries.without_passwords(line)), settings.build_output)
+    mask = _mask(order.hidden)
     with folders.making(settings.state / folders.WORK) as folder:
         (folder / "Dockerfile").write_bytes(order.dockerfile)
         arguments = ["build", "--progress=plain", "--file", str(folder / "Dockerfile")]
         arguments += ["--tag", order.tag, *_flags(order, folder), str(order.context)]
         ended = cli.run(
             arguments,
-            on_line=progress,
+            on_line=lambda line: progress(mask(line)),
             stop=lambda: progress.clipped or watch(),
             env={"BUILDKIT_CACHE_MOUNT_NS": caches_of(settings, namespace)},
         )
@@ -134,6 +139,18 @@ def registries_file(folder: Path) -> dict[str, Path]:
             file.writelines(f"export {k}={shlex.quote(v)}\n" for k, v in sorted(told.items()))
         found["registries"] = path
     return found
+
+
+def _mask(values: Iterable[bytes]) -> Callable[[str], str]:
+    """Puts asterisks in place of every line of a secret, but for short ones."""
+    lines = {
+        line.strip() for value in values for line in value.decode(errors="replace").split("\n")
+    }
+    longest = sorted((each for each in lines if len(each) >= _SHORT), key=len)[-_MASKED:]
+    if not longest:
+        return lambda line: line
+    hidden = re.compile("|".join(re.escape(each) for each in reversed(longest)))
+    return lambda line: hidden.sub("****", line)
 
 
 def _flags(order: Order, folder: Path) -> list[str]:

@@ -20,12 +20,9 @@ from builder.engines.buildkit import Cli, configuration
 from builder.engines.dockerfile import trigger
 from builder.engines.imageuse import ImageUse
 from builder.engines.rules import refusals
-from core.addresses import outside_addresses
 from core.errors import (
     BuildFailed,
     ConfigError,
-    InvalidRequest,
-    NotAllowed,
     NotFound,
     SlipwayError,
     Unavailable,
@@ -33,16 +30,8 @@ from core.errors import (
 from core.images import LOCAL
 from core.settings import Settings
 from engine.client import Engine
+from engine.references import plain, refuse_others
 
-_NAME = re.compile(
-    r"(?:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?)/)?"
-    r"(?P<path>[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*)"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
-_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
-ON_THE_WAY = "slipway-build"
-"""The name of images that builds have not finished with."""
-_LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3})(:[0-9]+)?")
 _FRESH = 10.0
 """Seconds for which what the engine said of an image is taken as known."""
 _ASKED = re.compile(
@@ -54,46 +43,10 @@ _ASKED = re.compile(
 def check_name(name: str, settings: Settings, namespace: str) -> None:
     """Holds the name of an image that an owner's build wants against what it may want.
 
-    Raises:
-        InvalidRequest: it is no name.
-        NotAllowed: it is somebody else's, or lies on an inside address.
+    Raises as ``engine.references.refuse_others``.
     """
-    match = _NAME.fullmatch(name)
-    if len(name) > 512 or not match:
-        raise InvalidRequest(f"{name[:80]!r} is not the name of an image")
-    if name in (settings.python_image, settings.node_image):
-        return
-    local = _plain(name).lower()
-    if local.startswith((f"{ON_THE_WAY}:", f"{ON_THE_WAY}@")):
-        raise NotAllowed(f"{name[:120]} is what builds have on the way, and nobody's to build on")
-    if local.startswith(f"{LOCAL}/") and not local.startswith(f"{LOCAL}/{namespace}/"):
-        raise NotAllowed(f"{name[:120]} is another owner's image")
-    host = (match["host"] or "").lower()
-    if "." not in host and ":" not in host and host != "localhost":
-        return  # the hub's
-    if settings.registry and host == settings.registry.partition("/")[0]:
-        if not name.startswith(f"{settings.registry}/{namespace}/"):
-            raise NotAllowed(
-                f"{name[:120]} is not yours: of this installation's registry you can build on "
-                f"what lies below {settings.registry}/{namespace}/"
-            )
-        return
-    bare, _, port = host.partition(":")
-    if host in _HUB or host in settings.allow_registries or bare in settings.allow_registries:
-        return
-    told = (
-        f"{name[:120]}: the registry {host!r} is not outside; the administrator can allow it "
-        "(SLIPWAY_ALLOW_REGISTRIES)"
-    )
-    ours = settings.registry.partition("/")[0]
-    if "." not in bare or (_LOOPBACK.fullmatch(ours) and port and ours.endswith(f":{port}")):
-        raise NotAllowed(told)
-    try:
-        outside_addresses(bare, int(port or 443))
-    except NotAllowed as error:
-        raise NotAllowed(told) from error
-    except Unavailable:
-        return  # the engine has to resolve it too, and will say so
+    if name not in (settings.python_image, settings.node_image):
+        refuse_others(settings, namespace, name)
 
 
 class Images:
@@ -137,9 +90,9 @@ class Images:
         found = self._found(name)
         if found is None or name in (self.settings.python_image, self.settings.node_image):
             return
-        if _plain(name) not in [*(found.get("RepoTags") or []), *(found.get("RepoDigests") or [])]:
+        if plain(name) not in [*(found.get("RepoTags") or []), *(found.get("RepoDigests") or [])]:
             raise BuildFailed(f"{name[:120]} is no name of an image: write repository:tag")
-        own = _plain(name).startswith(f"{LOCAL}/{namespace}/")
+        own = plain(name).startswith(f"{LOCAL}/{namespace}/")
         if not found.get("RepoDigests") and not own:
             raise BuildFailed(
                 f"the image {name[:120]} is this engine's own and came from no registry: build on "
@@ -200,19 +153,6 @@ class Images:
             "anybody may read it",
             step="base",
         )
-
-
-def _plain(name: str) -> str:
-    """A name as the engine lists it: ``docker.io/library/alpine`` → ``alpine:latest``."""
-    host, slash, path = name.partition("/")
-    if slash and host.lower() in _HUB:
-        name = path
-    name = name.removeprefix("library/")
-    place, at, digest = name.partition("@")
-    repository, colon, tag = place.rpartition(":")
-    if not colon or "/" in tag:
-        repository, tag = place, "latest"
-    return f"{repository}@{digest}" if at else f"{repository}:{tag}"
 
 
 def transfer(source: Engine, target: Engine, name: str, stop: Callable[[], bool]) -> None:

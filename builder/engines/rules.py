@@ -14,7 +14,8 @@ from builder.engines.dockerfile import WORDS, Dockerfile, Instruction, mounts, w
 from core.errors import Mistake
 
 HANDED_IN = "ca"
-"""The one secret that a Dockerfile may mount: the host's certificates, where it has its own."""
+"""What a Dockerfile may mount beside the function's own secrets: the host's certificates, where it
+has its own."""
 
 _REFUSED_FLAGS = {
     "--security": "builds have no further rights",
@@ -94,8 +95,9 @@ def _mount(options: dict[str, str], secrets: Collection[str]) -> Iterator[str]:
         case "secret":
             if (name := options.get("id") or "(without id)") not in secrets:
                 yield (
-                    f"--mount=type=secret,id={name[:60]}: builds are handed no secrets but "
-                    f"{HANDED_IN!r}, the host's certificates where it has its own"
+                    f"--mount=type=secret,id={name[:60]}: builds are handed no secrets but those "
+                    f"of the function's build_secrets, and {HANDED_IN!r}, the host's certificates "
+                    "where it has its own"
                 )
         case "cache":
             named = options.get("id", "")

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import dependencies
+from builder.buildsecrets import INPUT
 from builder.engines import buildkit, rules, sealed
 from builder.engines import dockerfile as dockerfiles
 from builder.engines.dockerfile import Dockerfile
 from builder.engines.imagebuild import Order, Watch, build
-from builder.engines.images import ON_THE_WAY, Images, check_name
+from builder.engines.images import Images, check_name
 from builder.templates import DOCKERFILE, Template
 from core import queues
 from core.errors import (
@@ -35,7 +36,9 @@ from core.errors import (
     Unavailable,
 )
 from core.settings import Settings
+from core.signing import secret_file, sign
 from engine.client import Engine
+from engine.references import ON_THE_WAY
 
 if TYPE_CHECKING:
     from builder.work import Job, Tools
@@ -94,13 +97,15 @@ class Workshop:
             return told
         packages = told.get("ADDITIONAL_PACKAGE", "").split()
         packages += template.packages(function.build_options)
+        told["ADDITIONAL_PACKAGE"] = " ".join(sorted(set(packages)))
+        if not template.ours:
+            return told
         for each in packages:
             if not _PACKAGE.fullmatch(each):
                 raise InvalidRequest(
                     f"build_args: ADDITIONAL_PACKAGE names {each[:80]!r}, which is not the name of "
                     "a Debian package: write names, with =version if need be"
                 )
-        told["ADDITIONAL_PACKAGE"] = " ".join(sorted(set(packages)))
         told["UV_VERSION"] = importlib.metadata.version("uv")
         language = dependencies.language(template)
         if language:
@@ -111,7 +116,7 @@ class Workshop:
     def dockerfile(
         self, function: StackFunction, template: Template, namespace: str, data: bytes | None = None
     ) -> Dockerfile:
-        """Reads and checks a function's Dockerfile: ``data``, or its template's.
+        """Reads and checks a function's Dockerfile: ``data``, or that of our own template.
 
         Raises:
             BuildFailed: with every mistake.
@@ -119,10 +124,13 @@ class Workshop:
         """
         arguments = self.arguments(function, template)
         _check_arguments(function.build_args, template)
-        if template is DOCKERFILE:
+        if not template.ours:
             path = "Dockerfile" if function.handler == "." else f"{function.handler}/Dockerfile"
+            if template.foreign:
+                path = f"the Dockerfile of {template.told()}"
             found = dockerfiles.parse(data or b"", path, arguments)
-            mistakes = sealed.mistakes_of(found) + rules.mistakes_of(found)
+            handed = {rules.HANDED_IN, *function.build_secrets}
+            mistakes = sealed.mistakes_of(found) + rules.mistakes_of(found, secrets=handed)
         else:
             found = _of_template(template, arguments)
             mistakes = rules.mistakes_of(found, secrets=_SECRETS)
@@ -133,6 +141,22 @@ class Workshop:
                 mistakes.append(Mistake(line, str(error)))
         dockerfiles.refuse(found.path, mistakes)
         return found
+
+    def with_secrets(self, job: Job, found: Dockerfile) -> Dockerfile:
+        """The Dockerfile, asking for the function's secrets by ids that nobody else can have.
+
+        A secret's content is no part of what BuildKit calls the same, but its id is: so a layer
+        that was made with one is found again with that very content only, and by this owner."""
+        return dockerfiles.with_secrets(found, self._secret_ids(job))
+
+    def _secret_ids(self, job: Job) -> dict[str, str]:
+        key = secret_file(self.settings.state / "cache-key").encode()
+        return {
+            id_: sign(key, f"{job.namespace} {id_} {job.key.inputs[f'{INPUT} {id_}']}".encode())[
+                :32
+            ]
+            for id_ in job.secrets
+        }
 
     def bring(self, found: Dockerfile, namespace: str, tools: Tools) -> str:
         """Brings the images that a Dockerfile stands on into the build engine; returns their names
@@ -168,17 +192,19 @@ class Workshop:
 
         Raises as ``builder.engines.imagebuild.build``.
         """
-        ours = job.template is not DOCKERFILE
+        ours = job.template.ours
+        ids = self._secret_ids(job)
         order = Order(
             dockerfile=dockerfile,
             context=job.app,
             tag=tag,
             target=target,
             arguments={**self.arguments(job.function, job.template), **(further or {})},
-            secrets=files or {},
+            secrets={ids[id_]: path for id_, path in job.secrets.items()} | dict(files or {}),
             network=network and (ours or self.settings.build_egress),
             fresh=fresh,
             ours=ours,
+            hidden=tuple(path.read_bytes() for path in job.secrets.values()),
         )
         build(
             order,
@@ -263,5 +289,5 @@ def _check_arguments(arguments: Mapping[str, str], template: Template) -> None:
         shown = name[:80]
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
             raise InvalidRequest(f"build_args: {shown!r} is not the name of an argument")
-        if _NOT_THEIRS.fullmatch(name) or (template is not DOCKERFILE and name in _OURS):
+        if _NOT_THEIRS.fullmatch(name) or (template.ours and name in _OURS):
             raise InvalidRequest(f"build_args: {shown} is this installation's to set: leave it out")

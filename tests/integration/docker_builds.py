@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import requests
 
-from builder import folders, pipeline
+from builder import folders, pipeline, plan
 from builder.lease import Lease
 from builder.mirror import local_url
 from builder.steps import ReleaseLog, Steps
@@ -75,7 +76,7 @@ class Workbench:
             try:
                 release, source = pipeline.checkout(release, self.repository, tools)
                 with source:
-                    jobs = self._timed("plan", lambda: pipeline.plan(release, source, tools))
+                    jobs = self._timed("plan", lambda: plan.plan(release, source, tools))
                     jobs = self._timed(
                         "build", lambda: [pipeline.assemble(j, source, folder, tools) for j in jobs]
                     )
@@ -149,10 +150,44 @@ def registry(folder: Path, *, users: str = "", deleting: bool = False) -> Iterat
         process.wait()
 
 
-def tidy(settings: Settings) -> None:
-    """Removes the images that a test's builds left in its engine."""
+@contextlib.contextmanager
+def started(engine: Engine, job: Job, **host: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A container of an artifact as the provider runs it: (its address, what the engine says)."""
+    with engine.asking("") as api:
+        if "@" in job.artifact:  # else it is the engine's own
+            api.pull(job.artifact)
+        made = api.create_container(
+            job.artifact,
+            user="1234567:1234567",
+            host_config=api.create_host_config(
+                read_only=True, tmpfs={"/tmp": ""}, cap_drop=["ALL"], **host
+            ),
+        )
+        try:
+            api.start(made["Id"])
+            told = api.inspect_container(made["Id"])
+            yield f"http://{told['NetworkSettings']['IPAddress']}:8080", told
+        finally:
+            api.remove_container(made["Id"], force=True)
+
+
+def answer(url: str) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return session.get(url, timeout=5)
+            except requests.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def tidy(settings: Settings, namespace: str = "") -> None:
+    """Removes the images that a test's builds left in its engine; without a registry, those of
+    ``namespace`` if it is given."""
     engine = Engine(settings.build_engine_url)
-    place = settings.registry or "slipway"
+    place = settings.registry or f"slipway/{namespace}".rstrip("/")
     with contextlib.suppress(SlipwayError), engine.asking("") as api:
         for each in api.images():
             for tag in each["RepoTags"] or []:

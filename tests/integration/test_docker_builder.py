@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -17,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from builder import jobs
 from builder.engines import imagetests
 from builder.engines.workshop import Workshop
 from builder.lease import Lease
 from builder.templates import find_template
-from builder.work import Job
 from core.errors import BuildFailed, Conflict, InvalidStack, SlipwayError, TestFailed
 from core.images import check_owned
 from core.models import State
@@ -36,10 +33,12 @@ from tests.conftest import missing
 from tests.integration.docker_builds import (
     HELLO,
     Workbench,
+    answer,
     function,
     registry,
     sleeping,
     stack,
+    started,
     tidy,
 )
 from tests.integration.gateway import harness
@@ -124,38 +123,6 @@ def leftovers(engine: Engine, settings: Settings) -> list[str]:
         ]
         tags = [tag for each in api.images() for tag in each["RepoTags"] or []]
     return found + [tag for tag in tags if tag.startswith(f"slipway-build:{settings.mark}-")]
-
-
-@contextlib.contextmanager
-def started(engine: Engine, job: Job, **host: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A container of an artifact as the provider runs it: (its address, what the engine says)."""
-    with engine.asking("") as api:
-        api.pull(job.artifact)
-        made = api.create_container(
-            job.artifact,
-            user="1234567:1234567",
-            host_config=api.create_host_config(
-                read_only=True, tmpfs={"/tmp": ""}, cap_drop=["ALL"], **host
-            ),
-        )
-        try:
-            api.start(made["Id"])
-            told = api.inspect_container(made["Id"])
-            yield f"http://{told['NetworkSettings']['IPAddress']}:8080", told
-        finally:
-            api.remove_container(made["Id"], force=True)
-
-
-def answer(url: str) -> requests.Response:
-    with requests.Session() as session:
-        session.trust_env = False
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                return session.get(url, timeout=5)
-            except requests.ConnectionError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
 
 
 # Templates

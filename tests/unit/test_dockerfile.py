@@ -13,6 +13,7 @@ from builder.engines import dockerfile as dockerfiles
 from builder.engines import rules, sealed
 from builder.engines.dockerfile import Dockerfile, parse, render
 from builder.engines.images import check_name
+from builder.engines.userpackages import with_user_packages
 from core.errors import BuildFailed, InvalidRequest, NotAllowed
 from core.settings import Settings
 
@@ -93,6 +94,97 @@ def test_arguments_fill_the_image_in(text: str, arguments: dict[str, str], image
 def test_an_image_that_cannot_be_told_is_refused(text: str) -> None:
     assert "cannot be told" in refused(text)
     assert "cannot be told" in refused(text, OTHER="x")
+
+
+DOG = "ghcr.io/openfaas/of-watchdog:1"
+PLATFORM = "FROM --platform=${TARGETPLATFORM:-linux/amd64}"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "images"),
+    [
+        (  # node
+            f"{PLATFORM} {DOG} as watchdog\n{PLATFORM} node:20-alpine as ship\n"
+            "ARG TARGETPLATFORM\nCOPY --from=watchdog /fwatchdog /usr/bin/fwatchdog\n"
+            "RUN apk --no-cache add curl \\\n    && addgroup -S app && adduser -S -g app app\n"
+            "ENV NPM_CONFIG_LOGLEVEL warn\nUSER app\nWORKDIR /home/app\n"
+            "COPY --chown=app:app function/*.json ./\nRUN npm i\n"
+            'ENV mode="http"\nHEALTHCHECK --interval=3s CMD [ -e /tmp/.lock ] || exit 1\n'
+            'CMD ["fwatchdog"]\n',
+            {},
+            [DOG, "node:20-alpine"],
+        ),
+        (  # Go
+            f"{PLATFORM} {DOG} AS watchdog\n"
+            "FROM --platform=${BUILDPLATFORM:-linux/amd64} golang:1-alpine AS build\n"
+            "ARG TARGETOS\nARG TARGETARCH\nCOPY --from=watchdog /fwatchdog /usr/bin/\nCOPY . .\n"
+            'ARG GOPROXY=""\nARG CGO_ENABLED=0\nENV CGO_ENABLED=${CGO_ENABLED}\n'
+            'RUN test -z "$(gofmt -l $(find . -name \'*.go\' -not -path "./vendor/*"))" || '
+            '{ echo "Run \\"gofmt\\" on it"; exit 1; }\n'
+            "RUN --mount=type=cache,target=/root/.cache/go-build \\\n"
+            "    --mount=type=cache,target=/go/pkg/mod \\\n"
+            '    GOOS=${TARGETOS} GOARCH=${TARGETARCH} go build --ldflags "-s -w" -o handler .\n'
+            f"{PLATFORM} alpine:3 AS ship\n"
+            'COPY --from=build --chown=app /go/handler    .\nUSER app\nCMD ["./fwatchdog"]\n',
+            {},
+            [DOG, "golang:1-alpine", "alpine:3"],
+        ),
+        (  # PHP
+            f"ARG TARGETPLATFORM\nARG BUILDPLATFORM\n\n{PLATFORM} {DOG} as watchdog\n"
+            f"{PLATFORM} composer:latest AS composer\n{PLATFORM} php:8-alpine\n"
+            "COPY --from=composer /usr/bin/composer /usr/bin/composer\nARG COMPOSER_AUTH='{}'\n"
+            "ENV COMPOSER_AUTH=${COMPOSER_AUTH}\nRUN [[ -f x.sh ]] && sh ./x.sh && \\\n"
+            "    chown -R app /home/app\nRUN apk del git && \\\n"
+            "    { find / -type f -print0 | xargs -0r strip -p 2>/dev/null || true; }\n",
+            {},
+            [DOG, "composer:latest", "php:8-alpine"],
+        ),
+        (  # Python, with a version of the function's choice
+            f"ARG PYTHON_VERSION=3.12\n{PLATFORM} {DOG} as watchdog\n"
+            f"{PLATFORM} python:${{PYTHON_VERSION}}-slim as build\nARG UPGRADE_PACKAGES=false\n"
+            'RUN if [ "${UPGRADE_PACKAGES}" = "true" ] || [ "$OTHER" = "1" ]; then \\\n'
+            "    apt-get upgrade -y; fi\nCOPY --chown=app:app function/requirements.txt\t.\n"
+            "FROM build as test\nARG TEST_COMMAND=tox\nARG TEST_ENABLED=true\n"
+            'RUN [ "$TEST_ENABLED" = "false" ] && echo "skipped" || eval "$TEST_COMMAND"\n'
+            "FROM build as ship\n",
+            {"PYTHON_VERSION": "3.13"},
+            [DOG, "python:3.13-slim"],
+        ),
+        (  # Ruby and Java: a space behind the backslash, stages that come late
+            "FROM jdk:11-slim as builder\n\nRUN apt-get update -qqy \\ \n  && apt-get install \\\n"
+            "   unzip\nENV PATH=$PATH:$GRADLE_HOME/bin\nCOPY . /home/app/\nRUN gradle build\n"
+            f"FROM {DOG} as watchdog\nFROM jre:11-slim as ship\nCOPY --from=builder /a ./a\n",
+            {},
+            ["jdk:11-slim", DOG, "jre:11-slim"],
+        ),
+    ],
+)
+def test_what_the_templates_of_openfaas_use(
+    text: str, arguments: dict[str, str], images: list[str]
+) -> None:
+    found = read(text, **arguments)
+    assert [name for _, name in found.images()] == images
+    assert refused(text, **arguments) == ""
+    assert "--platform" not in render(found).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "home"),
+    [
+        ("FROM x\nUSER app\nRUN pip install --user -r r.txt\nRUN y\n", 3, "/home/app"),
+        ("FROM x AS a\nUSER snake:g\nRUN pip3 install -q --user x\nFROM a\n", 3, "/home/snake"),
+        ("FROM x\nRUN pip install --user x\nUSER app\n", 0, ""),
+        ("FROM x\nUSER root\nRUN pip install --user x\n", 0, ""),
+        ("FROM x\nUSER 1000\nRUN pip install --user x\n", 0, ""),
+        ("FROM x AS a\nUSER app\nFROM x\nRUN pip install --user x\n", 0, ""),
+        ("FROM x\nUSER app\nRUN pip install x\n", 0, ""),
+    ],
+)
+def test_packages_in_a_users_home_are_found_by_others(text: str, after: int, home: str) -> None:
+    lines = render(with_user_packages(read(text))).decode().splitlines()
+    plain = rendered(text).splitlines()
+    told = [f"ENV PYTHONUSERBASE={home}/.local"] if home else []
+    assert lines == plain[:after] + told + plain[after:]
 
 
 def test_images_are_those_of_copies_and_mounts_too() -> None:
@@ -404,3 +496,40 @@ def test_images_of_others_and_of_inside_are_refused(name: str) -> None:
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest):
         check_name(name, HERE, "ann")
+
+
+# Secrets of the function.
+
+
+@pytest.mark.parametrize(
+    ("written", "result"),
+    [
+        (
+            "--mount=type=secret,id=a cat x",
+            "--mount=type=secret,target=/run/secrets/a,id=1f cat x",
+        ),
+        ("--mount=id=a,type=secret,dst=/k x", "--mount=type=secret,dst=/k,id=1f x"),
+        ("--mount=type=secret,ID=a,mode=0400 x", None),
+        ("--mount=type=secret,id=a,env=A x", "--mount=type=secret,env=A,id=1f x"),
+        ("--mount=type=cache,id=a,target=/c x", "--mount=type=cache,id=a,target=/c x"),
+        ("--mount=type=secret,id=ca x", "--mount=type=secret,id=ca x"),
+        ("--network=none --mount=type=secret,id=b x", None),
+        ("echo --mount=type=secret,id=a", "echo --mount=type=secret,id=a"),
+    ],
+)
+def test_secrets_are_asked_for_by_other_ids(written: str, result: str | None) -> None:
+    found = parse(f"FROM a\nRUN {written}\n".encode(), "Dockerfile", {})
+    text = render(dockerfiles.with_secrets(found, {"a": "1f", "b": "2e"})).decode()
+    if result is not None:
+        assert text == f"FROM a AS slipway-stage-0\nRUN {result}\n"
+    assert "id=a " not in text or "cache" in text or "echo" in text
+    assert "id=b" not in text
+
+
+def test_a_dockerfile_mounts_the_functions_own_secrets_only() -> None:
+    found = parse(b"FROM a\nRUN --mount=type=secret,id=a x\n", "Dockerfile", {})
+    assert dockerfiles.secrets(found) == {"a"}
+    assert rules.mistakes_of(found, secrets={"ca", "a"}) == []
+    (mistake,) = rules.mistakes_of(found)
+    assert mistake.line == 2
+    assert "those of the function's build_secrets" in mistake.text

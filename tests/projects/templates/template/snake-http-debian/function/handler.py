@@ -1,0 +1,2 @@
+def handle(path):
+    return "the sample"
