@@ -37,6 +37,7 @@ def examine(settings: Settings, *, runs: bool) -> Iterator[Finding]:
         yield from _cli(settings)
         yield from _images(settings, engine)
         yield from _disk(settings, about)
+        yield from _root(settings)
     except SlipwayError as error:
         advice = "start it (systemctl start docker), or name it with SLIPWAY_ENGINE or DOCKER_HOST"
         yield Finding("engine", FAIL, str(error), advice)
@@ -90,6 +91,12 @@ def _disk(settings: Settings, about: dict[str, Any]) -> Iterator[Finding]:
     state = WARN if left < disk.IMAGES_LOW else OK
     advice = "remove images that nobody needs, or make room" if state == WARN else ""
     yield Finding("images' disk", state, f"{left / 2**30:.1f} GiB free at {root}", advice)
+
+
+def _root(settings: Settings) -> Iterator[Finding]:
+    if settings.allow_root:
+        told = "images that the admin deploys by API run as root where they say so"
+        yield Finding("root", WARN, told, "unset SLIPWAY_ALLOW_ROOT where none of them needs it")
 
 
 def _registry(settings: Settings) -> Iterator[Finding]:

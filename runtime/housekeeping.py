@@ -7,7 +7,8 @@ when each has been unneeded.
 
 An image by its bare id may be that of several owners, so what one of them needs stays for all. A
 build that finds an artifact takes it from the list in the store; removing takes minutes, so this is
-looked up before each.
+looked up before each. Images that were not built here are the provider's to tidy up: it knows which
+of them it brought. Logs of functions that are long gone go as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from core.errors import SlipwayError
 from core.models import State
 from core.settings import Settings
 from core.store import Store
+from runtime import oldlogs
 from runtime.providers import Provider
 
 EVERY = 600.0
@@ -75,7 +77,9 @@ class Housekeeping:
             self.store.forget_artifact(namespace, artifact, known[namespace][artifact])
             log.info("discarded", namespace=namespace, artifact=artifact)
             removed += 1
-        return removed
+        running = {each.spec.function for each in self.provider.instances()}
+        oldlogs.remove(self.settings.logs, running | self.store.functions().keys())
+        return removed + self.provider.tidy(set(self._needed()), GRACE)
 
     def _wanted_again(self, name: str, since: float) -> bool:
         """Whether something has come to need it after all others were looked at."""
@@ -87,6 +91,8 @@ class Housekeeping:
         """Artifacts of all that runs, shall run, or may run again."""
         for record in self.store.functions().values():
             yield record.spec.artifact
+            if record.previous:
+                yield record.previous.artifact
         for release in self.store.staging():
             for artifact in self.store.artifacts(release.id):
                 yield artifact.artifact

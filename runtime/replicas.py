@@ -30,6 +30,8 @@ PROBES_AT_ONCE, PROBES_OF_NAMESPACE = 32, 8
 HEALTH_PATH = "/_/health"
 PROBE_SECONDS = 5.0
 """Longest wait for one health answer."""
+LAST_SECONDS = 0.5
+"""The least that the last look of a start gets: its answer is what is told."""
 PROBE_EVERY = 10.0
 """Seconds between two looks at a healthy replica."""
 STRIKES = 3
@@ -235,13 +237,13 @@ class Replicas:
 
     def _await_health(self, instance: Instance, health: _Health) -> None:
         begun = time.monotonic()
-        delay = _duration(instance.spec.annotation("com.openfaas.health.http.initialDelay"))
+        delay = _duration(_asked(instance.spec, "initialDelay", ready=True))
         if delay:
             self._closed.wait(min(delay, self.settings.health_timeout))
-        deadline = begun + self.settings.health_timeout
+        deadline = time.monotonic() + self.settings.health_timeout
         answer = ""
         while (left := deadline - time.monotonic()) > 0 and not self._closed.is_set():
-            answer = self._ask(instance, min(PROBE_SECONDS, left))
+            answer = self._ask(instance, min(PROBE_SECONDS, max(left, LAST_SECONDS)), ready=True)
             if not answer:
                 with self._lock:
                     health.ready = True
@@ -288,14 +290,18 @@ class Replicas:
         except (SlipwayError, OSError) as error:
             log.warning("replica_stays", instance=instance.id, reason=str(error))
 
-    def _ask(self, instance: Instance, timeout: float) -> str:
-        """'' if the replica says it is healthy, else what it said instead."""
-        path = instance.spec.annotation("com.openfaas.health.http.path", HEALTH_PATH)
+    def _ask(self, instance: Instance, timeout: float, *, ready: bool = False) -> str:
+        """'' if the replica says it is healthy, else what it said instead. ``ready``: the first
+        time, where it may have another path to ask."""
+        spec = instance.spec
+        named = _asked(spec, "path", ready=ready)
+        path = named or HEALTH_PATH
         try:
             status, body = request(instance.address, "GET", path, timeout=timeout)
         except (OSError, ValueError) as error:  # ValueError: what is no path
-            return f"no answer on {path} ({error or type(error).__name__})"
-        if 200 <= status < 300:
+            advice = _advice(instance) if isinstance(error, ConnectionRefusedError) else ""
+            return f"no answer on {path} ({error or type(error).__name__}){advice}"
+        if 200 <= status < 300 or (spec.foreign and _will_do(status, named=bool(named))):
             return ""
         return f"{path} answered {status}: {body[:200].decode('utf-8', 'replace').strip()}"
 
@@ -306,6 +312,33 @@ class Replicas:
         except Unavailable:
             return True
         return any(each.id == instance.id and each.phase is Phase.RUNNING for each in found)
+
+
+def _asked(spec: FunctionSpec, what: str, *, ready: bool) -> str:
+    """``com.openfaas.health.http.<what>``; of a fresh replica ``com.openfaas.ready.http.<what>``,
+    where that is there."""
+    health = spec.annotation(f"com.openfaas.health.http.{what}")
+    return (spec.annotation(f"com.openfaas.ready.http.{what}") if ready else "") or health
+
+
+def _will_do(status: int, *, named: bool) -> bool:
+    """Whether an image that was not built here is healthy by this answer.
+
+    On a path that its annotation has (``named``), 2xx and 3xx are, as for Kubernetes. On the usual
+    one it need not know what is asked: an answer is enough, but for those by which a watchdog, or a
+    proxy in the image, says that what is behind it is not there yet.
+    """
+    return status < 400 if named else status not in (502, 503, 504)
+
+
+def _advice(instance: Instance) -> str:
+    host, _, port = instance.address.rpartition(":")
+    if not host or not instance.spec.foreign:
+        return ""
+    return (
+        f": an image has to listen on TCP port {port} of all addresses (0.0.0.0), whatever it "
+        "exposes; a watchdog takes another one from the variable 'port'"
+    )
 
 
 def _duration(text: str) -> float:

@@ -12,12 +12,14 @@ must give the same result when it is repeated. A provider
 - must bind an instance's address before its code runs, where that is the provider's to do (an
   image binds its own: until then connections are refused), and never use an address again soon: the
   edge keeps connections to an old one for a while;
+- must give an instance its secrets, with the values at its start, as files on a tmpfs that its user
+  alone can read (0400), and leave them nowhere else: not in a document, label, argument or log;
 - must keep what an instance wrote (bounded by ``Settings.function_log``) after its death.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -67,6 +69,7 @@ class Provider(Protocol):
 
         Raises:
             NotFound: the artifact or a secret is not there.
+            NotSupported: the function wants secrets, and nothing here can keep them its own.
             Unavailable: the engine or kernel refused for now; trying again can help.
         """
 
@@ -104,6 +107,14 @@ class Provider(Protocol):
     def discard(self, namespace: str, artifact: str) -> None:
         """Removes an artifact that nothing needs any more, wherever it lies; one that an instance
         still uses stays. May be repeated.
+
+        Raises:
+            Unavailable: not now.
+        """
+
+    def tidy(self, needed: Collection[str], grace: float) -> int:
+        """Removes what it fetched for functions and none has needed for ``grace`` seconds; returns
+        how many. ``needed``: artifacts as functions name them.
 
         Raises:
             Unavailable: not now.

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 from core.bundle import HOME, LAYER_MOUNTS, Bundle, bundle_folder, layer_folder
-from core.errors import InvalidRequest, NotFound
+from core.errors import InvalidRequest
 from core.models import FunctionSpec
 from core.sandbox import PATH, Cell, Mount
 from core.settings import Settings, cpus, size
 
 Number = TypeVar("Number", int, float)
 
-_OWN = ("LISTEN_", "OPENFAAS_NAME", "HOME")
-"""Variables that a function cannot set for itself."""
+_OWN = ("LISTEN_", "OPENFAAS_NAME")
+"""Beginnings of variables that a function cannot set for itself; neither can it set HOME."""
 
 UIDS = range(1_900_000_000, 1_900_065_536)
 """Users of functions: above what systemd, containers and directories hand out (uids below
@@ -109,15 +109,6 @@ def variables(
 def reaches_out(settings: Settings, spec: FunctionSpec) -> bool:
     """Whether it reaches the outside world and the edge."""
     return settings.egress and spec.annotation("com.slipway.egress").lower() != "false"
-
-
-def refuse_secrets(spec: FunctionSpec) -> None:
-    """Raises NotFound: there are none yet."""
-    if spec.secrets:
-        raise NotFound(
-            f"{spec.function} wants the secrets {', '.join(spec.secrets)}, which are not "
-            "there: this provider has none yet; remove them from the stack file"
-        )
 
 
 def memory_bytes(settings: Settings, spec: FunctionSpec) -> int:

@@ -19,7 +19,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -27,10 +28,12 @@ import msgspec
 
 from core import logfiles
 from core.bundle import discard_bundle, read_bundle
-from core.errors import Unavailable
+from core.errors import NotSupported, Unavailable
 from core.models import FunctionLogLine, FunctionSpec
 from core.sandbox import (
+    SECRETS,
     Cell,
+    Mount,
     Process,
     Sandbox,
     alive,
@@ -48,9 +51,10 @@ from core.sandbox import (
 )
 from core.settings import Settings
 from runtime.providers import Instance, Phase
-from runtime.providers.cells import UIDS, cell_of, memory_limit, refuse_secrets
+from runtime.providers.cells import UIDS, cell_of, memory_limit
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
+from runtime.providers.secretfolders import ReadSecrets, SecretFolders, no_secrets, read_all
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +93,13 @@ class ProcessProvider:
 
     name = "process"
 
-    def __init__(self, settings: Settings, key: bytes, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        key: bytes,
+        sandbox: Sandbox | None = None,
+        read_secrets: ReadSecrets = no_secrets,
+    ) -> None:
         """``key`` signs the documents.
 
         Raises:
@@ -97,6 +107,8 @@ class ProcessProvider:
         """
         self._settings = settings
         self._sandbox = sandbox or Sandbox.from_settings(settings)
+        self._read_secrets = read_secrets
+        self._secrets = SecretFolders(settings)
         self._records = Records(settings.instances, key)
         self._sockets = settings.run / "f"
         self._sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -119,9 +131,16 @@ class ProcessProvider:
 
         Raises:
             InvalidRequest: a limit or a variable that cannot be.
+            NotSupported: an image that was not built here.
         """
+        if spec.foreign:
+            raise NotSupported(
+                f"{spec.function} is the image {spec.artifact[:120]}, and this installation runs "
+                "functions as processes, without images: set SLIPWAY_RUNTIME=docker, or push its "
+                "source"
+            )
         bundle = read_bundle(self._settings, spec.namespace, spec.artifact)
-        refuse_secrets(spec)
+        values = self._secret_values(spec)
         id = f"{spec.function}-{spec.revision}-{secrets.token_hex(4)}"
         with self._lock:
             if self._closed:
@@ -140,16 +159,34 @@ class ProcessProvider:
             cell = cell_of(self._settings, spec, bundle, uid=uid, edge=self._edge())
             self._records.create(record)
             try:
-                return self._start(record, cell)
+                return self._start(record, self._with_secrets(cell, record, values))
             except BaseException:
                 self._output.finish(id)
                 Path(record.socket).unlink(missing_ok=True)
+                self._secrets.remove(id)
                 self._records.remove(id)
                 raise
         finally:
             with self._started:
                 del self._starting[id]
                 self._started.notify_all()
+
+    def _secret_values(self, spec: FunctionSpec) -> Mapping[str, bytes]:
+        """Raises NotSupported: without a sandbox there is no place that is the function's alone."""
+        if spec.secrets and self._sandbox.refused:
+            raise NotSupported(
+                f"{spec.function} wants secrets, and they are kept from others by the sandbox, "
+                f"which this host does not have: {self._sandbox.refused}"
+            )
+        return read_all(self._read_secrets, spec)
+
+    def _with_secrets(self, cell: Cell, record: Record, values: Mapping[str, bytes]) -> Cell:
+        if not values:
+            return cell
+        if not self._sandbox.root:
+            return replace(cell, secrets=values)
+        folder = self._secrets.make(record.id, values, record.uid, record.uid)
+        return replace(cell, mounts=[*cell.mounts, Mount(folder, SECRETS)])
 
     def _start(self, record: Record, cell: Cell) -> Instance:
         folder = self._records.path(record.id)
@@ -225,6 +262,7 @@ class ProcessProvider:
             self._forget(known)
         self._output.finish(instance.id)
         Path(known.record.socket).unlink(missing_ok=True)
+        self._secrets.remove(instance.id)
         self._records.remove(instance.id)
 
     def wait(self, timeout: float) -> None:
@@ -243,6 +281,10 @@ class ProcessProvider:
     def discard(self, namespace: str, artifact: str) -> None:
         if all(each.spec.artifact != artifact for each in self.instances()):
             discard_bundle(self._settings, namespace, artifact)
+
+    def tidy(self, needed: Collection[str], grace: float) -> int:  # noqa: ARG002 - the interface's
+        """See Provider.tidy: nothing is fetched."""
+        return 0
 
     def disks(self) -> Sequence[Path]:
         return []  # all of it lies in the state folder
@@ -274,6 +316,7 @@ class ProcessProvider:
             self._sandbox.cgroups.named(id).remove()
             Path(record.socket).unlink(missing_ok=True)
             self._records.remove(id)
+        self._secrets.keep_only(lambda id: self._records.path(id).exists())
         with self._lock:
             self._refresh()
 

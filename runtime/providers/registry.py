@@ -7,28 +7,32 @@ from collections.abc import Callable
 from core.errors import ConfigError
 from core.settings import Settings
 from runtime.providers import Provider
+from runtime.providers.secretfolders import ReadSecrets, no_secrets
 
 
-def _process(settings: Settings, key: bytes) -> Provider:
+def _process(settings: Settings, key: bytes, read_secrets: ReadSecrets) -> Provider:
     from runtime.providers.process import ProcessProvider
 
-    return ProcessProvider(settings, key)
+    return ProcessProvider(settings, key, read_secrets=read_secrets)
 
 
-def _docker(settings: Settings, key: bytes) -> Provider:
+def _docker(settings: Settings, key: bytes, read_secrets: ReadSecrets) -> Provider:
     from runtime.providers.docker import DockerProvider  # its SDK is large: only who needs it
 
-    return DockerProvider(settings, key)
+    return DockerProvider(settings, key, read_secrets)
 
 
-PROVIDERS: dict[str, Callable[[Settings, bytes], Provider]] = {
+PROVIDERS: dict[str, Callable[[Settings, bytes, ReadSecrets], Provider]] = {
     "process": _process,
     "docker": _docker,
 }
 
 
-def make_provider(settings: Settings, key: bytes) -> Provider:
-    """The provider that ``SLIPWAY_RUNTIME`` names; ``key`` signs what instances carry.
+def make_provider(
+    settings: Settings, key: bytes, read_secrets: ReadSecrets = no_secrets
+) -> Provider:
+    """The provider that ``SLIPWAY_RUNTIME`` names; ``key`` signs what instances carry. Whoever
+    starts nothing needs no ``read_secrets``.
 
     Raises:
         ConfigError: this installation does not have it.
@@ -39,4 +43,4 @@ def make_provider(settings: Settings, key: bytes) -> Provider:
             f"SLIPWAY_RUNTIME={name} is not there yet: this version runs functions as "
             "processes or in a Docker engine. Leave it unset, or set one of those two"
         )
-    return PROVIDERS[name](settings, key)
+    return PROVIDERS[name](settings, key, read_secrets)

@@ -11,11 +11,12 @@ import hashlib
 import http.client
 import json
 import random
+import secrets
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +24,15 @@ import msgspec
 import pytest
 
 from core.bundle import PREFIX, Bundle
-from core.errors import InvalidRequest, NotFound
+from core.errors import InvalidRequest, NotFound, NotSupported
 from core.models import FunctionSpec, Resources
-from core.sandbox import Sandbox
+from core.sandbox import SECRETS, Sandbox
 from core.settings import Settings
+from engine.client import Engine
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.docker import DockerProvider
 from runtime.providers.process import ProcessProvider
+from runtime.providers.secretfolders import ReadSecrets, SecretFolders, no_secrets
 from tests import containers
 from tests.conftest import missing
 from tests.waiting import until
@@ -86,6 +89,29 @@ def do_detach():
         os._exit(0)
     return "detached"
 def do_listdir(path): return sorted(os.listdir(path))
+def do_secret(path):
+    told = {}
+    for name, deed in {
+        "write": lambda: open(path, "a").close(),
+        "open up": lambda: os.chmod(path, 0o777),
+        "remove": lambda: os.unlink(path),
+        "add": lambda: open(os.path.dirname(path) + "/new", "w").close(),
+    }.items():
+        try: deed(); told[name] = "done"
+        except OSError as error: told[name] = error.strerror
+    status, folder = os.stat(path), os.stat(os.path.dirname(path))
+    mounts = [line.split(" ") for line in open("/proc/self/mountinfo")]
+    under = max((m for m in mounts if (path + "/").startswith(m[4].rstrip("/") + "/")),
+                key=lambda m: len(m[4]))
+    return {
+        "value": open(path).read(),
+        "mode": oct(status.st_mode),
+        "mine": status.st_uid == os.getuid(),
+        "others": folder.st_mode & 0o007,
+        "names": sorted(os.listdir(os.path.dirname(path))),
+        "kind": under[under.index("-") + 1],
+        "refused": sorted(deed for deed, how in told.items() if how != "done"),
+    }
 
 class Server(http.server.ThreadingHTTPServer):
     address_family = socket.AF_UNIX
@@ -109,17 +135,27 @@ print("drained")
 class House:
     """One installation: makes providers of its state, and asks their instances."""
 
-    def __init__(self, settings: Settings, make: Callable[[Settings], Provider]) -> None:
+    def __init__(
+        self, settings: Settings, make: Callable[[Settings, ReadSecrets], Provider]
+    ) -> None:
         self.settings = settings
+        self.secrets: dict[str, bytes] = {}
+        """Of the namespace demo, as the store would have them."""
         self._make = make
         self._open: list[Provider] = []
         self.artifact = ""
         self.missing = ""
 
     def provider(self) -> Provider:
-        provider = self._make(self.settings)
+        provider = self._make(self.settings, self.read_secrets)
         self._open.append(provider)
         return provider
+
+    def read_secrets(self, namespace: str, names: Sequence[str]) -> dict[str, bytes]:
+        for name in names:
+            if namespace != "demo" or name not in self.secrets:
+                raise NotFound(f"{namespace} has not the secret {name}")
+        return {name: self.secrets[name] for name in names}
 
     def spec(self, name: str = "echo", **more: Any) -> FunctionSpec:
         return FunctionSpec(name=name, namespace="demo", artifact=self.artifact, **more)
@@ -138,8 +174,8 @@ class ProcessParts:
     missing = PREFIX + "0" * 64
     """An artifact that is not there."""
 
-    def provider(self, settings: Settings) -> Provider:
-        return ProcessProvider(settings, KEY, Sandbox.from_settings(settings))
+    def provider(self, settings: Settings, read: ReadSecrets = no_secrets) -> Provider:
+        return ProcessProvider(settings, KEY, Sandbox.from_settings(settings), read)
 
     def artifact(self, settings: Settings, files: dict[str, str], process: list[str]) -> str:
         digest = hashlib.sha256(json.dumps([files, process]).encode()).hexdigest()
@@ -160,8 +196,8 @@ class DockerParts:
 
     missing = "sha256:" + "0" * 64
 
-    def provider(self, settings: Settings) -> Provider:
-        return DockerProvider(settings, KEY)
+    def provider(self, settings: Settings, read: ReadSecrets = no_secrets) -> Provider:
+        return DockerProvider(settings, KEY, read)
 
     def artifact(self, settings: Settings, files: dict[str, str], process: list[str]) -> str:
         return containers.image(settings, files, process)
@@ -345,6 +381,97 @@ def test_missing_artifact_and_secret_are_told(house: House) -> None:
     with pytest.raises(NotFound, match="api-key"):
         provider.start(msgspec.structs.replace(spec, secrets=["api-key"]))
     assert provider.instances() == []
+
+
+def test_secrets_are_files_that_the_function_alone_reads(house: House) -> None:
+    provider = house.provider()
+    house.secrets = {"api-key": b"sesame", "tls.crt": b"\0\xff" * 1000, "other": b"not named"}
+    instance = provider.start(house.spec(secrets=["api-key", "tls.crt"]))
+    found = ask(instance, f"/secret?path={SECRETS}/api-key")
+    assert found == {
+        "value": "sesame",
+        "mode": "0o100400",
+        "mine": True,
+        "others": 0,
+        "names": ["api-key", "tls.crt"],
+        "kind": "tmpfs",
+        "refused": ["add", "open up", "remove", "write"],
+    }
+
+
+def test_a_secret_s_value_is_nowhere_else(
+    house: House, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("runtime", "core", "engine", "docker", "urllib3"):
+        caplog.set_level("DEBUG", name)
+    value = secrets.token_hex(16)
+    house.secrets = {"api-key": value.encode()}
+    provider = house.provider()
+    instance = provider.start(house.spec(secrets=["api-key"]))
+    assert ask(instance, f"/secret?path={SECRETS}/api-key")["value"] == value
+    assert value not in json.dumps(ask(instance, "/env"))
+    for process in Path("/proc").glob("[0-9]*"):
+        for path in (process / "cmdline", process / "environ", process / "mountinfo"):
+            with contextlib.suppress(OSError):  # it has ended
+                assert value.encode() not in path.read_bytes(), path
+    for path in house.settings.state.rglob("*"):
+        if path.is_file():
+            assert value.encode() not in path.read_bytes(), path
+    if isinstance(provider, DockerProvider):
+        engine = Engine(house.settings.engine_url)
+        with engine.asking("") as api:
+            told = api.inspect_container(instance.id)
+        engine.close()
+        assert instance.id in json.dumps(told)
+        assert value not in json.dumps(told)
+    assert value not in msgspec.json.encode(provider.instances()).decode()
+    folder = SecretFolders(house.settings).folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    provider.remove(instance)
+    house.secrets["api-key"] = value.encode() * 2**19
+    with pytest.raises(InvalidRequest, match="together") as refused:
+        provider.start(house.spec(secrets=["api-key"]))
+    assert value not in str(refused.value)
+    assert value not in caplog.text
+    told_out = capfd.readouterr()
+    assert value not in told_out.out + told_out.err
+    assert not folder.exists()
+
+
+def test_a_changed_secret_is_for_what_starts_after_it(house: House) -> None:
+    provider = house.provider()
+    house.secrets = {"api-key": b"old"}
+    spec = house.spec(secrets=["api-key"], secret_versions={"api-key": "1"})
+    first = provider.start(spec)
+    house.secrets["api-key"] = b"new"
+    again = provider.start(spec)
+    later = provider.start(msgspec.structs.replace(spec, secret_versions={"api-key": "2"}))
+    values = [
+        ask(each, f"/secret?path={SECRETS}/api-key")["value"] for each in (first, again, later)
+    ]
+    assert values == ["old", "new", "new"]
+    assert first.revision == again.revision != later.revision
+
+
+def test_secrets_go_with_the_instance_and_leftovers_at_the_next_start(house: House) -> None:
+    house.secrets = {"api-key": b"sesame"}
+    folder = SecretFolders(house.settings).folder
+    old = house.provider()
+    stays, goes = (old.start(house.spec(secrets=["api-key"])) for _ in range(2))
+    assert {each.name for each in folder.iterdir()} == {stays.id, goes.id}
+    old.remove(goes)
+    assert {each.name for each in folder.iterdir()} == {stays.id}
+    with pytest.raises(InvalidRequest):  # what a start that fails had laid out
+        old.start(house.spec(secrets=["api-key"], env_vars={"a=b": "1"}))
+    old.close()
+    house._open.remove(old)
+    (folder / "of-one-that-was-killed").mkdir()
+    new = house.provider()
+    assert [each.id for each in new.instances()] == [stays.id]
+    until(lambda: {each.name for each in folder.iterdir()} == {stays.id})
+    assert ask(stays, f"/secret?path={SECRETS}/api-key")["value"] == "sesame"
+    new.remove(stays)
+    assert not folder.exists()
 
 
 def test_terminate_lets_requests_in_flight_finish(house: House) -> None:
@@ -585,3 +712,18 @@ def test_no_descriptor_is_lost(house: House) -> None:
     for _ in range(3):
         provider.remove(provider.start(house.spec()))
     assert open_descriptors() == before
+
+
+def test_an_image_that_was_not_built_here_runs_or_is_refused_with_the_reason(house: House) -> None:
+    provider = house.provider()
+    spec = house.spec("stranger", foreign=True, env_process="other")
+    if provider.name == "docker":
+        instance = provider.start(spec)
+        assert ask(instance) == "hello"
+        assert ask(instance, "/env")["fprocess"] == "other"
+        assert provider.tidy({spec.artifact}, 0.0) == 0, "it was not pulled"
+    else:
+        with pytest.raises(NotSupported, match=r"as processes.*SLIPWAY_RUNTIME=docker"):
+            provider.start(spec)
+        assert provider.tidy(set(), 0.0) == 0
+        assert provider.instances() == []

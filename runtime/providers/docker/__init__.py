@@ -4,11 +4,12 @@
     document.py    what a container carries in its labels, and whether it is ours
     container.py   from a specification to what the engine is asked to create
     images.py      is the image here, what does it bring along
+    secrets.py     what it finds at /var/openfaas/secrets
+    user.py        whom an image that was not built here runs as
     addresses.py   which address a replica gets
     network.py     the functions' network in the engine, and our fence around it
     watch.py       which containers there are: a cache kept by the engine's events
     follow.py      what containers write, on its way into the functions' logs
-    stream.py      answers of the engine that never end
 
 start:   image ── address, user ── create (signed label) ── start ── follow its output
 end:     event "die" ── inspect ── exit reason

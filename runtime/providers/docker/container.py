@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from core.models import FunctionSpec
@@ -39,11 +40,12 @@ def configuration(
     network: str,
     edge: str,
     sysctls: dict[str, str],
+    mounts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The body of the engine's ``POST /containers/create``.
 
     ``network``: the engine's id of the functions' network. ``edge``: URL under which functions
-    reach the edge; empty: there is none.
+    reach the edge; empty: there is none. ``mounts``: of the function's secrets.
 
     Raises:
         InvalidRequest: a limit, a variable or the command cannot be.
@@ -51,14 +53,14 @@ def configuration(
     spec = document.spec
     outside = reaches_out(settings, spec)
     wanted = memory_bytes(settings, spec)
-    env = _environment(spec, image, memory=wanted, edge=edge if outside else "")
+    env = _environment(document, image, memory=wanted, edge=edge if outside else "")
     memory = max(wanted, _LEAST_MEMORY)
     quota = max(int(cpu_count(settings, spec) * _PERIOD), _LEAST_QUOTA)
     kept = max(settings.function_log // 2, _LEAST_LOG)
     config: dict[str, Any] = {
-        "Image": spec.artifact,
+        "Image": image.name,
         "Hostname": spec.name,
-        "User": f"{document.uid}:{document.uid}",
+        "User": f"{document.uid}:{document.group}",
         "Env": [f"{name}={value}" for name, value in env.items()],
         "Labels": {**dict.fromkeys(image.labels, ""), **labels},
         "Healthcheck": {"Test": ["NONE"]},  # the controller asks, over HTTP
@@ -66,10 +68,10 @@ def configuration(
             "NetworkMode": network,
             "RestartPolicy": {"Name": "no"},
             "Init": True,
-            "ReadonlyRootfs": True,
+            "ReadonlyRootfs": not writable(spec),
             "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={_SCRATCH}"},
             # Else the engine makes folders of the host of them, which nothing bounds.
-            "Mounts": [_scratch(path) for path in image.volumes if path.rstrip("/") != "/tmp"],
+            "Mounts": [*_scratches(image, mounts), *mounts],
             "ShmSize": _SCRATCH,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
@@ -92,19 +94,50 @@ def configuration(
             "EndpointsConfig": {network: {"IPAMConfig": {"IPv4Address": document.ip}}}
         },
     }
-    if spec.env_process and image.template:
+    if spec.env_process and image.template and not spec.foreign:
         config["Cmd"] = split_command(spec.env_process)
     return config
 
 
-def _environment(spec: FunctionSpec, image: Image, *, memory: int, edge: str) -> dict[str, str]:
+def writable(spec: FunctionSpec) -> bool:
+    """Whether it may write to its image's files: as given where the admin deployed that image."""
+    return spec.foreign and spec.repository is None and not spec.read_only_root_filesystem
+
+
+def scratch(image: Image, labels: dict[str, str]) -> dict[str, Any]:
+    """The body for a container that is never started: to read the image's files."""
+    return {
+        "Image": image.name,
+        "Entrypoint": ["/never"],
+        "Cmd": [],
+        "Healthcheck": {"Test": ["NONE"]},
+        "NetworkDisabled": True,
+        "Labels": {**dict.fromkeys(image.labels, ""), **labels},
+        "HostConfig": {"NetworkMode": "none", "LogConfig": {"Type": "none"}},
+    }
+
+
+def _environment(document: Document, image: Image, *, memory: int, edge: str) -> dict[str, str]:
+    spec = document.spec
     env = variables(spec, {"PATH": _PATH, **image.env}, memory=memory, edge=edge)
     own = spec.env_vars or {}
-    if python := image.env.get("PYTHONPATH"):
+    if spec.foreign:  # it is what it is elsewhere, but for what a stranger's user cannot write to
+        env["PATH"] = own.get("PATH") or env["PATH"]
+        home = own.get("HOME") or image.env.get("HOME") or ("" if document.gid >= 0 else "/tmp")
+        env |= {"HOME": home}
+        if not home:  # the engine sets it, by the image's /etc/passwd
+            del env["HOME"]
+    elif python := image.env.get("PYTHONPATH"):
         env["PYTHONPATH"] = joined(python, own.get("PYTHONPATH"))
     if spec.env_process:
         env["fprocess"] = spec.env_process
     return env
+
+
+def _scratches(image: Image, mounts: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """In place of the image's volumes, but for those that have something there already."""
+    taken = {"/tmp", *(each["Target"] for each in mounts)}
+    yield from (_scratch(path) for path in image.volumes if path.rstrip("/") not in taken)
 
 
 def _scratch(path: str) -> dict[str, Any]:

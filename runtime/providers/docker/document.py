@@ -33,11 +33,21 @@ class Document(Struct, frozen=True):
     spec: FunctionSpec
     ip: str
     uid: int
+    """Its user: also whom its secrets belong to."""
     memory: str
     """Its memory limit, as people wrote it."""
     started_at: float
     installation: str
     """``Settings.mark``."""
+    gid: int = -1
+    """Its group, where that is an image's own; -1: by the same number as its user."""
+    image: str = ""
+    """The foreign image that it runs, by digest or id."""
+
+    @property
+    def group(self) -> int:
+        """The gid that it runs by."""
+        return self.uid if self.gid < 0 else self.gid
 
     @property
     def address(self) -> str:

@@ -25,7 +25,7 @@ import msgspec
 from core.errors import Unavailable
 from core.logfiles import LogWriter, read_lines
 from core.models import FunctionLogLine
-from runtime.providers.docker import stream
+from engine import stream
 from runtime.providers.output import Source
 
 log = logging.getLogger(__name__)

@@ -1,29 +1,36 @@
-"""Images: fetched where they are missing, and what of them matters to their containers."""
+"""Images: fetched where they are missing, and what of them matters to their containers.
+
+What was built here is named by its digest, which says all. A foreign image may be named by a tag,
+which moves: what it stands for is asked once for each revision (see ``engine.pull.resolve``), and
+all replicas of the revision run that. Which it is, their containers carry.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from docker.errors import APIError
-
-from core.errors import InvalidRequest, NotFound, SlipwayError, Unavailable
+from core.errors import InvalidRequest, NotFound
 from core.models import FunctionSpec
 from core.settings import Settings
 from engine import references
 from engine.client import Engine
+from engine.pull import pull, resolve
 from runtime.providers.docker.document import TEMPLATE
 
-_PULL_SECONDS = 600.0
 _MOST_VOLUMES = 16
+_MOST_KNOWN = 10_000
 
 
 @dataclass(frozen=True)
 class Image:
     """What an image brings along."""
 
+    name: str
+    """By which the engine finds just this one: by digest, or its id."""
     env: dict[str, str]
     template: bool
     """Whether Slipway built it: its command is what ``env_process`` replaces."""
@@ -32,98 +39,107 @@ class Image:
     orders in them (a proxy's routes, a project that containers belong to)."""
     volumes: tuple[str, ...]
     """Paths that the engine would give folders of the host without a bound."""
+    user: str = ""
+    """Whom it wants to run as: ``user[:group]``, by name or number."""
 
 
 class Images:
-    """Images by artifact. An artifact never changes, so each is looked at once."""
+    """Images of functions. By digest or id one never changes, so each is looked at once."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, stop: Callable[[], bool]) -> None:
+        """``stop``: whether pulls are to end, for this process does."""
         self._settings = settings
         self._engine = engine
+        self._stop = stop
         self._lock = threading.Lock()
         self._known: dict[str, Image] = {}
+        self._resolved: dict[tuple[str, str], str] = {}
+        """(function, revision) → the foreign image that it runs."""
 
-    def get(self, spec: FunctionSpec) -> Image:
+    def get(self, spec: FunctionSpec, running: str = "") -> Image:
         """The image of a function, pulled if it is not there.
+
+        ``running``: the foreign image that a replica of this revision has.
 
         Raises:
             InvalidRequest: it cannot be run.
+            NotAllowed: it is not this owner's to use.
             NotFound: neither engine nor registry has it.
             Unavailable: engine or registry do not answer.
         """
-        artifact = spec.artifact
-        with self._lock:
-            if known := self._known.get(artifact):
-                return known
+        if spec.foreign:
+            return self._foreign(spec, running)
+        references.check_artifact(spec.artifact)
+        with contextlib.suppress(NotFound):
+            return self._look(spec, spec.artifact)
         try:
-            found = self._inspect(spec)
-        except NotFound:
-            self._pull(spec)
-            found = self._inspect(spec)
-        image = _image(spec, found.get("Config") or {})
-        with self._lock:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[artifact] = image
-        return image
+            pull(self._engine, self._settings, spec.artifact, stop=self._stop)
+        except NotFound as error:
+            raise NotFound(
+                f"the image of {spec.function} is neither in the engine nor in the registry "
+                f"({error}): push again, or 'slipway redeploy'"
+            ) from error
+        return self._look(spec, spec.artifact)
 
-    def forget(self, artifact: str) -> None:
+    def remember(self, spec: FunctionSpec, name: str) -> None:
+        """A replica of this revision ran this image; it may have been the last one."""
+        with self._lock:
+            self._resolved.setdefault((spec.function, spec.revision), name)
+
+    def forget(self, name: str) -> None:
         """It is gone from the engine."""
         with self._lock:
-            self._known.pop(artifact, None)
+            self._known.pop(name, None)
 
-    def _inspect(self, spec: FunctionSpec) -> dict[str, Any]:
+    def _foreign(self, spec: FunctionSpec, running: str) -> Image:
+        key = (spec.function, spec.revision)
+        with self._lock:
+            known = running or self._resolved.get(key, "")
+        owner = spec.namespace if spec.repository else ""
+        if known:
+            with contextlib.suppress(NotFound):
+                return self._look(spec, known)
+            with contextlib.suppress(NotFound):
+                return self._look(spec, self._resolve(known))
+            with self._lock:
+                self._resolved.pop(key, None)  # somebody removed it; it is asked for anew
+        found = self._resolve(spec.artifact, owner)
+        with self._lock:
+            if len(self._resolved) > _MOST_KNOWN:
+                self._resolved.clear()
+            # Another replica may have been quicker, and the tag have moved in between.
+            found = self._resolved.setdefault(key, found)
+        return self._look(spec, found)
+
+    def _resolve(self, name: str, owner: str = "") -> str:
+        return resolve(self._engine, self._settings, name, owner=owner, stop=self._stop)
+
+    def _look(self, spec: FunctionSpec, name: str) -> Image:
+        with self._lock:
+            if known := self._known.get(name):
+                return known
         with self._engine.asking(f"the image of {spec.function} cannot be looked at") as api:
-            found: dict[str, Any] = api.inspect_image(spec.artifact)
-            return found
-
-    def _pull(self, spec: FunctionSpec) -> None:
-        name, _, digest = spec.artifact.rpartition("@")
-        if not name:
-            raise NotFound(
-                f"the image {spec.artifact} of {spec.function} is not in the engine, and there is "
-                "no registry that could have it: push again, or 'slipway redeploy'"
-            )
-        credentials = references.credentials(self._settings)
-        deadline = time.monotonic() + _PULL_SECONDS
-        what = f"the image of {spec.function} cannot be pulled"
-        refused = ""
-        try:
-            with self._engine.asking(what) as api:
-                for told in api.pull(
-                    name, tag=digest, stream=True, decode=True, auth_config=credentials
-                ):
-                    refused = refused or str(told.get("error", ""))
-                    if time.monotonic() > deadline:
-                        raise Unavailable(f"{what} within {_PULL_SECONDS:.0f} s")
-        except SlipwayError as error:
-            if not isinstance(error.__cause__, APIError):
-                raise
-            refused = str(error.__cause__.explanation or error.__cause__)
-        if refused:
-            raise _refusal(spec, refused)
+            image = _image(spec, name, api.inspect_image(name).get("Config") or {})
+        with self._lock:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            self._known[name] = image
+        return image
 
 
-def _refusal(spec: FunctionSpec, told: str) -> SlipwayError:
-    """By the registry's words, as the engine passes them on."""
-    if "not found" in told or "manifest unknown" in told:
-        return NotFound(
-            f"the image {spec.artifact} of {spec.function} is neither in the engine nor in the "
-            f"registry ({told[:300]}): push again, or 'slipway redeploy'"
-        )
-    return Unavailable(
-        f"the image {spec.artifact} of {spec.function} cannot be pulled: {told[:300]}. Is the "
-        "registry up, and are SLIPWAY_REGISTRY_USER and its password right?"
-    )
-
-
-def _image(spec: FunctionSpec, config: dict[str, Any]) -> Image:
+def _image(spec: FunctionSpec, name: str, config: dict[str, Any]) -> Image:
     volumes = tuple(sorted(config.get("Volumes") or {}))
     if len(volumes) > _MOST_VOLUMES:
         raise InvalidRequest(
             f"the image of {spec.function} declares {len(volumes)} volumes, more than "
             f"{_MOST_VOLUMES}: remove VOLUME from its Dockerfile, and write to /tmp"
         )
-    env = dict(each.partition("=")[::2] for each in config.get("Env") or [])
     labels = frozenset(config.get("Labels") or {})
-    return Image(env, TEMPLATE in labels, labels, volumes)
+    return Image(
+        name=name,
+        env=dict(each.partition("=")[::2] for each in config.get("Env") or []),
+        template=TEMPLATE in labels,
+        labels=labels,
+        volumes=volumes,
+        user=str(config.get("User") or ""),
+    )

@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,23 @@ from core.logfiles import LogWriter
 from core.models import FunctionLogLine, FunctionSpec
 from core.sandbox.network import Network
 from core.settings import Settings
-from engine import references
+from engine import pulled
 from engine.client import Engine
 from engine.images import discard
 from runtime.providers import Instance
-from runtime.providers.cells import UIDS, memory_limit, reaches_out, refuse_secrets
+from runtime.providers.cells import UIDS, memory_limit, reaches_out
 from runtime.providers.docker import document as documents
 from runtime.providers.docker.addresses import Addresses
-from runtime.providers.docker.container import NO_IPV6, configuration
+from runtime.providers.docker.container import NO_IPV6, configuration, scratch
 from runtime.providers.docker.document import Document
 from runtime.providers.docker.follow import Followed, follow, last_time
 from runtime.providers.docker.images import Image, Images
 from runtime.providers.docker.network import FunctionsNetwork
+from runtime.providers.docker.secrets import ContainerSecrets
+from runtime.providers.docker.user import Users
 from runtime.providers.docker.watch import Containers, Known
 from runtime.providers.output import Output, Source
+from runtime.providers.secretfolders import ReadSecrets, no_secrets
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,9 @@ class DockerProvider:
 
     name = "docker"
 
-    def __init__(self, settings: Settings, key: bytes) -> None:
+    def __init__(
+        self, settings: Settings, key: bytes, read_secrets: ReadSecrets = no_secrets
+    ) -> None:
         """``key`` signs what containers carry. The engine may be away.
 
         Raises:
@@ -87,7 +92,9 @@ class DockerProvider:
         self._quick = Engine(settings.engine_url, timeout=_QUICK)
         self._network = FunctionsNetwork(settings, self._quick)
         self._builds = Network.for_builds(settings)
-        self._images = Images(settings, self._engine)
+        self._images = Images(settings, self._engine, lambda: self._closed)
+        self._users = Users(settings, self._quick, self._unstarted)
+        self._secrets = ContainerSecrets(settings, self._quick, read_secrets)
         self._addresses = Addresses(self._network.fence.subnet)
         self._output = Output(settings.function_log)
         self._told_to_end = settings.run / "stopping"
@@ -116,19 +123,18 @@ class DockerProvider:
         Raises:
             InvalidRequest: a limit, a variable, or an image that cannot be run.
         """
-        references.check_artifact(spec.artifact)
-        refuse_secrets(spec)
         with self._idle:
             if self._closed:
                 raise Unavailable(f"{spec.function} is not started: the controller is stopping")
             self._starting += 1
         try:
-            image = self._images.get(spec)
-            self._about()
+            image = self._images.get(spec, self._containers.image_of(spec))
+            values = self._secrets.values(spec, self._about().get("SecurityOptions") or ())
+            user = self._users.of(spec, image)
             network = self._network.ready()
             for _ in range(_TRIES):
                 with contextlib.suppress(_AddressTaken):
-                    return self._start(spec, image, network)
+                    return self._start(spec, image, user, network, values)
             raise Unavailable(
                 f"{spec.function} is not started: {_TRIES} addresses in a row are taken by others"
             )
@@ -137,8 +143,21 @@ class DockerProvider:
                 self._starting -= 1
                 self._idle.notify_all()
 
-    def _start(self, spec: FunctionSpec, image: Image, network: str) -> Instance:
-        known = self._containers.reserve(lambda ips, uids: self._document(spec, ips, uids))
+    def _start(
+        self,
+        spec: FunctionSpec,
+        image: Image,
+        user: tuple[int, int] | None,
+        network: str,
+        values: Mapping[str, bytes],
+    ) -> Instance:
+        quiet = not reaches_out(self._settings, spec)
+
+        def document(ips: Collection[str], uids: Collection[int]) -> Document:
+            ip = self._addresses.draw(ips, quiet=quiet)
+            return self._document(spec, image, ip, user or (self._free_uid(uids), -1))
+
+        known = self._containers.reserve(document)
         try:
             config = configuration(
                 self._settings,
@@ -148,6 +167,7 @@ class DockerProvider:
                 network=network,
                 edge=self._network.edge,
                 sysctls=self._sysctls,
+                mounts=self._secrets.mounts(known.document, values),
             )
             known.container = self._create(known, config)
             self._run(known)
@@ -159,18 +179,30 @@ class DockerProvider:
         return instance
 
     def _document(
-        self, spec: FunctionSpec, ips: Collection[str], uids: Collection[int]
+        self, spec: FunctionSpec, image: Image, ip: str, user: tuple[int, int]
     ) -> Document:
-        quiet = not reaches_out(self._settings, spec)
         return Document(
             id=f"{spec.function}-{spec.revision}-{secrets.token_hex(4)}",
             spec=spec,
-            ip=self._addresses.draw(ips, quiet=quiet),
-            uid=self._free_uid(uids),
+            ip=ip,
+            uid=user[0],
+            gid=user[1],
+            image=image.name if spec.foreign else "",
             memory=memory_limit(self._settings, spec),
             started_at=time.time(),
             installation=self._settings.mark,
         )
+
+    @contextlib.contextmanager
+    def _unstarted(self, spec: FunctionSpec, image: Image) -> Iterator[str]:
+        """A container that is never started: one that a crash leaves is found and removed."""
+        known = self._containers.reserve(lambda *_: self._document(spec, image, "0.0.0.0", (0, 0)))
+        try:
+            config = scratch(image, documents.labels(self._key, known.document))
+            known.container = self._create(known, config)
+            yield known.container
+        finally:
+            self._undo(known)
 
     def _create(self, known: Known, config: dict[str, Any]) -> str:
         spec = known.document.spec
@@ -178,7 +210,7 @@ class DockerProvider:
             with self._asking(f"{spec.function} is not started") as api:
                 return str(api.create_container_from_config(config, known.document.id)["Id"])
         except NotFound:
-            self._images.forget(spec.artifact)  # it is fetched again
+            self._images.forget(str(config["Image"]))  # it is fetched again
             raise Unavailable(
                 f"{spec.function} is not started: its image was removed from the engine just now"
             ) from None
@@ -310,6 +342,9 @@ class DockerProvider:
         self._images.forget(artifact)
         discard(self._settings, self._engine, namespace, artifact)
 
+    def tidy(self, needed: Collection[str], grace: float) -> int:
+        return pulled.sweep(self._settings, self._engine, needed, grace)
+
     def disks(self) -> Sequence[Path]:
         """See Provider.disks. Where we are a container the engine's folder is not there."""
         root = Path(self._about()["DockerRootDir"])
@@ -325,8 +360,10 @@ class DockerProvider:
         missing = "not bounded: the engine says that this kernel cannot"
         network = self._network.unfenced
         return {
-            "files": "the image, read-only; /tmp of 64 MiB in memory",
-            "identity": "a uid of its own, no capabilities, no new privileges",
+            "files": "the image, read-only (what the admin deploys by API: as it says there, "
+            "writable without a bound else); /tmp of 64 MiB in memory",
+            "identity": "a uid of its own, or that of an image that was not built here"
+            f"{'' if settings.allow_root else ', never root'}; no capabilities, no new privileges",
             "calls": "the engine's seccomp profile"
             if any("seccomp" in each for each in info.get("SecurityOptions") or ())
             else "NOT bounded: the engine has no seccomp",
@@ -364,6 +401,7 @@ class DockerProvider:
             for note in list(self._told_to_end.iterdir()):
                 if self._containers.get(note.name) is None:
                     note.unlink(missing_ok=True)
+        self._secrets.keep_only(lambda id: self._containers.get(id) is not None)
 
     def _follow(self, known: Known, *, final: bool = False) -> None:
         """Begins to read what a container writes, or goes on with it where that is due."""
@@ -412,8 +450,11 @@ class DockerProvider:
     def _forget(self, known: Known) -> None:
         """It is no more."""
         id = known.document.id
+        if known.document.image:
+            self._images.remember(known.document.spec, known.document.image)
         self._output.finish(id)
         self._addresses.give_back(known.document.ip)
+        self._secrets.remove(id)
         with contextlib.suppress(OSError):
             (self._told_to_end / id).unlink(missing_ok=True)
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import NotFound, SlipwayError, Unavailable
+from core.models import FunctionSpec
 from core.sandbox import describe_exit
+from engine import stream
 from engine.client import Engine
 from runtime.providers import Instance, Phase
-from runtime.providers.docker import stream
 from runtime.providers.docker.document import Document, ours, read
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _AGAIN = 0.5
 _FIRST = 15.0
 """Seconds that whoever asks first waits for the engine's answer."""
 _REMEMBER = 300.0
+_NOT_RUN = (126, 127)
+"""Exit statuses of a container whose program could not be run."""
 _EVENTS = {
     "type": ["container", "network"],
     "event": ["start", "die", "oom", "destroy", "rename", "disconnect"],
@@ -137,6 +140,24 @@ class Containers:
         with self._changed:
             self._require()
             return self._known.get(id)
+
+    def image_of(self, spec: FunctionSpec) -> str:
+        """The foreign image that a replica of this revision has; '' where there is none.
+
+        Raises:
+            Unavailable: the engine is away.
+        """
+        if not spec.foreign:
+            return ""
+        with self._changed:
+            self._require()
+            documents = [known.document for known in self._known.values()]
+        same = (
+            each.image
+            for each in documents
+            if (each.spec.function, each.spec.revision) == (spec.function, spec.revision)
+        )
+        return next(same, "")
 
     def wait(self, timeout: float) -> None:
         """Returns when one has ended, or the engine came or went, since the last call."""
@@ -338,6 +359,8 @@ class Containers:
         except NotFound:
             pass
         reason = describe_exit(status, out_of_memory=out_of_memory, memory=known.document.memory)
+        if known.document.spec.foreign and status in _NOT_RUN:
+            reason += f" ({self._why_not_run(known)})"
         with self._changed:
             known.dead = True
             if known.exit_reason is None:
@@ -345,6 +368,16 @@ class Containers:
                 if known.started:
                     self._ring()
         self._ended(known)
+
+    def _why_not_run(self, known: Known) -> str:
+        """Why the program of an image may not have run: its init tells no more than a status."""
+        told = "its ENTRYPOINT or CMD is not in the image, or is no program that can be run"
+        with contextlib.suppress(SlipwayError), self._engine.asking("") as api:
+            wanted = api.inspect_image(known.document.image).get("Architecture")
+            here = api.version()["Arch"]
+            if wanted and wanted != here:
+                told = f"the image is for {wanted}, and this machine is {here}"
+        return told
 
     def _remove(self, known: Known) -> None:
         """Removes what was left half-made; what cannot be removed now is met again."""

@@ -1,4 +1,4 @@
-"""Answers of the engine that never end: events, and what containers write.
+"""Answers of the engine that take long or never end: events, what containers write, pulls.
 
 Read from a socket of our own, so that one thread can wait for many of them and for a time. Asked
 for in HTTP/1.0: then the body is what comes, without chunks, and ends with the connection.
@@ -17,8 +17,17 @@ CONNECT_SECONDS = 5.0
 _MOST_HEAD = 65536
 
 
-def request(url: str, version: str, path: str, query: Mapping[str, str]) -> socket.socket:
-    """Connects to the engine at ``url`` and asks; returns a socket that does not block.
+def request(
+    url: str,
+    version: str,
+    path: str,
+    query: Mapping[str, str],
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+) -> socket.socket:
+    """Connects to the engine at ``url`` and asks; returns a socket that does not block. The engine
+    gives up what it does for us once that is closed.
 
     Raises:
         Unavailable: it takes no connection.
@@ -32,8 +41,9 @@ def request(url: str, version: str, path: str, query: Mapping[str, str]) -> sock
         sock.connect(unquote(parts.path) if unix else (host, parts.port or 2375))
         if parts.scheme == "https":
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
-        asked = f"GET /v{version}{path}?{urlencode(query)} HTTP/1.0\r\nHost: docker\r\n\r\n"
-        sock.sendall(asked.encode())
+        lines = [f"{method} /v{version}{path}?{urlencode(query)} HTTP/1.0", "Host: docker"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        sock.sendall("\r\n".join([*lines, "", ""]).encode())
         sock.setblocking(False)
     except OSError as error:
         sock.close()
