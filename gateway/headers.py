@@ -17,7 +17,6 @@ _HOP_BY_HOP = {
     "connection",
     "keep-alive",
     "proxy-authenticate",
-    "proxy-authorization",
     "proxy-connection",
     "te",
     "trailer",
@@ -25,7 +24,10 @@ _HOP_BY_HOP = {
     "upgrade",
 }
 """RFC 9110 §7.6.1, and what older proxies send."""
-_OURS = {"host", "content-length", "expect", "x-call-id", "x-start-time", "x-forwarded-for"}
+_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+_OURS = {"host", "content-length", "expect", "x-call-id", "x-start-time"} | {
+    name.lower() for name in _FORWARDED
+}
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -35,12 +37,14 @@ def request_headers(
     call_id: str,
     started: str,
     *,
+    scheme: str,
     behind_edge: bool,
     is_ours: Callable[[str], bool],
 ) -> list[tuple[str, str]]:
     """What the function gets: the client's own but for one hop's, and OpenFaaS'.
 
-    ``behind_edge``: the edge has set X-Forwarded-For; otherwise it is what the client claims.
+    ``scheme``: by which users come. ``behind_edge``: the edge has set X-Forwarded-…; otherwise
+    they are what the client claims.
     ``is_ours``: whether an Authorization header holds Slipway's own credentials: a browser may send
     them along, and they are not for functions.
     """
@@ -48,17 +52,18 @@ def request_headers(
     headers = []
     for key, value in environ.items():
         name = key.removeprefix("HTTP_").replace("_", "-").lower()
-        if not key.startswith("HTTP_") or name in dropped:
+        # Proxy itself is what CGI takes for the variable HTTP_PROXY.
+        if not key.startswith("HTTP_") or name in dropped or name.startswith("proxy"):
             continue
         if name == "authorization" and is_ours(value):
             continue
         headers.append((name.title(), value))
     host = environ.get("HTTP_HOST", "")
     headers.append(("Host", host or "localhost"))
-    if "HTTP_X_FORWARDED_HOST" not in environ:
-        headers.append(("X-Forwarded-Host", host))
-    by_edge = environ.get("HTTP_X_FORWARDED_FOR", "") if behind_edge else ""
-    headers.append(("X-Forwarded-For", by_edge or environ.get("REMOTE_ADDR", "")))
+    for name, known in zip(_FORWARDED, (environ.get("REMOTE_ADDR", ""), host, scheme), strict=True):
+        key = "HTTP_" + name.upper().replace("-", "_")
+        by_edge = environ.get(key, "") if behind_edge else ""
+        headers.append((name, by_edge or known))
     headers.append(("X-Call-Id", call_id))
     headers.append(("X-Start-Time", started))
     if environ.get("CONTENT_TYPE"):
@@ -78,9 +83,12 @@ def status_line(answer: http.client.HTTPResponse) -> str:
 
 
 def response_headers(
-    method: str, answer: http.client.HTTPResponse, request_type: str
+    method: str, answer: http.client.HTTPResponse, request_type: str, *, sandboxed: bool
 ) -> list[tuple[str, str]]:
-    """What the client gets. A function may send anything: what is not a header is left out."""
+    """What the client gets. A function may send anything: what is not a header is left out.
+
+    ``sandboxed``: the function shares its origin with /system.
+    """
     dropped = _HOP_BY_HOP | _listed(answer.getheader("Connection") or "")
     dropped |= {"content-length", "x-call-id", "x-start-time"}
     headers = [
@@ -95,7 +103,8 @@ def response_headers(
         headers.append(("Content-Length", str(answer.length)))
     if answer.getheader("Content-Type") is None:
         headers.append(("Content-Type", request_type or "text/plain"))
-    headers.append(("Content-Security-Policy", SANDBOX))
+    if sandboxed:
+        headers.append(("Content-Security-Policy", SANDBOX))
     return headers
 
 

@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
@@ -32,23 +33,19 @@ from core.errors import (
     UpstreamFailed,
 )
 from core.http import Connection, deadline
-from core.models import FunctionSpec
-from core.settings import seconds
+from core.openfaas import SERVED_BY
+from core.patience import USUAL, patience_of
 from gateway import problems
 from gateway.auth import NOBODY, caller
 from gateway.context import FUNCTION_PREFIX, UPGRADE, Gateway, here, raw_target
 from gateway.headers import request_headers, response_headers, status_line
+from gateway.hosts import OWN_HOST
 from gateway.streams import CHUNK, BrokenOff, Pump, content_length, guarded, has_body
 
 bp = Blueprint("invoke", __name__)
 log = logging.get()
 
 CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 60.0
-"""To the first byte, and between two reads; OpenFaaS' upstream_timeout has the same default. A
-function whose ``exec_timeout`` is longer has that long."""
-LONGEST_SECONDS = 3600.0
-
 _CALL_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -75,12 +72,15 @@ def invoke() -> Response:
         response.headers["X-OpenFaaS-Internal"] = "proxy"
     response.headers["X-Call-Id"] = call_id
     response.headers["X-Start-Time"] = started
+    response.headers["X-Served-By"] = SERVED_BY
     return response
 
 
 def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: str) -> Response:
     path, mark, query = raw_target(environ).partition("?")
     name, _, rest = path.removeprefix(FUNCTION_PREFIX).partition("/")
+    if environ.get(OWN_HOST) and name.startswith("."):
+        raise NotFound(f"this host has the functions of {name[1:]}: name one, as in /<function>")
     function, endpoints, patience = _find(gateway, name)
     if "websocket" in environ[UPGRADE].lower():
         raise NotSupported("WebSockets need the edge: start Slipway with SLIPWAY_EDGE=haproxy")
@@ -88,6 +88,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         environ,
         call_id,
         started,
+        scheme=urlsplit(gateway.settings.user_url).scheme,
         behind_edge=gateway.settings.edge != "none",
         is_ours=lambda value: caller(gateway, value) != NOBODY,
     )
@@ -126,7 +127,12 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         response = Response(
             guarded(_body(function, answer)),
             status_line(answer),
-            response_headers(method, answer, environ.get("CONTENT_TYPE", "")),
+            response_headers(
+                method,
+                answer,
+                environ.get("CONTENT_TYPE", ""),
+                sandboxed=OWN_HOST not in environ,
+            ),
         )
         response.call_on_close(undo.pop_all().close)
     return response
@@ -146,20 +152,14 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
     record = gateway.store.function(function)
     if record is None:
         raise NotFound(f"there is no function {function}: see 'slipway list'")
+    g.called = function  # what metrics.py counts
     observed = gateway.store.observed(function)
     if observed is None or not observed.endpoints:
         trouble = observed.trouble if observed and observed.trouble else "none is healthy yet"
+        if not record.replicas:
+            trouble = "it is scaled to zero: scale it up first, nothing wakes it yet"
         raise NoEndpoints(f"no endpoints available for {function}: {trouble}")
-    return function, observed.endpoints, patience_of(record.spec)
-
-
-def patience_of(spec: FunctionSpec) -> float:
-    """Seconds: a function that gives itself more time than usual gets it."""
-    try:
-        own = seconds((spec.env_vars or {}).get("exec_timeout", ""))
-    except ValueError:
-        return ANSWER_SECONDS
-    return min(max(ANSWER_SECONDS, own + 5), LONGEST_SECONDS)
+    return function, observed.endpoints, patience_of(record.spec) or USUAL
 
 
 def _connect(
@@ -217,6 +217,7 @@ def _await_answer(function: str, client: socket.socket, pump: Pump | None, patie
 
 
 def _body(function: str, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    yield b""  # the head goes out: who waits for events sees that it is connected
     while data := answer.read1(CHUNK):
         yield data
     if answer.length:

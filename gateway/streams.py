@@ -16,6 +16,8 @@ from core import logging
 from core.errors import InvalidRequest, TooLarge
 
 CHUNK = 2**16
+_DIGITS = 18
+"""Of a length that fits into 64 bits."""
 LINGER = 5.0
 """Seconds in which a client may finish sending a body that nobody wants any more."""
 
@@ -28,8 +30,14 @@ class BrokenOff(InvalidRequest):
 
 
 def content_length(environ: dict[str, Any]) -> int | None:
-    """Bytes of the body if the client told, else None: no body, or a chunked one."""
+    """Bytes of the body if the client told, else None: no body, or a chunked one.
+
+    Raises:
+        InvalidRequest: it cannot be true, and others might read another number.
+    """
     given = str(environ.get("CONTENT_LENGTH") or "")
+    if len(given) > _DIGITS:
+        raise InvalidRequest(f"the Content-Length has {len(given)} digits: no body is that long")
     return int(given) if given.isdecimal() else None
 
 
@@ -38,7 +46,8 @@ def has_body(environ: dict[str, Any]) -> bool:
 
 
 def pieces(environ: dict[str, Any]) -> Iterator[bytes]:
-    """The request's body, at most 64 KiB at a time.
+    """The request's body, at most 64 KiB at a time. A client that expects 100 Continue gets it
+    with the first.
 
     Raises:
         BrokenOff: it ended before its announced end.
@@ -47,7 +56,10 @@ def pieces(environ: dict[str, Any]) -> Iterator[bytes]:
     stream = environ["wsgi.input"]
     got = 0
     try:
-        for data in _arriving(stream) if length is None else iter(lambda: stream.read(CHUNK), b""):
+        if invite := getattr(stream, "invite", None):  # gateway/worker.py: it waits for this
+            stream.invite = None
+            invite()
+        for data in _chunks(stream) if length is None else _counted(stream):
             got += len(data)
             yield data
         if length is not None and got < length:
@@ -58,11 +70,23 @@ def pieces(environ: dict[str, Any]) -> Iterator[bytes]:
         raise BrokenOff(f"the body broke off after {got}{of} bytes") from error
 
 
-def _arriving(stream: Any) -> Iterator[bytes]:
-    """A chunked body as it comes in.
+def _counted(stream: Any) -> Iterator[bytes]:
+    """A body of known length as it comes in. gunicorn's ``read(n)`` waits for n bytes, and copies
+    what it read ahead each time."""
+    reader: Any = getattr(stream, "reader", None)
+    if not hasattr(reader, "unreader"):
+        yield from iter(lambda: stream.read(CHUNK), b"")
+        return
+    while reader.length and (data := reader.unreader.read(None, min(reader.length, CHUNK))):
+        if len(data) > reader.length:  # what follows is the next request
+            reader.unreader.unread(data[reader.length :])
+            data = data[: reader.length]
+        reader.length -= len(data)
+        yield data
 
-    gunicorn's ``read(n)`` waits for n bytes; its chunk parser has what is there at once.
-    """
+
+def _chunks(stream: Any) -> Iterator[bytes]:
+    """A chunked body as it comes in, for the same reason by gunicorn's chunk parser."""
     parser = getattr(getattr(stream, "reader", None), "parser", None)
     if parser is None:
         yield from iter(lambda: stream.read(CHUNK), b"")

@@ -32,6 +32,8 @@ class Route:
     """For people and logs; an endpoint belongs to one revision, and that is what is compared."""
     endpoints: Sequence[str]
     """``unix@/path`` or ``host:port``; none: the gateway answers for the function."""
+    patience: float = 0
+    """Seconds that it may be silent before 504 is answered; 0: the edge's own default."""
 
 
 class Edge(Protocol):

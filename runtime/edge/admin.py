@@ -1,7 +1,7 @@
 """HAProxy's admin socket: one short connection per command, so that its end frames the reply.
 
 Facts of HAProxy 2.8 that this module is built on: a command line or payload over its buffer
-(16 kB) hangs or kills the whole process, so nothing here sends more than MAX_BYTES at once;
+(16 kB) hangs or kills the whole process, so what is sent at once is bounded by MAX_BYTES;
 commands joined by ``;`` run in order and each reply ends with an empty line.
 """
 
@@ -25,15 +25,17 @@ class AdminSocket:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def send(self, command: str, payload: str = "") -> str:
+    def send(self, command: str, payload: str = "", *, most: int = MAX_BYTES) -> str:
         """Runs one line of commands, with the lines of ``payload`` below it, and returns the reply.
+
+        ``most``: bytes that may be sent; never more than HAProxy's buffer holds.
 
         Raises:
             Unavailable: nobody listens there, or it does not answer.
         """
         text = f"{command} <<\n{payload}\n\n" if payload else command + "\n"
         data = text.encode()
-        if len(data) > MAX_BYTES + 200:
+        if len(data) > most + 200:
             raise ValueError("a command this long would bring HAProxy down: send it in chunks")
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

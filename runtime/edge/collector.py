@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from core.models import Receipt
 from core.names import DEFAULT_NAMESPACE
 from core.settings import Settings
+from core.store.metrics import Tally, code
 from runtime.edge import config
 from runtime.edge.receipt import Gaps
 
@@ -38,8 +39,13 @@ class Line:
     """Unix time of the answer's first byte; of the end where there was none."""
     arrived: float
     """Unix time at which its headers were complete."""
+    seconds: float
+    """From there to the end of the answer."""
     platform_failed: bool
     """No answer, or one that broke off, or a 5xx that the platform made and not the function."""
+    code: int
+    """The status as it is counted: 499 (as other proxies have it) where the client went away before
+    there was one, 502 where there was none for another reason."""
 
     @classmethod
     def parse(cls, text: str) -> Line:
@@ -56,7 +62,9 @@ class Line:
             status=code,
             answered=arrived + max(spent - max(int(data), 0), 0) / 1e3,
             arrived=arrived,
+            seconds=spent / 1e3,
             platform_failed=_platform_failed(code, end, by_gateway=backend == config.GATEWAY),
+            code=_counted(code, end),
         )
 
 
@@ -73,6 +81,13 @@ def _platform_failed(status: int, end: str, *, by_gateway: bool) -> bool:
     if who == "-":
         return by_gateway and status in (502, 503, 504)
     return status < 100 or status >= 500 or (when == "D" and status != 101)
+
+
+def _counted(status: int, end: str) -> int:
+    gone = end[0] == "C" and end[1] != "D"
+    if gone or not status:  # HAProxy may say 400 of who went away
+        return 499 if end[0] in "Cc" else 502
+    return status
 
 
 class Window:
@@ -124,7 +139,8 @@ class Collector:
         self._path = config.log_socket(settings)
         self.lock = threading.Lock()
         self.windows: set[Window] = set()
-        self._counts: dict[str, int] = {}
+        self.tally = Tally("edge")
+        self._known: frozenset[str] = frozenset()
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -161,12 +177,13 @@ class Collector:
     def only(self, functions: Collection[str]) -> None:
         """Counts these functions (``name.namespace``) from now on and forgets all others."""
         with self.lock:
-            self._counts = {function: self._counts.get(function, 0) for function in functions}
+            self._known = frozenset(functions)
+            self.tally.only(self._known)
 
     def counts(self) -> dict[str, int]:
-        """Requests of each function that is counted, since ``only`` first named it; often 0."""
+        """Requests of each function that is counted, as far as ``tally`` still has them."""
         with self.lock:
-            return self._counts.copy()
+            return {function: self.tally.requests(function) for function in self._known}
 
     def begin_window(self, functions: Iterable[str]) -> Window:
         """Starts to watch the requests of ``functions`` (``name.namespace``)."""
@@ -224,8 +241,8 @@ class Collector:
             line = Line.parse(text)
         except (ValueError, IndexError):
             return  # torn where the ring overflowed
-        if line.function in self._counts:
-            self._counts[line.function] += 1
+        if line.function in self._known:
+            self.tally.add(line.function, code(line.code), line.seconds)
         for window in self.windows:
             if line.function in window.functions:
                 window.add(line)

@@ -26,8 +26,10 @@ import base64
 import hashlib
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from core.errors import ConfigError
+from core.openfaas import SERVED_BY
 from core.settings import Settings
 from core.signing import secret_file
 
@@ -42,12 +44,19 @@ MAX_DESCRIPTORS = 65536
 FUNCTIONS_MAX = 4096
 """Connections that all functions together may hold to their own listener."""
 FUNCTION_TIMEOUT = "10m"
-"""Silence of a function before the edge gives up with 504. Only what gets hold of functions that
-hang: how long one may take is its own word (``exec_timeout``, answered by its own server)."""
+"""Silence of a function before the edge gives up with 504, where the function says nothing of how
+long it may take. Where it does, its row of the map has its time (``Route.patience``)."""
 GATEWAY_TIMEOUT = "1h"
 """Silence of the gateway: a follower of a quiet log, a push that waits for its build."""
 HARD_STOP = "15m"
 """Longest that an edge which was replaced lives on for its last requests."""
+_CIPHERS = ":".join(
+    f"ECDHE-{key}-{cipher}"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    for key in ("ECDSA", "RSA")
+)
+"""Of TLS 1.2: forward secrecy and AEAD alone. Those of 1.3 are all sound."""
+_LOOKALIKES = "^x(_(call|start|forwarded)[-_]|-(call|start|forwarded)_)(id|time|for|host|proto)$"
 MAX_CALL_ID = 128
 SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
 """Content-Security-Policy of what functions answer: their pages get an origin of their own. On
@@ -66,6 +75,11 @@ def log_socket(settings: Settings) -> Path:
 def map_file(settings: Settings) -> Path:
     """Names the map; it stays empty on disk, its rows live in HAProxy's memory."""
     return settings.edge_folder / "routes.map"
+
+
+def certificate(settings: Settings) -> Path:
+    """The copy of the operator's certificate that HAProxy reads."""
+    return settings.edge_folder / "tls.pem"
 
 
 def backend_name(number: int) -> str:
@@ -95,34 +109,62 @@ def command(config: Path, *, replaces: int = 0) -> list[str]:
 
 
 def write(
-    settings: Settings, *, listener: int | str, functions_bind: str = "", pool: int = POOL
+    settings: Settings,
+    *,
+    listener: int | str,
+    local: int | str = "",
+    functions_bind: str = "",
+    pool: int = POOL,
 ) -> Path:
-    """Writes what ``command`` needs into the edge's folder and returns its path."""
+    """Writes what ``command`` needs into the edge's folder and returns its path.
+
+    Raises:
+        ConfigError: TLS is wanted, and the certificate cannot be served.
+    """
     settings.edge_folder.mkdir(mode=0o700, exist_ok=True)
     map_file(settings).write_text("")
+    if settings.tls_cert:
+        from runtime.edge import tls  # whoever has no certificate does not carry OpenSSL
+
+        tls.write_copy(settings, tls.read(settings.tls_cert).pem)
     path = settings.edge_folder / "haproxy.cfg"
     draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(render(settings, listener=listener, functions_bind=functions_bind, pool=pool))
+    draft.write_text(
+        render(settings, listener=listener, local=local, functions_bind=functions_bind, pool=pool)
+    )
     draft.replace(path)
     return path
 
 
 def render(
-    settings: Settings, *, listener: int | str, functions_bind: str = "", pool: int = POOL
+    settings: Settings,
+    *,
+    listener: int | str,
+    local: int | str = "",
+    functions_bind: str = "",
+    pool: int = POOL,
 ) -> str:
     """Text of haproxy.cfg.
 
     ``listener``: number of the inherited, listening descriptor of the public port, or the
     ``address:port`` to bind where nobody holds it (compose).
+    ``local``: the same of the listener without TLS for this machine's own parts; empty: none.
     ``functions_bind``: ``address:port`` of the functions' bridge, or ``fd@<n>``; empty: none.
     """
-    public = listener if isinstance(listener, str) else f"fd@{listener}"
-    parts = [_global(settings), _defaults(), _frontend("public", public, settings)]
+    public = _bind(listener)
+    if settings.tls_cert:
+        public += f" ssl crt {certificate(settings)} alpn h2,http/1.1"
+    binds = [public, *([_bind(local)] if local else [])]
+    parts = [_global(settings), _defaults(), _frontend("public", binds, settings)]
     if functions_bind:
-        parts.append(_frontend("functions", functions_bind, settings, inside=True))
+        parts.append(_frontend("functions", [functions_bind], settings, inside=True))
     parts += [_gateway(settings), _function_defaults(settings)]
     parts += [f"backend {backend_name(number)} from function\n" for number in range(pool)]
     return "\n".join(parts)
+
+
+def _bind(where: int | str) -> str:
+    return where if isinstance(where, str) else f"fd@{where}"
 
 
 def _global(settings: Settings) -> str:
@@ -131,6 +173,8 @@ global
   stats socket {admin_socket(settings)} mode 600 level admin
   fd-hard-limit {MAX_DESCRIPTORS}
   hard-stop-after {HARD_STOP}
+  ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
+  ssl-default-bind-ciphers {_CIPHERS}
 
 ring access
   format raw
@@ -171,40 +215,69 @@ defaults every
 """
 
 
-def _frontend(name: str, bind: str, settings: Settings, *, inside: bool = False) -> str:
+def _frontend(name: str, binds: list[str], settings: Settings, *, inside: bool = False) -> str:
     """One listener. ``inside``: for functions, who may call functions and nothing else.
 
     Every request pays for each line here, so what only functions need stands in their backends.
     """
     lines = [
         f"frontend {name} from every",
-        f"  bind {bind}",
+        *(f"  bind {bind}" for bind in binds),
         *([f"  maxconn {FUNCTIONS_MAX}"] if inside else []),
         "  log ring@access len 1024 format raw local0",
         # The fields that collector.py reads, in its order.
         '  log-format "%[var(txn.fn)] %ST %[var(txn.start)] %TR %Ta %Td %U %B %ts %b"',
         "  acl live var(txn.be),nbsrv gt 0",
-        "  acl websocket req.hdr(Upgrade) -i -m str websocket",
+        "  acl websocket req.fhdr(Upgrade) -i -m str websocket",
         f"  {_refuse(405, 'This is no forward proxy.')} if {{ method CONNECT }}",
         # A request line in absolute form would reach the function as it is.
         "  http-request set-uri %[pathq] if !{ url_beg / } { path_beg / }",
-        "  http-request set-var(txn.fn) path,field(3,/) if { path_beg /function/ }",
-        f"  http-request set-var(txn.be) var(txn.fn),map_str({map_file(settings)})",
+        *_function("" if inside else settings.domain),
+        f"  http-request set-var(txn.row) var(txn.fn),map_str({map_file(settings)})",
+        "  http-request set-var(txn.be) var(txn.row),field(1,:)",
         *(_INSIDE if inside else []),
-        # Hop-by-hop (RFC 9110 §7.6.1); the one upgrade there is, is WebSocket.
+        # Hop-by-hop (RFC 9110 §7.6.1); the one upgrade there is, is WebSocket, and it alone.
         "  http-request del-header Upgrade if !websocket",
         "  http-request del-header Connection if !websocket",
+        "  http-request set-header Upgrade websocket if websocket",
+        "  http-request set-header Connection Upgrade if websocket",
         "  http-request del-header Keep-Alive",
         "  http-request del-header TE",
-        "  http-request del-header Proxy- -m beg",
+        "  http-request del-header Proxy -m beg",  # also the one that CGI takes for HTTP_PROXY
         # OpenFaaS' gateway believes a client's X-Forwarded-For; we do not.
         "  http-request del-header X-Forwarded-For",
         "  option forwardfor",
         "  http-request set-header X-Forwarded-Host %[req.hdr(host)]",
+        *_scheme(settings, inside=inside),
         "  use_backend %[var(txn.be)] if live",
         f"  default_backend {GATEWAY}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _function(domain: str) -> list[str]:
+    """Rules that find out which function is asked for: txn.fn, as the map has it. Of a host of
+    functions, ``<namespace>.<domain>``, nothing else is served (txn.ns is there: a function)."""
+    if not domain:
+        return ["  http-request set-var(txn.fn) path,field(3,/) if { path_beg /function/ }"]
+    one_label = f"^[a-z0-9-]{{1,63}}[.]{domain.replace('.', '[.]')}$"
+    return [
+        "  http-request set-var(txn.host) req.hdr(host),host_only,lower,rtrim(.)",
+        f"  acl function_host var(txn.host) -m end .{domain}",
+        "  http-request set-var(txn.ns) var(txn.host),field(1,.) "
+        f"if {{ var(txn.host) -m reg {one_label} }}",
+        "  http-request set-var(txn.fn) path,field(3,/) if !function_host { path_beg /function/ }",
+        "  http-request set-var(txn.fn) path,field(2,/),concat(.,txn.ns) "
+        "if { var(txn.ns) -m found }",
+    ]
+
+
+def _scheme(settings: Settings, *, inside: bool) -> list[str]:
+    """X-Forwarded-Proto: what we know of the way here, never what a client claims."""
+    rule = "  http-request set-header X-Forwarded-Proto"
+    if settings.tls_cert and not inside:
+        return [f"{rule} https if {{ ssl_fc }}", f"{rule} http if !{{ ssl_fc }}"]
+    return [f"{rule} {'http' if inside else urlsplit(settings.user_url).scheme}"]
 
 
 def _refuse(status: int, text: str) -> str:
@@ -224,7 +297,7 @@ _INSIDE = [
 ]
 
 
-def _function_headers(condition: str = "") -> str:
+def _function_headers(domain: str, condition: str = "") -> str:
     """Rules of the headers that go with a call of a function, as OpenFaaS has them, and the
     sandbox that its pages live in."""
     rules = [
@@ -234,6 +307,7 @@ def _function_headers(condition: str = "") -> str:
         "http-request set-var(txn.id) req.hdr(X-Call-Id)",
         "http-after-response set-header X-Start-Time %[var(txn.start)]",
         "http-after-response set-header X-Call-Id %[var(txn.id)]",
+        f"http-after-response set-header X-Served-By {SERVED_BY}",
         f'http-after-response add-header Content-Security-Policy "{SANDBOX}"',
     ]
     known = f"{{ req.fhdr(X-Call-Id) -m reg ^[-A-Za-z0-9._:]{{1,{MAX_CALL_ID}}}$ }}"
@@ -242,6 +316,8 @@ def _function_headers(condition: str = "") -> str:
         tests = [condition] if condition else []
         if "uuid" in rule:
             tests.append(f"!{known}")
+        if "Security" in rule and domain:  # a host of functions is an origin of its own
+            tests.append("!{ var(txn.ns) -m found }")
         lines.append(f"  {rule}" + (f" if {' '.join(tests)}" if tests else ""))
     return "\n".join(lines)
 
@@ -255,7 +331,7 @@ backend {GATEWAY} from every
   acl small req.hdr_val(content-length) le 1000000
   http-request wait-for-body time 3s if {{ path_beg /webhooks/ }} small
   http-response del-header Server
-{_function_headers("{ var(txn.fn) -m found }")}
+{_function_headers(settings.domain, "{ var(txn.fn) -m found }")}
   server gateway unix@{settings.gateway_socket} pool-purge-delay 200ms
 """
 
@@ -275,14 +351,23 @@ def _ours(settings: Settings) -> str:
 
 def _function_defaults(settings: Settings) -> str:
     """What all backends of functions share: a rule here is kept once, not 2048 times."""
+    rests = ["  http-request set-path /%[path,field(4,/,0)]"]
+    if settings.domain:
+        by_host = "{ var(txn.ns) -m found }"
+        rests[0] += f" if !{by_host}"
+        rests.append(f"  http-request set-path /%[path,field(3,/,0)] if {by_host}")
+    rest = "\n".join(rests)
     return f"""\
 defaults function from every
   retry-on conn-failure empty-response
+  http-request set-timeout server var(txn.row),field(2,:) if {{ var(txn.row) -m sub : }}
   http-request disable-l7-retry if {{ nbsrv lt 2 }} or !METH_GET !{{ method OPTIONS }}
-{_function_headers()}
+  # Many servers take X_Call_Id for X-Call-Id: nobody shall speak in our name.
+  http-request del-header {_LOOKALIKES} -m reg
+{_function_headers(settings.domain)}
   http-request del-header Authorization if {{ req.hdr(Authorization) -m found }} {_ours(settings)}
   # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
-  http-request set-path /%[path,field(4,/,0)]
+{rest}
 """
 
 

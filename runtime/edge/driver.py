@@ -27,7 +27,7 @@ from core import logging
 from core.errors import InvalidRequest, Unavailable
 from core.names import DEFAULT_NAMESPACE, split_function
 from core.settings import Settings
-from runtime.edge import Route, config
+from runtime.edge import Route, config, tls
 from runtime.edge.admin import AdminSocket, chunks
 
 log = logging.get()
@@ -70,7 +70,7 @@ class _Seen:
     """What HAProxy has."""
 
     rows: dict[str, str] = field(default_factory=dict)
-    """Function → backend."""
+    """Function → its row: backend, and ``:`` milliseconds of patience where it has its own."""
     servers: dict[str, dict[str, int]] = field(default_factory=dict)
     """Backend → server → srv_admin_state."""
 
@@ -80,6 +80,7 @@ class HAProxyEdge:
 
     def __init__(self, settings: Settings, *, pool: int = config.POOL) -> None:
         self._socket = AdminSocket(config.admin_socket(settings))
+        self._renewal = tls.Renewal(settings, self._socket)
         self._map = config.map_file(settings)
         self._drain_timeout = settings.drain_timeout
         self._pool = pool
@@ -112,6 +113,7 @@ class HAProxyEdge:
                 self._compare(routes)
             self._drain()
             self._routes = dict(routes)
+            self._renewal.look()
 
     def tick(self) -> None:
         with self._lock:
@@ -192,9 +194,10 @@ class HAProxyEdge:
         seen = self._read()
         placed = self._place(wanted, seen)
         self._add(wanted, placed, seen)
-        if placed != seen.rows:
-            self._switch(placed)
-            log.info("edge_switched", functions=len(placed), changed=_changes(seen.rows, placed))
+        rows = {each: _row(backend, routes[each].patience) for each, backend in placed.items()}
+        if rows != seen.rows:
+            self._switch(rows)
+            log.info("edge_switched", functions=len(rows), changed=_changes(seen.rows, rows))
         self._leave(wanted, placed, seen)
         self._read_at = time.monotonic()
 
@@ -213,11 +216,12 @@ class HAProxyEdge:
 
     def _place(self, wanted: Mapping[str, Mapping[str, str]], seen: _Seen) -> dict[str, str]:
         placed: dict[str, str] = {}
-        taken = set(seen.servers) | set(seen.rows.values())
+        held = {function: row.partition(":")[0] for function, row in seen.rows.items()}
+        taken = set(seen.servers) | set(held.values())
         free = self._free(taken)
         homeless = 0
         for function, endpoints in wanted.items():
-            backend = seen.rows.get(function, "")
+            backend = held.get(function, "")
             if not endpoints.keys() & seen.servers.get(backend, {}).keys():
                 backend = next(free, "")
             if backend:
@@ -264,12 +268,12 @@ class HAProxyEdge:
                 expected += ["", ""]
         self._do(commands, expected)
 
-    def _switch(self, placed: Mapping[str, str]) -> None:
+    def _switch(self, wanted: Mapping[str, str]) -> None:
         reply = self._socket.send(f"prepare map {self._map}")
         version = re.fullmatch(r"New version created: (\d+)", reply.strip())
         if not version:
             raise Unavailable(f"the edge cannot prepare new routes: {reply.strip()!r}")
-        rows = (f"{key} {b}" for function, b in placed.items() for key in _keys(function))
+        rows = (f"{key} {row}" for function, row in wanted.items() for key in _keys(function))
         for chunk in chunks(rows, "\n"):
             self._silent(f"add map @{version[1]} {self._map}", "\n".join(chunk))
         self._silent(f"commit map @{version[1]} {self._map}")
@@ -375,6 +379,10 @@ def _wanted(routes: Mapping[str, Route]) -> dict[str, dict[str, str]]:
         if route.endpoints:
             wanted[function] = {_server_name(each): each for each in route.endpoints}
     return wanted
+
+
+def _row(backend: str, patience: float) -> str:
+    return f"{backend}:{patience * 1000:.0f}" if patience else backend
 
 
 def _keys(function: str) -> list[str]:

@@ -20,6 +20,8 @@ from typing import Any
 
 import psutil
 import pytest
+import websockets.sync.client as websockets
+from websockets.exceptions import InvalidStatus
 
 from tests.e2e.platform import Answer, Platform, Repository, fresh_folder, handler, running, stack
 
@@ -45,8 +47,11 @@ def handle(event, context):
                        "digest": hashlib.sha256(event.body).hexdigest()})
 """
 RAW = '''
-"""A server of the function's own: tells each request as it came, sends /echo back piece by piece.
+"""A server of the function's own: tells each request as it came, sends /echo back piece by piece,
+and speaks WebSocket (RFC 6455), each message sent back in capitals.
 """
+import base64
+import hashlib
 import json
 import socket
 import socketserver
@@ -68,7 +73,28 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
 
+    def converse(self):
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+        self.send_header("Sec-WebSocket-Accept", accept)
+        self.end_headers()
+        self.close_connection = True
+        while head := self.rfile.read(2):
+            mask = self.rfile.read(4)
+            data = self.rfile.read(head[1] & 127)
+            data = bytes(byte ^ mask[place % 4] for place, byte in enumerate(data))
+            closing = head[0] & 15 == 8
+            data = data if closing else data.upper()
+            self.wfile.write(bytes([head[0], len(data)]) + data)
+            if closing:
+                return
+
     def answer(self):
+        if "Upgrade" in self.headers:
+            return self.converse()
         if "/echo" in self.requestline:
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -260,6 +286,23 @@ def test_a_body_is_seen_while_it_is_still_being_sent(flowing: Platform) -> None:
         while not got.endswith(b"0\r\n\r\n"):
             got += client.recv(65536)
     assert got.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_function_speaks_websocket(flowing: Platform) -> None:
+    url = f"ws://127.0.0.1:{flowing.port}/function/raw.sue/chat"
+    with websockets.connect(url) as client:
+        for word in ("hello", "and again"):
+            client.send(word)
+            assert client.recv(20) == word.upper()
+    assert client.close_code == 1000
+
+
+def test_a_handler_that_knows_no_upgrade_answers_as_ever(flowing: Platform) -> None:
+    url = f"ws://127.0.0.1:{flowing.port}/function/lively.sue/page"
+    with pytest.raises(InvalidStatus) as refused, websockets.connect(url):
+        pass
+    assert refused.value.response.status_code == 200
+    assert refused.value.response.body == b"<h1>hello</h1>"
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])

@@ -13,11 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from websockets.sync.server import ServerConnection, unix_serve
 
 from core.settings import ROOT, Settings
 from runtime.edge import Route, config
@@ -149,7 +152,16 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class Proxy:
     """A real HAProxy, started as the supervisor does, with its driver and everything behind it."""
 
-    def __init__(self, settings: Settings, *, pool: int = 64) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        pool: int = 64,
+        gateway: Path | None = None,
+        timeout: str = "",
+    ) -> None:
+        """``gateway``: the socket of a real one; else there is a server that echoes. ``timeout``:
+        of clients, for tests that wait for it."""
         for folder in settings.run_folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.settings = settings
@@ -157,13 +169,24 @@ class Proxy:
         self.port: int = self.listener.getsockname()[1]
         self.inside = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.inside_port: int = self.inside.getsockname()[1]
+        self.local = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.local_port: int = self.local.getsockname()[1]
         self.config = config.write(
             settings,
             listener=self.listener.fileno(),
+            local=self.local.fileno() if settings.tls_cert else "",
             functions_bind=f"fd@{self.inside.fileno()}",
             pool=pool,
         )
-        self.gateway = Server(settings.gateway_socket, "gateway")
+        if timeout:
+            text = self.config.read_text()
+            assert "timeout client 60s" in text
+            self.config.write_text(text.replace("client 60s", f"client {timeout}"))
+        self.gateway: Server | None = None
+        if gateway:
+            settings.gateway_socket.symlink_to(gateway)
+        else:
+            self.gateway = Server(settings.gateway_socket, "gateway")
         self.servers: dict[str, Server] = {}
         self.edge = HAProxyEdge(settings, pool=pool)
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -176,7 +199,7 @@ class Proxy:
     def start(self, *, replaces: int = 0) -> None:
         fresh = subprocess.Popen(
             config.command(self.config, replaces=replaces),
-            pass_fds=(self.listener.fileno(), self.inside.fileno()),
+            pass_fds=(self.listener.fileno(), self.local.fileno(), self.inside.fileno()),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={"PATH": "/usr/bin:/bin"},
@@ -222,9 +245,10 @@ class Proxy:
             process.kill()
             process.wait()
         for server in (self.gateway, *self.servers.values()):
-            server.close()
-        self.listener.close()
-        self.inside.close()
+            if server:
+                server.close()
+        for listener in (self.listener, self.local, self.inside):
+            listener.close()
 
 
 def routes(table: Mapping[str, Server | list[Server]]) -> dict[str, Route]:
@@ -234,6 +258,24 @@ def routes(table: Mapping[str, Server | list[Server]]) -> dict[str, Route]:
         )
         for function, to in table.items()
     }
+
+
+@contextmanager
+def websocket_function(path: Path) -> Iterator[str]:
+    """A function that speaks WebSocket with a library of today, and sends each message back with
+    the path that it was asked by; gives its endpoint."""
+
+    def echo(connection: ServerConnection) -> None:
+        for message in connection:
+            told = f"{connection.request.path}: " if connection.request else ""
+            connection.send(told + message if isinstance(message, str) else message)
+
+    with unix_serve(echo, str(path), max_size=2**24) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"unix@{path}"
+        server.shutdown()
+        thread.join()
 
 
 def spawn_function(path: Path, name: str) -> subprocess.Popen[bytes]:

@@ -335,6 +335,47 @@ def test_unfinished_headers_time_out(proxy: Proxy) -> None:
     assert 8 < time.monotonic() - begun < 15
 
 
+@pytest.mark.parametrize("stalls", ["sending", "reading"])
+def test_a_client_that_stalls_is_cut_off_and_the_function_told(
+    edge_settings: Settings, stalls: str
+) -> None:
+    """After a minute, which is a second here."""
+    proxy = Proxy(edge_settings, timeout="1s")
+    path = edge_settings.run / "f.sock"
+    released = threading.Event()
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            proxy.edge.apply({"f.ann": Route("r", [f"unix@{path}"])})
+
+            def serve() -> None:
+                while not released.is_set():
+                    connection, _ = listener.accept()
+                    with connection:
+                        if not connection.recv(65536).startswith(b"POST"):
+                            continue  # a check of the edge's
+                        with contextlib.suppress(OSError):
+                            if stalls == "reading":
+                                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                                while True:
+                                    connection.sendall(bytes(2**20))
+                            while connection.recv(65536):
+                                pass
+                        released.set()
+
+            threading.Thread(target=serve, daemon=True).start()
+            length = 9 if stalls == "sending" else 1
+            with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
+                head = f"POST /function/f.ann HTTP/1.1\r\nHost: a\r\nContent-Length: {length}"
+                client.sendall(head.encode() + b"\r\n\r\nx")
+                until(released.is_set)
+                if stalls == "sending":
+                    assert client.recv(100).startswith(b"HTTP/1.1 40")
+    finally:
+        proxy.close()
+
+
 def test_gateway_gone_is_told(proxy: Proxy) -> None:
     proxy.gateway.close()
     status, headers, echo = proxy.get("/healthz", method="POST")
@@ -590,6 +631,29 @@ def test_functions_beyond_the_pool_are_served_by_the_gateway(edge_settings: Sett
         proxy.close()
 
 
+def test_a_function_has_its_own_time_and_keeps_its_backend(edge_settings: Settings) -> None:
+    """Another time is another row of the map, at the same servers."""
+    proxy = Proxy(edge_settings)
+    try:
+        function = proxy.function("f")
+        ends = [function.endpoint]
+        for patience, wanted in ((0.4, 504), (0, 200), (30, 200), (0.4, 504)):
+            proxy.edge.apply(
+                {"f.ann": Route("r", ends, patience), "f.openfaas-fn": Route("r", ends)}
+            )
+            assert proxy.get("/function/f.ann?sleep=0.8")[0] == wanted
+        rows = AdminSocket(config.admin_socket(edge_settings)).send(
+            f"show map {config.map_file(edge_settings)}"
+        )
+        assert [row.split()[1:] for row in rows.splitlines() if row] == [
+            ["f.ann", "b0:400"],
+            ["f.openfaas-fn", "b1"],
+            ["f", "b1"],
+        ]
+    finally:
+        proxy.close()
+
+
 def test_five_thousand_routes(edge_settings: Settings) -> None:
     """HAProxy dies of a payload over its buffer: rows and commands go in chunks."""
     proxy = Proxy(edge_settings, pool=5100)
@@ -645,7 +709,7 @@ def test_planned_restart_loses_nothing(proxy: Proxy) -> None:
     proxy.route({"f.ann": function})
     slow: list[int] = []
     thread = threading.Thread(
-        target=lambda: slow.append(proxy.get("/function/f.ann?sleep=1.5", method="POST")[0])
+        target=lambda: slow.append(proxy.get("/function/f.ann?sleep=0.8", method="POST")[0])
     )
     thread.start()
     clients = _Clients(proxy, ["f.ann"], 3)
