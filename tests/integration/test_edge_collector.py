@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from core.settings import Settings
 from core.store import Store
+from core.store.metrics import BUCKETS
 from runtime.edge.collector import Collector
 from tests.integration.edge_harness import Proxy
 from tests.waiting import until
@@ -144,9 +146,46 @@ def test_receipt_of_a_switch(proxy: Proxy, collector: Collector) -> None:
     assert window.requests == 11
 
 
-def test_store_forgets_the_counts_of_functions_that_are_gone(store: Store) -> None:
-    store.add_counts({"f.ann": 2, "gone.ann": 3, "never.ann": 0})
-    store.forget_counts(["gone.ann", "unknown.ann"])
-    store.forget_counts([])
-    store.add_counts({"f.ann": 1})
-    assert store.counts() == {"f.ann": 3}
+def test_metrics_of_requests_through_the_edge(
+    proxy: Proxy, collector: Collector, store: Store
+) -> None:
+    """N requests with these ends give these counts, buckets and sums; made-up names none."""
+    collector.only(["f.ann", "down.ann"])
+    proxy.route({"f.ann": proxy.function("f")})
+    for status in (200, 200, 200, 204, 404, 500, 599, 432):
+        proxy.get(f"/function/f.ann?status={status}")
+    proxy.get("/function/f.ann?sleep=0.3")
+    for name in ("unknown.ann", "f.ann%22%7D", "..", "F.ANN"):
+        proxy.get(f"/function/{name}")
+    with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+        client.sendall(b"GET /function/f.ann?sleep=1 HTTP/1.1\r\nHost: h\r\n\r\n")
+        until(lambda: proxy.servers["f"].calls == 10)
+    proxy.gateway.close()
+    assert proxy.get("/function/down.ann")[0] == 503
+    until(lambda: collector.counts() == {"f.ann": 10, "down.ann": 1})
+    collector.tally.hand_over(store)
+    collector.tally.hand_over(store)
+    assert collector.counts() == {"f.ann": 0, "down.ann": 0}
+    assert store.counts() == {"f.ann": 10, "down.ann": 1}
+    traffic = store.traffic(["f.ann", "down.ann"])
+    assert {code: each.requests for code, each in traffic.pop("down.ann").items()} == {"503": 1}
+    ended = traffic["f.ann"]
+    assert {code: each.requests for code, each in ended.items()} == {
+        **{"200": 4, "204": 1, "404": 1, "500": 2, "400": 1},
+        "499": 1,  # the client that went away
+    }
+    slow = ended["200"]
+    assert sum(slow.buckets[bisect_left(BUCKETS, 0.3) :]) == 1
+    assert 0.3e6 <= slow.microseconds < 3e6
+
+
+def test_the_controller_s_gone_functions_are_not_handed_over(
+    proxy: Proxy, collector: Collector, store: Store
+) -> None:
+    collector.only(["f.ann", "gone.ann"])
+    for name in ("f.ann", "gone.ann"):
+        proxy.get(f"/function/{name}")
+    until(lambda: collector.counts() == {"f.ann": 1, "gone.ann": 1})
+    collector.only(["f.ann"])
+    collector.tally.hand_over(store)
+    assert store.counts() == {"f.ann": 1}

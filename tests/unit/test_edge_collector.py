@@ -35,6 +35,7 @@ def test_line() -> None:
     assert (line.function, line.status) == ("f.ann", 200)
     assert line.arrived == pytest.approx(START / 1e9)
     assert line.answered - line.arrived == pytest.approx(0.007, abs=1e-5)
+    assert line.seconds == 0.01
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,23 @@ def test_torn_line(torn: str) -> None:
 )
 def test_whose_failure(status: int, end: str, backend: str, failed: bool) -> None:
     assert Line.parse(text(status=status, end=end, backend=backend)).platform_failed is failed
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "code"),
+    [
+        (200, "--", 200),
+        (200, "CD", 200),
+        (400, "PR", 400),
+        (408, "cD", 408),
+        (400, "CH", 499),
+        (-1, "CH", 499),
+        (-1, "cD", 499),
+        (-1, "SH", 502),
+    ],
+)
+def test_what_it_is_counted_as(status: int, end: str, code: int) -> None:
+    assert Line.parse(text(status=status, end=end)).code == code
 
 
 # Gaps.

@@ -1,0 +1,650 @@
+"""Asynchronous calls: a real gateway, the real worker beside it, functions byte by byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import msgspec
+import pytest
+import requests
+import trustme
+
+from core import keys
+from core.addresses import is_inside
+from core.errors import Unavailable
+from core.models import Call, Observed
+from core.settings import Settings
+from core.store import Store, connect
+from core.store.calls import OVERDUE, OVERHEAD
+from gateway.callbacks import post
+from gateway.queue_worker import MOST_TIMES, QueueWorker
+from tests.integration.gateway.harness import (
+    ROOT,
+    Gateway,
+    Upstream,
+    deploy,
+    exchange,
+    running,
+)
+from tests.integration.gateway.test_gateway_invoke import read_body
+from tests.waiting import until
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CALL_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+class Platform:
+    """A gateway without an edge, and a worker that can be killed."""
+
+    def __init__(self, gateway: Gateway, store: Store, folder: Path) -> None:
+        self.gateway = gateway
+        self.store = store
+        self.folder = folder
+        self.worker: subprocess.Popen[bytes] | None = None
+        self._numbers = iter(range(1000))
+
+    def start(self) -> None:
+        with (self.folder / "queue.log").open("ab") as log:
+            self.worker = subprocess.Popen(
+                [sys.executable, "-P", "-m", "gateway.queue_worker"],
+                env={**self.gateway.settings.environment(), "PATH": os.environ["PATH"]},
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+
+    def log(self) -> str:
+        return (self.folder / "queue.log").read_text()
+
+    def end(self) -> int:
+        assert self.worker
+        self.worker.terminate()
+        return self.worker.wait(30)
+
+    @contextmanager
+    def function(
+        self, name: str, handle: Callable[[socket.socket, bytes], None]
+    ) -> Iterator[Upstream]:
+        with Upstream(self.folder / f"f{next(self._numbers)}.sock", handle) as upstream:
+            deploy(self.store, name, [upstream.address])
+            yield upstream
+
+    def call(self, path: str, **options: object) -> str:
+        """Enqueues one; returns its id."""
+        answer = self.gateway.anonymous("POST", f"/async-function/{path}", **options)
+        assert (answer.status_code, answer.content) == (202, b""), answer.text
+        return answer.headers["X-Call-Id"]
+
+    def idle(self) -> None:
+        until(lambda: self.store.waiting_calls() == 0, 20, self.log)
+        assert int(self.store.redis.get(keys.CALLS_SIZE) or 0) == 0
+
+
+@pytest.fixture(scope="module")
+def platform(valkey: str) -> Iterator[Platform]:
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    url = f"{valkey}?db=7"  # other tests empty their own
+    connection = connect(url)
+    connection.flushdb()
+    with running(
+        folder,
+        url,
+        SLIPWAY_ALLOW_HOSTS="localhost",
+        SLIPWAY_ASYNC_MAX_BODY="100000",
+        SLIPWAY_ASYNC_QUEUE="1000000",
+    ) as gateway:
+        platform = Platform(gateway, Store(connection), folder)
+        platform.start()
+        yield platform
+        platform.end()
+    connection.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Callbacks:
+    """A server outside, as far as the worker can tell: what it was sent, and how it answers."""
+
+    def __init__(
+        self,
+        answer: Callable[[BaseHTTPRequestHandler], None] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.requests.append((self.path, headers, body))
+                if answer:
+                    answer(self)
+                else:
+                    self.send_response(200)
+                    self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        if tls:
+            # By the thread that serves a connection: one that breaks off harms no other.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.port = self._server.server_address[1]
+
+    def __enter__(self) -> Callbacks:
+        threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}/done?x=%2F"
+
+
+def echo(bodies: list[bytes], answer: bytes = OK) -> Callable[[socket.socket, bytes], None]:
+    def handle(connection: socket.socket, head: bytes) -> None:
+        bodies.append(read_body(connection, head))
+        connection.sendall(answer)
+
+    return handle
+
+
+def test_the_function_gets_the_call_as_it_came(platform: Platform) -> None:
+    bodies: list[bytes] = []
+    body = bytes(range(256)) * 100
+    with platform.function("f.whole", echo(bodies)) as upstream:
+        before = time.time_ns()
+        answer = platform.gateway.anonymous(
+            "POST",
+            "/async-function/f.whole/a%2Fb//c?x=%20&y",
+            data=body,
+            headers={"Content-Type": "application/x-odd", "X-Own": "\xe9", "User-Agent": "me/1"},
+        )
+        assert answer.status_code == 202
+        assert before <= int(answer.headers["X-Start-Time"]) <= time.time_ns()
+        assert answer.headers["X-Served-By"].startswith("slipway/")
+        platform.idle()
+        assert upstream.request_line() == "POST /a%2Fb//c?x=%20&y HTTP/1.1"
+        got = upstream.headers()
+        assert got["x-call-id"] == answer.headers["X-Call-Id"]
+        assert (got["content-type"], got["x-own"]) == ("application/x-odd", "\xe9")
+        assert got["user-agent"] == "me/1"
+        assert got["content-length"] == str(len(body))
+        assert "transfer-encoding" not in got
+        assert int(got["x-start-time"]) > before
+    assert bodies == [body]
+
+
+def test_ids_are_ours_unless_the_caller_has_one(platform: Platform) -> None:
+    with platform.function("f.ids", echo([])) as upstream:
+        first = platform.call("f.ids")
+        assert re.fullmatch(CALL_ID, first)
+        assert platform.call("f.ids", headers={"X-Call-Id": "mine-1"}) == "mine-1"
+        odd = platform.call("f.ids", headers={"X-Call-Id": "no id (at all)"})
+        assert re.fullmatch(CALL_ID, odd)
+        platform.idle()
+        told = {upstream.headers(number)["x-call-id"] for number in range(3)}
+        assert told == {first, "mine-1", odd}
+        assert upstream.headers()["user-agent"] == requests.utils.default_user_agent()
+
+
+def test_our_own_credentials_reach_no_function(platform: Platform) -> None:
+    with platform.function("f.auth", echo([])) as upstream:
+        platform.call("f.auth", auth=platform.gateway.auth)
+        platform.call("f.auth", auth=("admin", "another"))
+        platform.idle()
+        given = ["authorization" in upstream.headers(number) for number in range(2)]
+        assert sorted(given) == [False, True]
+
+
+def test_what_is_refused(platform: Platform) -> None:
+    gateway = platform.gateway
+    with platform.function("f.refused", echo([])) as upstream:
+        for name in ("nobody.refused", "f", "F.refused", "f.refused%2Fx", ""):
+            assert gateway.anonymous("POST", f"/async-function/{name}").status_code == 404, name
+        for method in ("GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "BREW"):
+            answer = gateway.anonymous(method, "/async-function/f.refused")
+            assert (answer.status_code, answer.headers["Allow"]) == (405, "POST"), method
+        for method in ("GET", "DELETE"):
+            path = "/async-function/01234567-89ab-4cde-8f01-23456789abcd"
+            answer = gateway.anonymous(method, path)
+            assert (answer.status_code, "X-Callback-Url" in answer.text) == (501, True)
+        head = b"POST /async-function/f.refused HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+        large = gateway.anonymous("POST", "/async-function/f.refused", data=b"x" * 100_001)
+        assert (large.status_code, "100000 bytes" in large.text) == (413, True)
+        chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        chunked = exchange(gateway, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2)
+        assert chunked.startswith(b"HTTP/1.1 413")
+        with socket.create_connection(("127.0.0.1", gateway.settings.port), 10) as short:
+            short.sendall(head + b"Content-Length: 10\r\n\r\nfour")
+            short.shutdown(socket.SHUT_WR)
+            assert short.recv(4096).startswith(b"HTTP/1.1 400")
+        for header in (b"X-A: b\rc", b"X-A: b\n c", b"X-A\x00: b", b"X A: b"):
+            answer = exchange(gateway, head + b"Content-Length: 0\r\n" + header + b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 400"), header
+        assert platform.store.waiting_calls() == 0
+        assert upstream.heads == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://127.0.0.1:8080/system/functions",
+        "http://[::1]:80/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://10.0.0.1/",
+        "http://0.0.0.0/",
+        "http://gateway:8080/system/functions#/function/",
+        "file:///etc/passwd",
+        "ftp://example.com/",
+        "//example.com/",
+        "http:///nowhere",
+        "example.com",
+        "http://user:secret@example.com/",
+        "http://user@example.com/",
+        "http://example.com:99999/",
+        "http://example.com:0/",
+        "http://[::1",
+        "http://example.com/a b",
+        "http://example.com/\xe9",
+        "http://" + "a" * 3000,
+    ],
+)
+def test_callbacks_that_are_refused_at_once(platform: Platform, url: str) -> None:
+    with platform.function("f.bad", echo([])) as upstream:
+        answer = platform.gateway.anonymous(
+            "POST", "/async-function/f.bad", headers={"X-Callback-Url": url.encode("latin-1")}
+        )
+        if url.startswith("http://gateway"):  # a name: seen when it is called
+            assert answer.status_code == 202
+            platform.idle()
+            assert "callback_failed" in platform.log()
+            return
+        assert answer.status_code == 400, answer.text
+        assert "X-Callback-Url" in answer.text
+        assert upstream.heads == []
+
+
+def test_the_answer_is_posted_to_the_callback(platform: Platform) -> None:
+    answer = (
+        b"HTTP/1.1 418 Teapot\r\nContent-Type: text/x-tea\r\nX-Own: 1\r\nX-Own: 2\r\n"
+        b"X-Function-Status: 200\r\nX-Function-Name: liar\r\nHost: evil.example\r\n"
+        b"Connection: X-Hop\r\nX-Hop: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\ntea\r\n0\r\n\r\n"
+    )
+    with platform.function("f.back", echo([], answer)), Callbacks() as callbacks:
+        id_ = platform.call("f.back/p", headers={"X-Callback-Url": callbacks.url})
+        platform.idle()
+        ((path, headers, body),) = callbacks.requests
+    assert (path, body) == ("/done?x=%2F", b"tea")
+    assert headers["x-call-id"] == id_
+    assert headers["x-function-status"] == "418"
+    assert headers["x-function-name"] == "f.back"
+    assert 0 <= float(headers["x-duration-seconds"]) < 60
+    assert headers["content-type"] == "text/x-tea"
+    assert headers["host"] == f"localhost:{callbacks.port}"
+    assert {"x-hop", "transfer-encoding", "content-security-policy"}.isdisjoint(headers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "text"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour", "502", b"no whole answer"),
+        (b"nonsense\r\n\r\n", "502", b"gave no answer"),
+        (b"HTTP/1.1 200 OK\r\nX: a\r\n\r\n" + b"x" * 100_001, "502", b"more than 100000 bytes"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", "204", b""),
+    ],
+)
+def test_answers_that_cannot_be_passed_on(
+    platform: Platform, answer: bytes, status: str, text: bytes
+) -> None:
+    with platform.function("f.odd", echo([], answer)), Callbacks() as callbacks:
+        platform.call("f.odd", headers={"X-Callback-Url": callbacks.url})
+        platform.idle()
+        ((_, headers, body),) = callbacks.requests
+    assert headers["x-function-status"] == status
+    assert text in body
+
+
+def test_a_function_that_drips_its_answer_is_given_up(platform: Platform) -> None:
+    """By its own word of how long it takes; else it would hold a thread for ever."""
+    ended = threading.Event()
+
+    def drip(connection: socket.socket, _: bytes) -> None:
+        try:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+        finally:
+            ended.set()
+
+    with platform.function("f.drip", drip), Callbacks() as callbacks:
+        record = platform.store.function("f.drip")
+        assert record
+        brief = msgspec.structs.replace(record.spec, env_vars={"exec_timeout": "1ms"})
+        changed = msgspec.json.encode(msgspec.structs.replace(record, spec=brief))
+        platform.store.redis.hset(keys.FUNCTIONS, "f.drip", changed)
+        platform.call("f.drip", headers={"X-Callback-Url": callbacks.url})
+        platform.idle()
+        ((_, headers, body),) = callbacks.requests
+        assert (headers["x-function-status"], b"took over" in body) == ("504", True)
+        assert ended.wait(20), "the function is told so"
+
+
+def test_callbacks_to_our_own_functions(platform: Platform) -> None:
+    gateway = platform.gateway
+    bodies: list[bytes] = []
+    ours = [
+        "http://gateway:8080/function/b.owned/x?y",
+        "http://gateway.openfaas:8080/function/b.owned/x?y",
+        f"{gateway.url}/function/b.owned/x?y",
+        f"{gateway.url}/async-function/b.owned/x?y",
+    ]
+    with (
+        platform.function("f.own", echo([])) as first,
+        platform.function("b.owned", echo(bodies)) as back,
+    ):
+        addresses = {"f.own": first.address, "b.owned": back.address}
+        platform.store.save_observed(
+            {name: Observed(available=1, endpoints=[each]) for name, each in addresses.items()}
+        )
+        for url in ours:
+            platform.call("f.own", headers={"X-Callback-Url": url})
+        until(lambda: len(bodies) == len(ours), 20, platform.log)
+        platform.idle()
+        assert {back.request_line(n) for n in range(4)} == {"POST /x?y HTTP/1.1"}
+        assert {back.headers(n)["x-function-name"] for n in range(4)} == {"f.own"}
+    assert bodies == [b"ok"] * 4
+
+
+def test_names_of_inside_addresses_are_not_called(platform: Platform) -> None:
+    """Those that resolve: the check is of what is connected to, whatever the name looks like."""
+    inside = []
+    for name in ("ip6-localhost", "localhost.localdomain", socket.gethostname(), "127.1", "0x7f.1"):
+        with suppress(OSError):
+            if is_inside(socket.gethostbyname(name)):
+                inside.append(name)
+    assert inside
+    with platform.function("f.inside", echo([])) as upstream, Callbacks() as callbacks:
+        for name in inside:
+            url = f"http://{name}:{callbacks.port}/"
+            platform.call("f.inside", headers={"X-Callback-Url": url})
+        platform.idle()
+        assert len(upstream.heads) == len(inside)
+        assert callbacks.requests == []
+    assert platform.log().count("has the inside address") >= len(inside)
+
+
+def test_no_redirect_is_followed(platform: Platform) -> None:
+    with Callbacks() as target:
+
+        def redirect(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(307)
+            handler.send_header("Location", target.url)
+            handler.end_headers()
+
+        with platform.function("f.moved", echo([])), Callbacks(redirect) as callbacks:
+            platform.call("f.moved", headers={"X-Callback-Url": callbacks.url})
+            platform.idle()
+            assert len(callbacks.requests) == 1
+        assert target.requests == []
+
+
+def test_a_callback_that_hangs_or_never_ends_keeps_no_other_waiting(platform: Platform) -> None:
+    free = threading.Event()
+    sent = []
+
+    def flood(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        with suppress(OSError):
+            while len(sent) < 1000:
+                handler.wfile.write(b"x" * 2**20)
+                sent.append(1)
+
+    def hang(_: BaseHTTPRequestHandler) -> None:
+        free.wait(60)
+
+    bodies: list[bytes] = []
+    with (
+        platform.function("f.slow", echo(bodies)),
+        Callbacks(flood) as endless,
+        Callbacks(hang) as silent,
+    ):
+        try:
+            for url in (endless.url, silent.url, silent.url):
+                platform.call("f.slow", headers={"X-Callback-Url": url})
+            until(lambda: len(silent.requests) == 2, 20, platform.log)
+            platform.call("f.slow", data=b"after")
+            until(lambda: b"after" in bodies, 20, platform.log)
+        finally:
+            free.set()
+        platform.idle()
+    assert len(sent) < 100, "nothing of an answer's body is read"
+
+
+def test_a_call_is_made_again_when_its_worker_was_killed(platform: Platform) -> None:
+    bodies: list[bytes] = []
+    free = threading.Event()
+
+    def handle(connection: socket.socket, head: bytes) -> None:
+        bodies.append(read_body(connection, head))
+        if len(bodies) == 1:
+            free.wait(60)
+        connection.sendall(OK)
+
+    with platform.function("f.killed", handle) as upstream, Callbacks() as callbacks:
+        id_ = platform.call("f.killed", data=b"once", headers={"X-Callback-Url": callbacks.url})
+        until(lambda: bodies == [b"once"], 20, platform.log)
+        assert platform.worker
+        platform.worker.kill()
+        platform.worker.wait()
+        platform.start()
+        time.sleep(1)
+        assert bodies == [b"once"], "another worker waits until it is overdue"
+        (entry,) = platform.store.redis.xrange(keys.CALLS)
+        silent = int(OVERDUE * 1000) + 1
+        platform.store.redis.xclaim(
+            keys.CALLS, keys.CALLS, "worker", 0, [entry[0]], idle=silent, justid=True
+        )
+        platform.idle()
+        free.set()
+        assert bodies == [b"once", b"once"]
+        assert {upstream.headers(n)["x-call-id"] for n in range(2)} == {id_}
+        assert len(callbacks.requests) == 1
+
+
+def test_a_call_that_is_being_made_is_not_given_to_another(platform: Platform) -> None:
+    """The worker speaks for it: it does not become overdue."""
+    bodies: list[bytes] = []
+    free = threading.Event()
+
+    def handle(connection: socket.socket, head: bytes) -> None:
+        bodies.append(read_body(connection, head))
+        free.wait(60)
+        connection.sendall(OK)
+
+    with platform.function("f.long", handle):
+        platform.call("f.long")
+        until(lambda: len(bodies) == 1, 20, platform.log)
+
+        def idle_ms() -> int:
+            (pending,) = platform.store.redis.xpending_range(keys.CALLS, keys.CALLS, "-", "+", 1)
+            return int(pending["time_since_delivered"])
+
+        until(lambda: idle_ms() > 3000)
+        until(lambda: idle_ms() < 3000, 6)
+        free.set()
+        platform.idle()
+    assert len(bodies) == 1
+
+
+def test_a_stop_finishes_what_was_begun(platform: Platform) -> None:
+    bodies: list[bytes] = []
+
+    def handle(connection: socket.socket, head: bytes) -> None:
+        bodies.append(read_body(connection, head))
+        time.sleep(1)
+        connection.sendall(OK)
+
+    with platform.function("f.stop", handle):
+        platform.call("f.stop")
+        until(lambda: len(bodies) == 1, 20, platform.log)
+        assert platform.end() == 0
+        assert platform.worker
+        mine = f":{platform.worker.pid}"
+        assert [each for each in platform.store.beats("queue") if each.endswith(mine)] == []
+        platform.idle()
+        platform.call("f.stop")
+        platform.start()
+        platform.idle()
+    assert len(bodies) == 2
+
+
+def test_a_full_queue_answers_503(platform: Platform) -> None:
+    assert platform.end() == 0
+    gateway = platform.gateway
+    try:
+        with platform.function("f.full", echo([])) as upstream:
+            accepted = 0
+            while True:
+                answer = gateway.anonymous("POST", "/async-function/f.full", data=b"x" * 90_000)
+                if answer.status_code != 202:
+                    break
+                accepted += 1
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert "SLIPWAY_ASYNC_QUEUE" in answer.text
+            assert 5 < accepted < 11
+            platform.start()
+            platform.idle()
+            assert len(upstream.heads) == accepted
+            platform.call("f.full")
+            platform.idle()
+    finally:
+        if platform.worker is None or platform.worker.poll() is not None:
+            platform.start()
+
+
+# The store's side.
+
+
+def kept(number: int = 0) -> Call:
+    return Call(id=f"c{number}", name="f", target="/", headers=[("A", "b")], body=b"\x00\xff")
+
+
+def test_thousands_wait_and_leave_nothing(store: Store) -> None:
+    for number in range(2000):
+        store.add_call(kept(number), 2**26)
+    assert store.waiting_calls() == 2000
+    assert store.next_call(0.01) is None, "the group is made first"
+    order = []
+    while taken := store.next_call(0.01):
+        order.append(taken.call.id)
+        store.done_call(taken)
+        store.done_call(taken)
+    assert order == [f"c{number}" for number in range(2000)]
+    assert store.waiting_calls() == int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
+
+
+def test_the_bound_is_of_all_that_wait(store: Store) -> None:
+    store.add_call(kept(), 2 * OVERHEAD)
+    with pytest.raises(Unavailable, match="limit"):
+        store.add_call(kept(), 2 * OVERHEAD)
+    assert store.waiting_calls() == 1
+    store.next_call(0.01)
+    taken = store.next_call(0.01)
+    assert taken
+    with pytest.raises(Unavailable, match="limit"):
+        store.add_call(kept(), 2 * OVERHEAD)  # what is being made counts as well
+    store.done_call(taken)
+    store.add_call(kept(), 2 * OVERHEAD)
+
+
+def test_an_overdue_call_is_found_behind_any_number_of_others(store: Store) -> None:
+    store.next_call(0.01)
+    for number in range(40):
+        store.add_call(kept(number), 2**20)
+    taken = [store.next_call(0.01) for _ in range(40)]
+    last = taken[-1]
+    assert last
+    assert store.next_call(0.01) is None
+    idle = int(OVERDUE * 1000) + 1
+    store.redis.xclaim(keys.CALLS, keys.CALLS, "worker", 0, [last.id], idle=idle, justid=True)
+    again = store.next_call(0.01)
+    assert again
+    assert (again.call, again.times) == (last.call, 2)
+
+
+def test_deliveries_are_counted(store: Store) -> None:
+    store.next_call(0.01)
+    store.add_call(kept(), 2**20)
+    times = []
+    for _ in range(3):
+        taken = store.next_call(0.01)
+        assert taken
+        times.append(taken.times)
+        assert store.next_call(0.01) is None
+        store.keep_calls([taken.id])
+        idle = int(OVERDUE * 1000) + 1
+        store.redis.xclaim(keys.CALLS, keys.CALLS, "worker", 0, [taken.id], idle=idle, justid=True)
+    assert times == [1, 2, 3]
+
+
+def test_a_callback_by_tls_needs_a_certificate_for_its_name(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.from_env(
+        {"SLIPWAY_STATE": str(short_tmp), "SLIPWAY_ALLOW_HOSTS": "localhost,127.0.0.1"}
+    )
+    authority = trustme.CA()
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(served)
+    with Callbacks(tls=served) as callbacks:
+        url = f"https://localhost:{callbacks.port}/done"
+        with pytest.raises(Unavailable, match="SSLCertVerificationError"):
+            post(url, [], b"x", settings)
+        authority.cert_pem.write_to_path(str(short_tmp / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(short_tmp / "ca.pem"))
+        assert post(url, [], b"x", settings) == 200
+        with pytest.raises(Unavailable, match="SSLCertVerificationError"):
+            post(f"https://127.0.0.1:{callbacks.port}/done", [], b"x", settings)
+        assert [body for _, _, body in callbacks.requests] == [b"x"]
+        with pytest.raises(Unavailable, match="ValueError"):
+            post(url, [("X-A", "b\r\nX-C: d")], b"x", settings)
+
+
+def test_a_call_that_takes_its_workers_along_is_given_up(short_tmp: Path, store: Store) -> None:
+    store.next_call(0.01)
+    store.add_call(kept(), 2**20)
+    taken = store.next_call(0.01)
+    assert taken
+    settings = Settings.from_env({"SLIPWAY_STATE": str(short_tmp)})
+    often = dataclasses.replace(taken, times=MOST_TIMES + 1)
+    QueueWorker(settings, store)._make(often)
+    assert store.waiting_calls() == int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
