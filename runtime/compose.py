@@ -30,7 +30,7 @@ def prepare(settings: Settings) -> None:
 
     Raises:
         Unavailable: the engine does not answer, or there can be no network here.
-        ConfigError: a secret cannot be read.
+        ConfigError: a secret cannot be read, or the certificate cannot be served.
     """
     engine = Engine(settings.engine_url)
     network = FunctionsNetwork(settings, engine)
@@ -40,6 +40,7 @@ def prepare(settings: Settings) -> None:
         config.write(
             settings,
             listener=address(settings.bind, settings.port),
+            local=address("127.0.0.1", settings.local_port) if settings.tls_cert else "",
             functions_bind=address(str(network.fence.address), settings.port),
         )
 

@@ -25,11 +25,11 @@ from core.models import FunctionRecord, Observed
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store, connect
-from runtime import housekeeping
+from runtime import housekeeping, secrets
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
 from runtime.housekeeping import Housekeeping
-from runtime.plan import Key, plan, routes, wanted
+from runtime.plan import Key, healthy, plan, routes, settled, wanted
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.registry import make_provider
 from runtime.releases import Releases
@@ -71,7 +71,8 @@ class Controller:
         self._told: dict[str, Observed] = {}
         self._told_at = 0.0
         self._engine_away = False
-        self._counted: dict[str, int] = {}
+        self._counted: frozenset[str] | None = None
+        """The functions that there were when counts of all others were last dropped."""
 
     def wake(self) -> None:
         self._news.set()
@@ -104,7 +105,8 @@ class Controller:
                 log.exception("pass_failed")
             self._news.wait(BUSY_EVERY if busy else PASS_EVERY)
         self.replicas.close()
-        self._count()
+        if self.collector:
+            self.collector.tally.hand_over(self.store)
         self.provider.close()
 
     def _stand_by(self, reason: str) -> None:
@@ -127,7 +129,6 @@ class Controller:
         while not self._stop.is_set():
             try:
                 records, observed = self.store.functions(), self.store.all_observed()
-                self._counted = dict.fromkeys(self.store.counts(), 0)
             except RedisError as error:
                 log.warning("store_unavailable", error=str(error))
                 self._stop.wait(PASS_EVERY)
@@ -156,9 +157,11 @@ class Controller:
         pending = self.replicas.pending()  # before the instances: a start may end in between
         instances = self.replicas.instances()
         staying = [each for each in instances if each.id not in self._leaving]
-        if self.releases.advance(staged, records, staying):
+        counts = healthy(staying, self.replicas.ready())
+        changed = self._settle(records, counts)
+        if self.releases.advance(staged, records, counts) or changed:
             records = self.store.functions()
-        elif staged:
+        if staged:
             staged = self.releases.staged()  # a failed one is wanted no more
         wants = wanted(records.values(), staged.values())
         self.replicas.forget(set(wants))
@@ -176,13 +179,21 @@ class Controller:
         # told here is the route.
         self._tell(records, table)
         if moved:
-            self.releases.finish(staged, table)
+            self.releases.finish(staged, records, table)
         for spec in todo.start:
             self.replicas.start(spec)
         self._drain(instances)
         self.replicas.look(instances)
         self.releases.receipts(self._leaving)
         return bool(self._leaving)
+
+    def _settle(self, records: Mapping[str, FunctionRecord], counts: Mapping[Key, int]) -> bool:
+        """Lets go of what served until a deploy by API was healthy; True if there was such."""
+        done = settled(records.values(), counts)
+        for record in done:
+            if self.store.settle(record.spec):
+                log.info("deployed", function=record.spec.function, revision=record.spec.revision)
+        return bool(done)
 
     def _route(self, table: Mapping[str, Route]) -> bool:
         """Hands the edge the whole table; False while the edge is away: functions live on."""
@@ -245,36 +256,41 @@ class Controller:
         for function, record in records.items():
             route = table.get(function)
             endpoints = list(route.endpoints) if route else []
-            trouble = self.replicas.trouble((function, record.spec.revision))
             observed[function] = Observed(
                 available=len(endpoints),
                 endpoints=endpoints,
-                trouble=""
-                if len(endpoints) >= record.replicas
-                else (trouble.reason if trouble else "it is starting"),
+                trouble=self._trouble(record, route),
+                deployment=record.spec.deployment,
             )
         stale = time.monotonic() - self._told_at > TELL_EVERY
         if observed != self._told or stale:
             self.store.save_observed(observed)
             self._told, self._told_at = observed, time.monotonic()
         self._beat()
-        self._count()
+        self._count(frozenset(records))
+
+    def _trouble(self, record: FunctionRecord, route: Route | None) -> str:
+        """Why fewer replicas are available than desired, or not those of the last deploy."""
+        if not record.previous and len(route.endpoints if route else ()) >= record.replicas:
+            return ""
+        trouble = self.replicas.trouble((record.spec.function, record.spec.revision))
+        reason = trouble.reason if trouble else "it is starting"
+        if record.previous and route and route.revision == record.previous.revision:
+            return f"{reason}; what was deployed before it still serves"
+        return reason
 
     def _beat(self) -> None:
         self.store.beat("controller", BEAT, self.provider.name)
         if self.edge.alive():
             self.store.beat("edge", BEAT)
 
-    def _count(self) -> None:
-        if not self.collector:
-            return
-        counts = self.collector.counts()
-        # A function that went and came back while the store was away begins anew.
-        fresh = {f: max(n - self._counted.get(f, 0), 0) for f, n in counts.items()}
-        self.store.forget_counts(self._counted.keys() - counts.keys())
-        if any(fresh.values()):
-            self.store.add_counts(fresh)
-        self._counted = counts
+    def _count(self, functions: frozenset[str]) -> None:
+        """Hands over what was counted, first: a function that is gone leaves nothing behind."""
+        if self.collector:
+            self.collector.tally.hand_over(self.store)
+        if functions != self._counted:
+            self.store.forget_traffic(functions)
+            self._counted = functions
 
     def _listen(self) -> None:
         """Passes on the store's wake-ups; the store may come and go."""
@@ -371,7 +387,8 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     key = secret_file(settings.state / "spec-key", length=32).encode()
-    provider = make_provider(settings, key)
+    store = Store(connect(settings.store_url))
+    provider = make_provider(settings, key, secrets.reader(settings, store))
     if sys.argv[1:] in (["--stop-all"], ["--stop-all-now"]):
         now = sys.argv[1] == "--stop-all-now"
         try:
@@ -380,9 +397,7 @@ def main() -> None:
             sys.exit(str(error))
         return
     collector = Collector(settings) if settings.edge == "haproxy" else None
-    controller = Controller(
-        settings, Store(connect(settings.store_url)), provider, make_edge(settings), collector
-    )
+    controller = Controller(settings, store, provider, make_edge(settings), collector)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
     log.info("controller_started", provider=provider.name)

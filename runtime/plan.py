@@ -1,21 +1,24 @@
 """What to do about the difference between desired and observed: pure functions, no clock, no I/O.
 
 A *revision key* is (function, revision). Wanted are the revisions that are desired, and those of
-releases in staging: a release's new revisions run beside the old ones until all are ready.
+releases in staging: a release's new revisions run beside the old ones until all are ready. A deploy
+by API changes the desired state at once: until what it brought is healthy, what was there before is
+wanted as well, and has the route.
 """
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from core import scaling
 from core.models import Artifact, FunctionRecord, FunctionSpec
+from core.patience import patience_of
 from runtime.edge import Route
 from runtime.providers import Instance, Phase
 
 Key = tuple[str, str]
-MAX_REPLICAS = 20
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,8 @@ class Plan:
 
 
 def replicas(spec: FunctionSpec) -> int:
-    """Replicas of a fresh revision: OpenFaaS' label ``com.openfaas.scale.min``, else one."""
-    text = (spec.labels or {}).get("com.openfaas.scale.min", "1")
-    # Not isdigit(): it takes ² and 5,000 digits, of which int() would fail in every pass.
-    return min(max(int(text), 1), MAX_REPLICAS) if re.fullmatch(r"[0-9]{1,9}", text) else 1
+    """Replicas of a fresh revision."""
+    return scaling.least(spec.labels)
 
 
 def wanted(
@@ -53,8 +54,9 @@ def wanted(
     """Every revision that should run, and how often."""
     wants: dict[Key, Want] = {}
     for record in records:
-        want = Want(record.spec, record.replicas)
-        wants[want.key] = want
+        for spec in serving(record):
+            want = Want(spec, record.replicas)
+            wants[want.key] = want
     for artifacts in staged:
         for artifact in artifacts:
             want = Want(artifact.spec, replicas(artifact.spec))
@@ -62,6 +64,30 @@ def wanted(
             if have is None or have.replicas < want.replicas:
                 wants[want.key] = want
     return wants
+
+
+def serving(record: FunctionRecord) -> list[FunctionSpec]:
+    """What may have the function's route, the first choice first."""
+    return [record.previous, record.spec] if record.previous else [record.spec]
+
+
+def healthy(instances: Iterable[Instance], ready: Collection[str]) -> dict[Key, int]:
+    """How many replicas of each revision run and answer."""
+    return Counter(
+        (instance.function, instance.revision)
+        for instance in instances
+        if instance.phase is Phase.RUNNING and instance.id in ready
+    )
+
+
+def settled(records: Iterable[FunctionRecord], healthy: Mapping[Key, int]) -> list[FunctionRecord]:
+    """Deploys by API whose replicas are all healthy: what was there before can go."""
+    return [
+        record
+        for record in records
+        if record.previous
+        and healthy.get((record.spec.function, record.spec.revision), 0) >= record.replicas
+    ]
 
 
 def plan(
@@ -96,7 +122,7 @@ def routes(
     ready: Collection[str],
     leaving: Collection[str],
 ) -> dict[str, Route]:
-    """The whole routing table: each function at its desired revision's healthy replicas."""
+    """The whole routing table: each function at healthy replicas of what may serve."""
     endpoints: dict[Key, list[str]] = {}
     for instance in instances:
         if instance.phase is Phase.RUNNING and instance.id in ready and instance.id not in leaving:
@@ -104,9 +130,12 @@ def routes(
             endpoints.setdefault(key, []).append(instance.address)
     table = {}
     for record in records:
-        key = (record.spec.function, record.spec.revision)
-        if found := endpoints.get(key):
-            table[record.spec.function] = Route(
-                revision=record.spec.revision, endpoints=tuple(sorted(found))
-            )
+        for spec in serving(record):
+            if found := endpoints.get((spec.function, spec.revision)):
+                table[spec.function] = Route(
+                    revision=spec.revision,
+                    endpoints=tuple(sorted(found)),
+                    patience=patience_of(spec),
+                )
+                break
     return table

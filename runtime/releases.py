@@ -17,7 +17,7 @@ from core.store import Store
 from runtime.edge import Route
 from runtime.edge.collector import Collector, Window
 from runtime.plan import Key, replicas
-from runtime.providers import Instance, Phase, Provider
+from runtime.providers import Provider
 from runtime.replicas import Replicas, Trouble
 
 RECEIPT_SECONDS = 5.0
@@ -66,20 +66,17 @@ class Releases:
         self,
         staged: Mapping[str, list[Artifact]],
         records: Mapping[str, FunctionRecord],
-        instances: Collection[Instance],
+        healthy: Mapping[Key, int],
     ) -> bool:
-        """Switches what is ready and fails what cannot be; True if the desired state changed."""
-        ready = self.replicas.ready()
-        count: dict[Key, int] = {}
-        for instance in instances:
-            if instance.phase is Phase.RUNNING and instance.id in ready:
-                key = (instance.function, instance.revision)
-                count[key] = count.get(key, 0) + 1
+        """Switches what is ready and fails what cannot be; True if the desired state changed.
+
+        ``healthy``: so many replicas of each revision.
+        """
         changed = False
         self._seen = {id_: self._seen.get(id_, time.monotonic()) for id_ in staged}
         for id_, artifacts in staged.items():
             try:
-                changed |= self._advance(id_, artifacts, records, count)
+                changed |= self._advance(id_, artifacts, records, healthy)
             except (SlipwayError, OSError, ValueError):  # it holds up nobody else's release
                 log.exception("release_stuck", release=id_)
         return changed
@@ -89,7 +86,7 @@ class Releases:
         id_: str,
         artifacts: list[Artifact],
         records: Mapping[str, FunctionRecord],
-        count: Mapping[Key, int],
+        healthy: Mapping[Key, int],
     ) -> bool:
         """One release's step. Only what it changes has to be healthy: what is live already may be
         restarting just now, and is healed whatever becomes of the release."""
@@ -98,7 +95,7 @@ class Releases:
         missing = [
             a
             for a in artifacts
-            if count.get(_key(a), 0) < replicas(a.spec) and not _is_live(a, records)
+            if healthy.get(_key(a), 0) < replicas(a.spec) and not _is_live(a, records)
         ]
         failed = {
             a.name: (a, trouble)
@@ -116,8 +113,15 @@ class Releases:
         patience = self.settings.health_timeout if trouble.passing else 0.0
         return trouble.at > since and time.monotonic() - since >= patience
 
-    def finish(self, staged: Mapping[str, list[Artifact]], table: Mapping[str, Route]) -> None:
-        """Calls live what the routes, which were just applied, follow."""
+    def finish(
+        self,
+        staged: Mapping[str, list[Artifact]],
+        records: Mapping[str, FunctionRecord],
+        table: Mapping[str, Route],
+    ) -> None:
+        """Calls live what the routes, which were just applied, follow. One that was scaled to zero
+        after the switch has none to wait for."""
+        idle = {function for function, record in records.items() if not record.replicas}
         for id_, artifacts in staged.items():
             changed = self.store.switched(id_)
             if changed is None:
@@ -125,12 +129,12 @@ class Releases:
             routed = all(
                 (route := table.get(a.spec.function)) and route.revision == a.spec.revision
                 for a in artifacts
-                if a.name in changed
+                if a.name in changed and a.spec.function not in idle
             )
             if not routed:
                 continue
             try:
-                self.store.finish(id_, self.settings.user_url)
+                self.store.finish(id_, self.settings.functions_url)
             except Conflict:
                 continue
             log.info("release_live", release=id_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 import threading
 import time
@@ -122,6 +123,29 @@ class World:
         artifacts = [Artifact(name=s.name, key="", artifact=s.artifact, spec=s) for s in specs]
         self.store.put_artifacts(release.id, release.commit, artifacts)
         return release.id
+
+    def deploy(self, process: str | None = None, **env: str) -> FunctionSpec:
+        """Deploys ``f.ann`` by API; returns what was there before, or else the new one."""
+        self.store.claim_namespace("ann", "git")
+        before = self.store.function("f.ann")
+        spec = FunctionSpec(
+            name="f",
+            namespace="ann",
+            artifact=self.artifact,
+            deployment=secrets.token_hex(4),
+            env_process=process,
+            env_vars=env,
+        )
+        self.store.deploy(spec, update=before is not None, check=lambda: None)
+        return before.spec if before else spec
+
+    def texts(self) -> set[str]:
+        """What the endpoints of ``f.ann`` in the routes answer."""
+        answers = [
+            request(each, "GET", "/", timeout=5) for each in self.edge.table["f.ann"].endpoints
+        ]
+        assert {status for status, _ in answers} == {200}
+        return {body.decode() for _, body in answers}
 
     def state(self, id_: str) -> State:
         return self.store.release(id_).state
@@ -359,3 +383,98 @@ def test_what_was_told_is_told_again_to_a_store_that_lost_it(
     assert world.until(lambda: world.state(release) is State.LIVE, controller, 10)
     world.store.redis.delete(keys.OBSERVED)
     assert world.until(lambda: bool(world.store.observed("f.ann")), controller, 5)
+
+
+# Deploys by API
+
+
+def test_a_deploy_takes_over_when_all_of_it_is_healthy_and_not_before(world: World) -> None:
+    controller = world.controller()
+    world.deploy(TEXT="v1")
+    world.store.scale("f.ann", lambda _: 2)
+    assert world.until(
+        lambda: "f.ann" in world.edge.table and len(world.edge.table["f.ann"].endpoints) == 2,
+        controller,
+        10,
+    )
+    old = world.deploy(TEXT="v2", SICK="0.3")
+    assert world.store.functions()["f.ann"].previous == old
+    seen = []
+
+    def moved() -> bool:
+        """Whether the route is the new one's; it never leads anywhere else than to one of them."""
+        seen.append(world.texts())
+        assert len(world.edge.table["f.ann"].endpoints) == 2
+        return seen[-1] == {"v2"}
+
+    assert world.until(moved, controller, 10)
+    assert {"v1"} in seen
+    assert all(len(each) == 1 for each in seen), "the route moves in one step"
+    assert world.store.functions()["f.ann"].previous is None
+    world.edge.busy = False
+    assert world.until(
+        lambda: (
+            {i.revision for i in controller.provider.instances()} != {old.revision}
+            and len(controller.provider.instances()) == 2
+        ),
+        controller,
+        10,
+    )
+    world.store.delete_function("f.ann")
+    assert world.until(lambda: not controller.provider.instances(), controller, 10)
+    assert world.edge.table == {}
+
+
+def test_a_deploy_that_cannot_run_leaves_what_served_and_says_why(world: World) -> None:
+    one = world.controller()
+    world.edge.busy = False
+    world.deploy(TEXT="v1")
+    assert world.until(lambda: "f.ann" in world.edge.table, one, 10)
+    old = world.deploy(process="false")
+
+    def trouble() -> str:
+        observed = world.store.observed("f.ann")
+        return observed.trouble if observed else ""
+
+    assert world.until(lambda: "status 1" in trouble(), one, 10)
+    assert trouble().endswith("what was deployed before it still serves")
+    assert world.texts() == {"v1"}
+    one.replicas.close()
+    two = world.controller()  # the first one died
+    assert world.until(lambda: "status 1" in trouble(), two, 10)
+    assert world.texts() == {"v1"}
+    world.deploy(process="false")
+    served = world.store.functions()["f.ann"].previous
+    assert served == old, "the last one that was healthy, not the last one"
+    two.provider.remove(next(i for i in two.provider.instances() if i.revision == old.revision))
+    assert world.until(lambda: "f.ann" not in world.edge.table, two, 5)
+    assert world.until(lambda: "f.ann" in world.edge.table, two, 10), "it is healed meanwhile"
+    world.deploy(TEXT="v2")
+    assert world.until(lambda: world.texts() == {"v2"}, two, 10)
+    assert world.until(lambda: trouble() == "", two, 5)
+
+
+def test_a_controller_that_dies_during_a_deploy_loses_nothing(world: World) -> None:
+    one = world.controller()
+    world.deploy(TEXT="v1")
+    assert world.until(lambda: "f.ann" in world.edge.table, one, 10)
+    world.deploy(TEXT="v2", SICK="1")
+    assert world.until(lambda: len(one.provider.instances()) == 2, one, 5)
+    one.replicas.close()
+    two = world.controller()
+    two.pass_()
+    assert world.texts() == {"v1"}
+    assert world.until(lambda: world.texts() == {"v2"}, two, 10)
+    assert world.store.functions()["f.ann"].previous is None
+
+
+def test_a_release_whose_function_was_scaled_to_zero_goes_live(world: World) -> None:
+    controller = world.controller()
+    release = world.stage("ann", ["f"], TEXT="v1")
+    world.store.switch(release, lambda _: 1)
+    world.store.scale("f.ann", lambda _: 0)
+    assert world.until(lambda: world.state(release) is State.LIVE, controller, 5)
+    assert "f.ann" not in world.edge.table
+    again = world.stage("ann", ["f"], TEXT="v2")
+    assert world.until(lambda: world.state(again) is State.LIVE, controller, 10)
+    assert world.texts() == {"v2"}, "until its next release"

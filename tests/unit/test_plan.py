@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.models import Artifact, FunctionRecord, FunctionSpec
-from runtime.plan import MAX_REPLICAS, plan, replicas, routes, wanted
+from core.scaling import MAX_REPLICAS
+from runtime.plan import healthy, plan, replicas, routes, settled, wanted
 from runtime.providers import Instance, Phase
 
 
@@ -24,8 +25,10 @@ def spec(name: str, digest: str = "0", **labels: str) -> FunctionSpec:
     )
 
 
-def record(of: FunctionSpec, count: int = 1) -> FunctionRecord:
-    return FunctionRecord(spec=of, release="r1", replicas=count, created_at="")
+def record(
+    of: FunctionSpec, count: int = 1, previous: FunctionSpec | None = None
+) -> FunctionRecord:
+    return FunctionRecord(spec=of, release="r1", replicas=count, created_at="", previous=previous)
 
 
 def instance(of: FunctionSpec, id_: str, phase: Phase = Phase.RUNNING) -> Instance:
@@ -80,6 +83,39 @@ def test_replicas_come_from_openfaas_label_within_bounds() -> None:
     assert replicas(spec("f", **{label: "9999"})) == MAX_REPLICAS
     for odd in ("0", "-1", "many", ""):
         assert replicas(spec("f", **{label: odd})) == 1
+
+
+def test_what_served_before_a_deploy_keeps_the_route_until_all_that_is_new_is_healthy() -> None:
+    old, new = spec("f"), spec("f", "1")
+    deployed = record(new, 2, previous=old)
+    running = [instance(old, "a"), instance(old, "b"), instance(new, "c")]
+    todo = plan(wanted([deployed], []), running, {"a", "b", "c"}, {})
+    assert (todo.start, todo.leave) == ([new], [])
+    counts = healthy(running, {"a", "b", "c"})
+    assert settled([deployed], counts) == []
+    table = routes([deployed], running, {"a", "b", "c"}, set())
+    assert table["f.alice"].endpoints == ("unix@/a", "unix@/b")
+    running.append(instance(new, "d"))
+    assert settled([deployed], healthy(running, {"a", "b", "c"})) == [], "not healthy yet"
+    assert settled([deployed], healthy(running, {"a", "b", "c", "d"})) == [deployed]
+    assert settled([record(new, 2)], healthy(running, {"a", "b", "c", "d"})) == []
+
+
+def test_where_nothing_served_before_a_deploy_what_is_healthy_of_it_serves() -> None:
+    old, new = spec("f"), spec("f", "1")
+    deployed = record(new, 2, previous=old)
+    running = [instance(old, "a"), instance(new, "b")]
+    table = routes([deployed], running, {"b"}, set())
+    assert table["f.alice"].endpoints == ("unix@/b",)
+
+
+def test_what_is_scaled_to_zero_leaves_and_has_no_route() -> None:
+    old, new = spec("f"), spec("f", "1")
+    deployed = record(new, 0, previous=old)
+    running = [instance(old, "a")]
+    assert plan(wanted([deployed], []), running, {"a"}, {}).leave == running
+    assert settled([deployed], healthy(running, {"a"})) == [deployed]
+    assert routes([record(new, 0)], running, {"a"}, set()) == {}
 
 
 @dataclass

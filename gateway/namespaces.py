@@ -1,0 +1,95 @@
+"""Namespaces: list, create, read, describe anew, delete.
+
+OpenFaaS works in those namespaces only that are marked as its own; every namespace here is one, so
+the mark is asked for and kept, and has no further effect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from core import logging, names
+from core.deployments import check_texts
+from core.errors import InvalidRequest, NotAllowed
+from core.names import DEFAULT_NAMESPACE
+from core.openfaas import Namespace
+from gateway.context import here
+from gateway.streams import content_length, decoded
+
+bp = Blueprint("namespaces", __name__)
+log = logging.get()
+
+MARK = "openfaas"
+"""Label or annotation with the value 1."""
+
+
+@bp.get("/system/namespaces")
+def list_namespaces() -> Response:
+    store = here().store
+    spaces = {record.spec.namespace for record in store.functions().values()}
+    return _json(sorted({DEFAULT_NAMESPACE, *store.namespaces(), *spaces}))
+
+
+@bp.get("/system/namespace/<name>")
+def read(name: str) -> Response:
+    return _json(here().store.describe_namespace(names.namespace(name)))
+
+
+@bp.post("/system/namespace/", defaults={"name": ""})
+@bp.post("/system/namespace/<name>")
+def create(name: str) -> Response:
+    """The name stands in the body; OpenFaaS' clients leave it out of the path."""
+    given = _given(name)
+    if given.name != DEFAULT_NAMESPACE:
+        names.owner_namespace(given.name)
+    here().store.create_namespace(given)
+    log.info("namespace_created", namespace=given.name)
+    return Response(status=201)
+
+
+@bp.put("/system/namespace/<name>")
+def update(name: str) -> Response:
+    """Replaces labels and annotations."""
+    here().store.update_namespace(_given(name))
+    return Response(status=202)
+
+
+@bp.delete("/system/namespace/<name>")
+def delete(name: str) -> Response:
+    """An empty one only: nothing is deleted along with it."""
+    names.namespace(name)
+    if content_length(request.environ) or request.environ.get("HTTP_TRANSFER_ENCODING"):
+        _same(name, decoded(request.environ, Namespace).name)
+    if name == DEFAULT_NAMESPACE:
+        raise NotAllowed(f"{name} is where functions without a namespace live: it stays")
+    here().store.delete_namespace(name)
+    log.info("namespace_deleted", namespace=name)
+    return Response(status=202)
+
+
+def _given(name: str) -> Namespace:
+    """The request's body; raises InvalidRequest."""
+    given = decoded(request.environ, Namespace)
+    names.namespace(given.name)
+    _same(name, given.name)
+    mistakes = [
+        *check_texts(given.labels, "labels"),
+        *check_texts(given.annotations, "annotations"),
+    ]
+    if "1" not in ((given.labels or {}).get(MARK), (given.annotations or {}).get(MARK)):
+        mistakes.append(f'labels: {MARK} is missing: write {{"{MARK}": "1"}}')
+    if mistakes:
+        raise InvalidRequest("\n".join(mistakes))
+    return given
+
+
+def _same(path: str, body: str) -> None:
+    if path and path != body:
+        raise InvalidRequest(f"name is {body[:80]!r}, the path says {path[:80]!r}")
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), content_type="application/json")
