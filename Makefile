@@ -9,7 +9,7 @@ READY_DEV := .venv/.installed-dev
 # Compiled modules make every later start quicker.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up check check-static test base-images bench versions setup setup-dev compose-secrets
+.PHONY: help up check check-static test fuzz base-images bench versions setup setup-dev compose-secrets
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 	ran $$two -m 'engine and not alone' $(ARGS); \
 	ran $(BIN)/python -m pytest -m alone $(ARGS); \
 	exit $$failed # 5: none of them was asked for
+
+fuzz: $(READY_DEV) ## Ask the API 10,000 times by its own description; CASES= and SEED= say how often and which
+	SLIPWAY_FUZZ_CASES=$(or $(CASES),10000) SLIPWAY_FUZZ_SEED=$(or $(SEED),1) \
+		$(BIN)/python -m pytest --timeout 3600 tests/fuzz $(ARGS)
 
 base-images: $(READY) ## Make the templates' base images from Debian packages, for Docker without a hub; FORCE=1 anew
 	@$(BIN)/python -P -m supervisor.base_images
@@ -75,9 +79,9 @@ endef
 # user who made them, and who has no privileges there.
 define SECRETS
 set -e; umask 077; mkdir -p secrets; chmod 700 secrets; \
-for name in admin-password builder-token; do \
+for name in admin-password builder-token secrets-key; do \
 	if [ -s secrets/$$name ]; then echo "slipway: secrets/$$name is there"; continue; fi; \
-	head -c 24 /dev/urandom | base64 | tr '+/' '-_' > secrets/.$$name; \
+	head -c 32 /dev/urandom | base64 | tr '+/' '-_' > secrets/.$$name; \
 	chmod 444 secrets/.$$name; mv secrets/.$$name secrets/$$name; \
 	echo "slipway: made secrets/$$name"; \
 done

@@ -14,7 +14,7 @@ from bench import figures, harness
 from bench.harness import BenchError
 from core import logging
 
-BENCHES = ("push", "fifty", "edge", "start")
+BENCHES = ("push", "fifty", "edge", "start", "stream", "follow", "listing")
 ON_DOCKER = ("docker_push", "docker_fifty", "docker_start", "docker_idle")
 
 

@@ -283,6 +283,7 @@ def _part(argv: list[str]) -> str:
     for mark, part in (
         ("gunicorn", "gateway"),
         ("builder.worker", "workers"),
+        ("gateway.queue_worker", "queue"),
         ("runtime.controller", "controller"),
         ("haproxy", "edge"),
         ("valkey-server", "store"),

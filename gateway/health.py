@@ -20,12 +20,23 @@ SECONDS = 1.0
 """The longest wait for the store: who asks for health wants an answer, not patience."""
 
 
+class Health(msgspec.Struct):
+    """Body of ``/healthz``."""
+
+    status: str
+    """``ok`` or ``unhealthy``."""
+    missing: list[str]
+    """Parts that do not answer."""
+    parts: dict[str, str]
+    """Part → ``ok``, or what is wrong with it."""
+
+
 @bp.get("/healthz")
 def healthz() -> Response:
     """200 when every part answers, else 503 that names those that do not."""
     told = parts(here().settings)
     missing = [part for part, state in told.items() if state != OK]
-    body = {"status": "unhealthy" if missing else OK, "missing": missing, "parts": told}
+    body = Health("unhealthy" if missing else OK, missing, told)
     return Response(
         msgspec.json.encode(body),
         503 if missing else 200,
@@ -36,7 +47,7 @@ def healthz() -> Response:
 
 def parts(settings: Settings) -> dict[str, str]:
     """Part → ``ok`` or what is wrong with it."""
-    wanted = ["worker", "controller"] + (["edge"] if settings.edge != "none" else [])
+    wanted = ["worker", "queue", "controller"] + (["edge"] if settings.edge != "none" else [])
     connection = redis.Redis.from_url(
         settings.store_url,
         socket_timeout=SECONDS,

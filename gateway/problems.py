@@ -17,6 +17,16 @@ PROBLEM = "application/problem+json"
 log = logging.get()
 
 
+class Problem(msgspec.Struct):
+    """An error as problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    """What happened, why, and what to do."""
+
+
 def answer(error: Exception) -> Response:
     """Any error as an answer. Nothing of a traceback reaches the client."""
     headers = {}
@@ -40,8 +50,8 @@ def answer(error: Exception) -> Response:
         status, title = 500, "Internal error"
         detail = f"internal error ({type(error).__name__}): the gateway's log has the details"
     if request.accept_mimetypes.best_match(["text/plain", PROBLEM]) == PROBLEM:
-        document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-        return Response(msgspec.json.encode(document), status, headers, content_type=PROBLEM)
+        problem = Problem("about:blank", title, status, detail)
+        return Response(msgspec.json.encode(problem), status, headers, content_type=PROBLEM)
     return Response(detail, status, headers, content_type="text/plain; charset=utf-8")
 
 

@@ -1,0 +1,519 @@
+"""Every operation of the API: who may call it, what it takes, what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from core.models import Artifacts, LogLine, Release
+from core.openfaas import (
+    Alerts,
+    FunctionDeletion,
+    FunctionDeployment,
+    FunctionStatus,
+    Namespace,
+    Scale,
+    SystemInfo,
+)
+from gateway.health import Health
+from gateway.logreading import Message
+from gateway.releases import Start
+from gateway.secrets import Given, Listed, Named
+from gateway.variables import Variables
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+TEXT = "text/plain; charset=utf-8"
+PROMETHEUS = CONTENT_TYPE_PLAIN_0_0_4
+ANY = "*/*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A parameter of the query, or a header."""
+
+    name: str
+    description: str
+    type: Any = str
+    format: str = ""
+    required: bool = False
+    where: Literal["query", "header"] = "query"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """``type`` as JSON, or as ``media``; a medium alone is text or bytes; neither: no body."""
+
+    status: int
+    description: str
+    type: Any = None
+    media: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    method: str
+    path: str
+    id: str
+    tag: str
+    summary: str
+    who: Literal["admin", "builder", "open"] = "admin"
+    query: tuple[Query, ...] = ()
+    body: Any = None
+    takes_bytes: bool = False
+    answers: tuple[Answer, ...]
+    errors: tuple[int, ...] = ()
+    """Beside those of ``_always``."""
+
+    def __post_init__(self) -> None:
+        always = {503} | ({401, 403} if self.who != "open" else set())
+        object.__setattr__(self, "errors", tuple(sorted({*self.errors, *always})))
+
+
+NAMESPACE = Query(
+    name="namespace", description="`openfaas-fn` where none is named; the body's counts before it"
+)
+OF_NAMESPACE = Query(name="namespace", description="only those of this namespace; else all")
+ACCEPTED = Answer(status=202, description="It is the desired state now; the runtime follows.")
+
+
+def _functions() -> list[Operation]:
+    tag = "functions"
+    return [
+        Operation(
+            method="GET",
+            path="/system/functions",
+            id="listFunctions",
+            tag=tag,
+            summary="All functions, by name",
+            query=(OF_NAMESPACE,),
+            answers=(Answer(status=200, description="Functions", type=list[FunctionStatus]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="POST",
+            path="/system/functions",
+            id="createFunction",
+            tag=tag,
+            summary="Deploys a function that is not there",
+            query=(NAMESPACE,),
+            body=FunctionDeployment,
+            answers=(ACCEPTED,),
+            errors=(400, 409, 413, 501),
+        ),
+        Operation(
+            method="PUT",
+            path="/system/functions",
+            id="updateFunction",
+            tag=tag,
+            summary="Deploys a function anew; the old one serves until the new one is healthy",
+            query=(NAMESPACE,),
+            body=FunctionDeployment,
+            answers=(ACCEPTED,),
+            errors=(400, 404, 409, 413, 501),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/functions",
+            id="deleteFunction",
+            tag=tag,
+            summary="Removes a function that was deployed by API",
+            query=(NAMESPACE,),
+            body=FunctionDeletion,
+            answers=(ACCEPTED,),
+            errors=(400, 404, 409, 413),
+        ),
+        Operation(
+            method="GET",
+            path="/system/function/{name}",
+            id="getFunction",
+            tag=tag,
+            summary="One function, by `name` and namespace or by `name.namespace`",
+            query=(
+                Query(name="namespace", description="of the function, where the name has none"),
+                Query(name="usage", description="taken from OpenFaaS' clients; has no effect yet"),
+            ),
+            answers=(Answer(status=200, description="The function", type=FunctionStatus),),
+            errors=(400, 404),
+        ),
+        Operation(
+            method="POST",
+            path="/system/scale-function/{name}",
+            id="scaleFunction",
+            tag=tag,
+            summary="Sets the number of replicas; a release sets it anew",
+            query=(NAMESPACE,),
+            body=Scale,
+            answers=(ACCEPTED,),
+            errors=(400, 404, 413),
+        ),
+        Operation(
+            method="POST",
+            path="/system/alert",
+            id="alert",
+            tag=tag,
+            summary="Scales by the alerts of Prometheus' Alertmanager",
+            body=Alerts,
+            answers=(Answer(status=200, description="Every alert was heard"),),
+            errors=(400, 404, 413),
+        ),
+        Operation(
+            method="GET",
+            path="/system/logs",
+            id="logs",
+            tag=tag,
+            summary="What a function wrote, a JSON value a line; live with `follow`",
+            query=(
+                Query(name="name", description="`name` or `name.namespace`", required=True),
+                Query(name="namespace", description="of the function, where the name has none"),
+                Query(name="instance", description="lines of this replica alone"),
+                Query(
+                    name="tail",
+                    description="the last so many lines that are kept; 0 or less: all",
+                    type=int,
+                ),
+                Query(name="since", description="lines written after it", format="date-time"),
+                Query(name="follow", description="go on with what is written from now", type=bool),
+            ),
+            answers=(Answer(status=200, description="Lines", type=Message, media=NDJSON),),
+            errors=(400, 404),
+        ),
+    ]
+
+
+def _secrets() -> list[Operation]:
+    tag = "secrets"
+    return [
+        Operation(
+            method="GET",
+            path="/system/secrets",
+            id="listSecrets",
+            tag=tag,
+            summary="Names of a namespace's secrets; values never leave",
+            query=(NAMESPACE,),
+            answers=(Answer(status=200, description="Secrets", type=list[Listed]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="POST",
+            path="/system/secrets",
+            id="createSecret",
+            tag=tag,
+            summary="Creates a secret",
+            query=(NAMESPACE,),
+            body=Given,
+            answers=(Answer(status=201, description="It is there", media=TEXT),),
+            errors=(400, 409, 413, 422),
+        ),
+        Operation(
+            method="PUT",
+            path="/system/secrets",
+            id="updateSecret",
+            tag=tag,
+            summary="Gives a secret a new value; functions have it once they are deployed again",
+            query=(NAMESPACE,),
+            body=Given,
+            answers=(Answer(status=200, description="It has the new value", media=TEXT),),
+            errors=(400, 404, 413, 422),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/secrets",
+            id="deleteSecret",
+            tag=tag,
+            summary="Deletes a secret; the answer names the functions that use it",
+            query=(NAMESPACE,),
+            body=Named,
+            answers=(Answer(status=200, description="It is gone", media=TEXT),),
+            errors=(400, 404, 413, 422),
+        ),
+    ]
+
+
+def _namespaces() -> list[Operation]:
+    tag = "namespaces"
+    return [
+        Operation(
+            method="GET",
+            path="/system/namespaces",
+            id="listNamespaces",
+            tag=tag,
+            summary="All namespaces",
+            answers=(Answer(status=200, description="Names", type=list[str]),),
+        ),
+        Operation(
+            method="POST",
+            path="/system/namespace/",
+            id="createNamespace",
+            tag=tag,
+            summary="Creates a namespace; the name may stand in the path as well",
+            body=Namespace,
+            answers=(Answer(status=201, description="It is there"),),
+            errors=(400, 409, 413),
+        ),
+        Operation(
+            method="POST",
+            path="/system/namespace/{name}",
+            id="createNamedNamespace",
+            tag=tag,
+            summary="Creates a namespace",
+            body=Namespace,
+            answers=(Answer(status=201, description="It is there"),),
+            errors=(400, 409, 413),
+        ),
+        Operation(
+            method="GET",
+            path="/system/namespace/{name}",
+            id="getNamespace",
+            tag=tag,
+            summary="One namespace",
+            answers=(Answer(status=200, description="The namespace", type=Namespace),),
+            errors=(400, 404),
+        ),
+        Operation(
+            method="PUT",
+            path="/system/namespace/{name}",
+            id="updateNamespace",
+            tag=tag,
+            summary="Replaces labels and annotations",
+            body=Namespace,
+            answers=(ACCEPTED,),
+            errors=(400, 404, 413),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/namespace/{name}",
+            id="deleteNamespace",
+            tag=tag,
+            summary="Deletes an empty namespace",
+            answers=(ACCEPTED,),
+            errors=(400, 404, 409),
+        ),
+    ]
+
+
+def _variables() -> list[Operation]:
+    tag = "variables"
+    return [
+        Operation(
+            method="GET",
+            path="/system/variables",
+            id="getVariables",
+            tag=tag,
+            summary="What `${NAME}` stands for in the stack files of a namespace",
+            query=(NAMESPACE,),
+            answers=(Answer(status=200, description="Variables", type=Variables),),
+            errors=(400,),
+        ),
+        Operation(
+            method="PUT",
+            path="/system/variables",
+            id="setVariables",
+            tag=tag,
+            summary="Adds or changes variables; they count from the next release on",
+            body=Variables,
+            answers=(Answer(status=204, description="They are set"),),
+            errors=(400, 413),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/variables",
+            id="deleteVariable",
+            tag=tag,
+            summary="Removes a variable",
+            query=(NAMESPACE, Query(name="name", description="of the variable", required=True)),
+            answers=(Answer(status=204, description="It is gone"),),
+            errors=(400, 404),
+        ),
+    ]
+
+
+def _releases() -> list[Operation]:
+    tag = "releases"
+    return [
+        Operation(
+            method="GET",
+            path="/system/releases",
+            id="listReleases",
+            tag=tag,
+            summary="Releases, the newest first",
+            query=(
+                OF_NAMESPACE,
+                Query(name="repository", description="only those of this repository"),
+                Query(
+                    name="limit", description="the most that are listed, from 1 to 500", type=int
+                ),
+            ),
+            answers=(Answer(status=200, description="Releases", type=list[Release]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="POST",
+            path="/system/releases",
+            id="startRelease",
+            tag=tag,
+            summary="Releases a commit again, or the newest one",
+            body=Start,
+            answers=(Answer(status=202, description="It is on its way", type=Release),),
+            errors=(400, 404, 413),
+        ),
+        Operation(
+            method="GET",
+            path="/system/releases/{id}",
+            id="getRelease",
+            tag=tag,
+            summary="One release",
+            answers=(Answer(status=200, description="The release", type=Release),),
+            errors=(400, 404),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/releases/{id}",
+            id="cancelRelease",
+            tag=tag,
+            summary="Takes back a release that is not live yet",
+            answers=(Answer(status=200, description="The release", type=Release),),
+            errors=(400, 404, 409),
+        ),
+        Operation(
+            method="GET",
+            path="/system/releases/{id}/logs",
+            id="releaseLogs",
+            tag=tag,
+            summary="The log of a release; its last line has `state` and `reason`",
+            query=(Query(name="follow", description="go on until it is decided", type=bool),),
+            answers=(Answer(status=200, description="Lines", type=LogLine, media=NDJSON),),
+            errors=(400, 404),
+        ),
+        Operation(
+            method="PUT",
+            path="/system/releases/{id}/artifacts",
+            id="putArtifacts",
+            tag=tag,
+            summary="Hands over a built commit, all its functions",
+            who="builder",
+            body=Artifacts,
+            answers=(Answer(status=200, description="The release", type=Release),),
+            errors=(400, 404, 409, 413, 501),
+        ),
+        Operation(
+            method="POST",
+            path="/system/rollback",
+            id="rollback",
+            tag=tag,
+            summary="Comes with a later version",
+            answers=(),
+            errors=(501,),
+        ),
+    ]
+
+
+def _calls() -> list[Operation]:
+    tag = "calls"
+    answer = Answer(
+        status=200, description="What the function answers, whatever that is", media=ANY
+    )
+    accepted = Answer(status=202, description="It is kept, and made later; X-Call-Id names it")
+    callback = Query(
+        name="X-Callback-Url",
+        description="gets the function's answer by POST",
+        format="uri",
+        where="header",
+    )
+    called = [
+        Operation(
+            method=method,
+            path=path,
+            id=f"call{'Below' if 'path' in path else ''}{method.title()}",
+            tag=tag,
+            summary="Calls a function and waits; every other method there is works as well",
+            who="open",
+            takes_bytes=method == "POST",
+            answers=(answer,),
+            errors=(400, 404, 501, 502, 504),
+        )
+        for path in ("/function/{name}", "/function/{name}/{path}")
+        for method in ("GET", "POST")
+    ]
+    later = [
+        Operation(
+            method="POST",
+            path=path,
+            id=f"callLater{'Below' if 'path' in path else ''}",
+            tag=tag,
+            summary="Keeps a call of a function, and answers at once",
+            who="open",
+            query=(callback,),
+            takes_bytes=True,
+            answers=(accepted,),
+            errors=(400, 404, 413),
+        )
+        for path in ("/async-function/{name}", "/async-function/{name}/{path}")
+    ]
+    return [*called, *later]
+
+
+def _system() -> list[Operation]:
+    tag = "system"
+    return [
+        Operation(
+            method="GET",
+            path="/system/info",
+            id="info",
+            tag=tag,
+            summary="What this is",
+            answers=(Answer(status=200, description="Versions", type=SystemInfo),),
+        ),
+        Operation(
+            method="GET",
+            path="/system/openapi.json",
+            id="openapi",
+            tag=tag,
+            summary="This description",
+            answers=(Answer(status=200, description="OpenAPI 3.1", type=dict[str, Any]),),
+        ),
+        Operation(
+            method="GET",
+            path="/metrics",
+            id="metrics",
+            tag=tag,
+            summary="What was counted, in Prometheus' text format",
+            answers=(Answer(status=200, description="Metrics", media=PROMETHEUS),),
+        ),
+        Operation(
+            method="GET",
+            path="/healthz",
+            id="healthz",
+            tag=tag,
+            summary="Whether every part works",
+            who="open",
+            answers=(
+                Answer(status=200, description="All answer", type=Health),
+                Answer(status=503, description="Some do not", type=Health),
+            ),
+        ),
+        Operation(
+            method="POST",
+            path="/webhooks/github",
+            id="fromGitHub",
+            tag=tag,
+            summary="An event of a repository; signed",
+            who="open",
+            takes_bytes=True,
+            answers=(Answer(status=202, description="It is noted", media=JSON),),
+            errors=(400, 401, 404, 413),
+        ),
+    ]
+
+
+OPERATIONS = [
+    *_functions(),
+    *_secrets(),
+    *_namespaces(),
+    *_variables(),
+    *_releases(),
+    *_calls(),
+    *_system(),
+]
