@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any
@@ -13,6 +14,7 @@ import requests
 
 from core.errors import (
     BadCredentials,
+    ConfigError,
     InvocationTimeout,
     NotFound,
     SlipwayError,
@@ -38,6 +40,8 @@ class Client:
         self._session = requests.Session()
         if _is_loopback(self.url):
             self._session.trust_env = False  # no proxy on the way to ourselves
+        if settings.ca_file and not settings.ca_file.is_file():
+            raise ConfigError(f"SLIPWAY_CA_FILE={settings.ca_file} is not a file")
 
     def __enter__(self) -> Client:
         return self
@@ -58,8 +62,16 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._json(self._ask("POST", path, json=dict(body)))
 
+    def say(self, method: str, path: str, body: Mapping[str, Any]) -> str:
+        """Returns what the gateway says in words."""
+        return str(self._ask(method, path, json=dict(body)).text).strip()
+
     def delete(self, path: str) -> Any:
         return self._json(self._ask("DELETE", path))
+
+    def change(self, method: str, path: str, body: Mapping[str, Any]) -> None:
+        """Asks for what has no answer but that it is accepted."""
+        self._ask(method, path, json=dict(body))
 
     def lines(self, path: str, **query: str | int) -> Iterator[Mapping[str, Any]]:
         """Yields a stream of NDJSON as it comes; heartbeats are left out."""
@@ -121,12 +133,15 @@ class Client:
     ) -> requests.Response:
         try:
             prepared = self._session.prepare_request(request)
-            kept = self._session.merge_environment_settings(prepared.url, {}, stream, None, None)
+            ours = str(self.settings.ca_file) if self.settings.ca_file else None
+            kept = self._session.merge_environment_settings(prepared.url, {}, stream, ours, None)
             return self._session.send(
                 prepared, timeout=(10, timeout), allow_redirects=False, **kept
             )
         except requests.ReadTimeout as error:
             raise InvocationTimeout(f"no answer within {timeout:g} s: see --timeout") from error
+        except requests.exceptions.SSLError as error:
+            raise SlipwayError(_distrust(self.url, str(error))) from error
         except requests.ConnectionError as error:
             raise Unavailable(
                 f"nothing answers at {self.url}: is it running? Start it with 'make up', or name "
@@ -142,6 +157,17 @@ class Client:
             raise SlipwayError(
                 f"{self.url} does not answer in JSON: is it Slipway that listens there?"
             ) from error
+
+
+def _distrust(url: str, told: str) -> str:
+    """``told``: what OpenSSL said, wrapped by those in between."""
+    found = re.search(r"verify failed: (.+?) \(_ssl", told)
+    if not found:
+        return f"there is no TLS to be had at {url}: does it answer at http://…?"
+    return (
+        f"the certificate of {url} is not trusted: {found[1].rstrip('.')}. Ask by a name that it "
+        "is made out for; name a private authority's certificate in SLIPWAY_CA_FILE"
+    )
 
 
 def _may_be_commit(text: str) -> bool:

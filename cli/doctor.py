@@ -40,18 +40,19 @@ def examine(settings: Settings, url: str, *, elsewhere: bool) -> list[Finding]:
         lambda: _runtime(settings, runs=runs),
         lambda: _disk(settings),
         lambda: _state(settings),
+        lambda: _tls(settings),
         _clock,
     ]
     for check in checks:
         found += check()
     if elsewhere:
-        found += _health(url)
+        found += _health(url, settings)
     elif not runs:
         advice = "start it with 'make up', or name another state folder with --state"
         found.append(Finding("running", WARN, f"nothing runs on {settings.state}", advice))
     else:
         found += _store(settings)
-        found += _health(url)
+        found += _health(url, settings)
     return found
 
 
@@ -140,7 +141,12 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 def _state(settings: Settings) -> Iterator[Finding]:
     """What is secret must be ours alone."""
-    for path in (settings.state, settings.password_file, settings.token_file):
+    for path in (
+        settings.state,
+        settings.password_file,
+        settings.token_file,
+        settings.secrets_key,
+    ):
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -153,6 +159,25 @@ def _state(settings: Settings) -> Iterator[Finding]:
             yield Finding("secrets", FAIL, f"others can read {path}", advice)
             return
     yield Finding("secrets", OK, f"{settings.state} is this user's alone")
+
+
+def _tls(settings: Settings) -> Iterator[Finding]:
+    """The certificate, read as the edge does."""
+    if not settings.tls_cert:
+        return
+    from runtime.edge import tls
+
+    try:
+        certificate = tls.read(settings.tls_cert)
+    except SlipwayError as error:
+        yield Finding("tls", FAIL, "the certificate cannot be served", str(error))
+        return
+    concerns = certificate.concerns(settings)
+    for concern in concerns:
+        yield Finding("tls", WARN, concern, f"see {settings.tls_cert}")
+    if not concerns:
+        ends = time.strftime("%Y-%m-%d", time.gmtime(certificate.not_after))
+        yield Finding("tls", OK, f"until {ends} for {', '.join(certificate.names)}")
 
 
 def _clock() -> Iterator[Finding]:
@@ -181,10 +206,11 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield Finding("store", FAIL, f"{where} does not answer: {error}", advice)
 
 
-def _health(url: str) -> Iterator[Finding]:
+def _health(url: str, settings: Settings) -> Iterator[Finding]:
     try:
         with requests.Session() as session:
             session.trust_env = False
+            session.verify = str(settings.ca_file) if settings.ca_file else True
             answer = session.get(f"{url}/healthz", timeout=5)
         parts = answer.json()["parts"]
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:

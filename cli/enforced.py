@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from core.errors import SlipwayError
 from core.settings import Settings
@@ -12,6 +13,25 @@ from supervisor import runtime_choice
 def enforced(settings: Settings, *, runs: bool) -> dict[str, str]:
     """Bound → what enforces it; starts one small sandbox to find out. ``runs``: an installation
     does on this state folder, and what it uses counts."""
+    told = _functions(settings, runs=runs)
+    if settings.tls_cert:
+        told["tls"] = _served(settings, settings.tls_cert)
+    return told
+
+
+def _served(settings: Settings, path: Path) -> str:
+    from runtime.edge import tls
+
+    try:
+        certificate = tls.read(path)
+    except SlipwayError as error:
+        return f"NONE: {error}"
+    return "; ".join(
+        [f"1.2 and 1.3, for {', '.join(certificate.names)}", *certificate.concerns(settings)]
+    )
+
+
+def _functions(settings: Settings, *, runs: bool) -> dict[str, str]:
     used = runtime_choice.in_use(settings, os.environ, runs=runs)
     if used.runtime == "docker":
         return _in_containers(used, runs=runs)

@@ -11,7 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cli import show
+from cli import backup, functions, secrets, show
+from cli.variables import variables
 from core.errors import InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import PREFIX, ROOT, Settings
 
@@ -52,13 +53,22 @@ class Context:
     def base_url(self) -> str:
         """Where the installation answers: as told, else as it wrote down when it started."""
         settings = self.settings
-        told = {f"{PREFIX}{name}" for name in ("PORT", "BIND", "GATEWAY_URL")} & self.env.keys()
+        # With TLS it answers on a port of this machine's own, which only the file knows.
+        named = ("GATEWAY_URL",) if settings.tls_cert else ("PORT", "BIND", "GATEWAY_URL")
+        told = {f"{PREFIX}{name}" for name in named} & self.env.keys()
         if self.url or told:
             return self.url or settings.base_url
         try:
             return (settings.state / "url").read_text().strip()
         except OSError:
             return settings.base_url
+
+    @property
+    def functions_url(self) -> str:
+        """What functions' URLs begin with, as far as the settings here know."""
+        settings = self.settings
+        known = settings.public_url or settings.domain or settings.tls_cert
+        return settings.functions_url if known else self.base_url
 
 
 class Group(click.Group):
@@ -135,7 +145,7 @@ def list_(context: Context, namespace: str, output: str) -> None:
         if output == "json":
             show.as_json(found)
         else:
-            show.functions(found, context.settings.public_url or context.base_url)
+            show.functions(found, context.functions_url)
 
 
 @main.command()
@@ -165,25 +175,22 @@ def release(context: Context, release: str, output: str) -> None:
 
 
 @main.command()
-@click.argument("what", metavar="RELEASE|COMMIT|FUNCTION.NAMESPACE")
+@click.argument("what", metavar="FUNCTION[.NAMESPACE]|RELEASE|COMMIT")
 @click.option("--follow", "-f", is_flag=True, help="Go on until it ends.")
+@click.option("--tail", default=0, metavar="LINES", help="Of a function: only the last ones.")
+@click.option("--since", default="", metavar="TIME|AGO", help="Of a function: as 10m, or RFC 3339.")
+@click.option("--instance", default="", metavar="ID", help="Of a function: only this replica.")
 @output
 @click.pass_obj
-def logs(context: Context, what: str, follow: bool, output: str) -> None:
-    """Print the log of a release, or what a function wrote."""
-    following = {"follow": 1} if follow else {}
+def logs(
+    context: Context, what: str, follow: bool, tail: int, since: str, instance: str, output: str
+) -> None:
+    """Print what a function wrote, or the log of a release."""
+    from cli.logs import lines
+
     with context.client() as client:
-        if "." in what:
-            name, _, namespace = what.rpartition(".")
-            lines = client.lines("/system/logs", name=name, namespace=namespace, **following)
-        else:
-            id_ = client.release(what)["id"]
-            lines = client.lines(f"/system/releases/{id_}/logs", **following)
-        for line in lines:
-            if output == "json":
-                click.echo(_compact(line))
-            else:
-                click.echo(show.log_line(line))
+        for line in lines(client, what, follow=follow, tail=tail, since=since, instance=instance):
+            click.echo(_compact(line) if output == "json" else show.log_line(line))
 
 
 @main.command()
@@ -280,6 +287,10 @@ def doctor(context: Context, output: str) -> None:
             click.echo(each.line())
     if any(each.state == FAIL for each in found):
         sys.exit(1)
+
+
+for command in (*functions.COMMANDS, variables, secrets.secret, backup.backup, backup.restore):
+    main.add_command(command)
 
 
 def _await(client: Client, what: str, deadline: float) -> Any:

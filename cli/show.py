@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from core.names import function_url
+
 Row = Sequence[str]
 _COLOURS = {"live": "green", "failed": "red", "ok": "green", "warn": "yellow", "FAIL": "red"}
 
@@ -36,12 +38,22 @@ def functions(found: Iterable[Mapping[str, Any]], url: str) -> None:
             f"{each.get('availableReplicas', 0)}/{each.get('replicas', 0)}",
             f"{each.get('invocationCount', 0):.0f}",
             each.get("annotations", {}).get("com.slipway.release", "-"),
-            f"{url}/function/{each['name']}"
-            + ("" if each["namespace"] == "openfaas-fn" else f".{each['namespace']}"),
+            function_url(url, each["name"], each["namespace"]),
         )
         for each in found
     ]
     table(("FUNCTION", "NAMESPACE", "REPLICAS", "INVOCATIONS", "RELEASE", "URL"), rows)
+
+
+def function(found: Mapping[str, Any]) -> None:
+    """One line a value; what is a list or a mapping has one line an entry."""
+    for name, value in found.items():
+        entries = value if isinstance(value, list) else [value]
+        if isinstance(value, dict):
+            entries = [f"{key}={each}" for key, each in value.items()]
+        for entry in entries:
+            told = str(entry).lower() if isinstance(entry, bool) else str(entry)
+            click.echo(f"{name:<24}{printable(told)}".rstrip())
 
 
 def releases(found: Iterable[Mapping[str, Any]]) -> None:
@@ -82,12 +94,13 @@ def release(each: Mapping[str, Any]) -> None:
 
 
 def log_line(line: Mapping[str, Any]) -> str:
-    """``time function step | text``; of the last line ``state: reason``."""
+    """``time function step | text``; of the last line ``state: reason``; of a function's log
+    ``time instance text``."""
     if "state" in line:
         reason = f": {printable(line['reason'], lines=True)}" if line["reason"] else ""
         return f"{line['state']}{reason}"
     if "instance" in line:
-        return printable(f"{line.get('timestamp', '')} {line['instance']} | {line['text']}")
+        return printable(f"{line['timestamp']} {line['instance']} {line['text']}")
     where = " ".join(filter(None, (line["function"], line["step"])))
     mark = "=" if line["stream"] == "step" else "|"
     return printable(f"{line['time']} {where} {mark} {line['text']}")

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+
 from core.settings import Settings
 from core.store import Store
 from gateway import (
+    asynchronous,
     auth,
     bare,
+    deploy,
+    functionlogs,
     functions,
     heads,
     health,
+    hosts,
     internal,
     invoke,
+    metrics,
+    namespaces,
+    openapi,
     problems,
     releases,
     remote,
+    secrets,
+    system,
+    variables,
     webhooks,
 )
 from gateway.context import Gateway
@@ -29,9 +41,34 @@ def create_app(settings: Settings, store: Store) -> Gateway:
     app = Gateway(settings, store)
     bare.write_hooks(settings)
     settings.git_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    app.before_request(metrics.begin)
+    app.before_request(hosts.check)
     app.before_request(auth.guard)
-    for part in (health, functions, releases, webhooks, remote, internal, invoke):
+    app.after_request(metrics.count)
+    for part in (
+        health,
+        functions,
+        deploy,
+        namespaces,
+        system,
+        functionlogs,
+        releases,
+        secrets,
+        variables,
+        webhooks,
+        remote,
+        internal,
+        invoke,
+        asynchronous,
+        metrics,
+        openapi,
+    ):
         app.register_blueprint(part.bp)
     app.register_error_handler(Exception, problems.answer)
-    app.begin = lambda: heads.watch(settings, store)
+
+    def begin() -> None:
+        threading.Thread(target=metrics.keep, args=[app], name="metrics", daemon=True).start()
+        heads.watch(settings, store)
+
+    app.begin = begin
     return app

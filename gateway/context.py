@@ -11,6 +11,9 @@ from flask import Flask, current_app
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store
+from core.store.metrics import Tally
+from gateway import hosts
+from gateway.followers import Followers
 from gateway.pools import Pools
 from gateway.pushes import Pushes
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
 FUNCTION_PREFIX = "/function/"
+ASYNC_PREFIX = "/async-function/"
 UPGRADE = "slipway.upgrade"
 """Where a request's ``Upgrade`` header lies in its environ."""
 
@@ -33,18 +37,28 @@ class Gateway(Flask):
         self.store = store
         self.pools = Pools()
         self.pushes = Pushes()
+        self.tally = Tally("gateway")
         self.password = secret_file(settings.password_file)
         self.builder_token = secret_file(settings.token_file)
         self.alive: Callable[[], bool] = lambda: True
         """False once this process is told to stop: long streams then end."""
+        self.followers = Followers(
+            settings.logs, lambda: self.alive(), lambda name: store.function(name) is not None
+        )
         self.begin: Callable[[], None] = lambda: None
         """What is to be done once as it starts, beside the first requests."""
 
     def wsgi_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        host = str(environ.get("HTTP_HOST", ""))
+        environ[hosts.TROUBLE] = hosts.trouble(host, str(environ.get("RAW_URI", "/")))
+        if own := hosts.function_target(host, raw_target(environ), self.settings.domain):
+            environ["RAW_URI"] = own
+            environ[hosts.OWN_HOST] = True
         # Invocations are told by the raw target, as at the edge: a decoded path cannot turn into
         # one, and a function gets every byte of its path.
-        if raw_target(environ).startswith(FUNCTION_PREFIX):
-            environ["PATH_INFO"] = FUNCTION_PREFIX
+        for prefix in (FUNCTION_PREFIX, ASYNC_PREFIX):
+            if raw_target(environ).startswith(prefix):
+                environ["PATH_INFO"] = prefix
         # Routing would refuse it before we can say why.
         environ[UPGRADE] = environ.pop("HTTP_UPGRADE", "")
         return super().wsgi_app(environ, start_response)

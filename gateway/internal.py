@@ -115,7 +115,8 @@ def _progress(gateway: Gateway, push: Push, release: Release, told: list[str]) -
     yield from told
     for line in follow(gateway.store.follow_log(release.id)):
         if isinstance(line, LogEnd):
-            yield from closing(gateway.store.release(release.id), line, gateway.settings.user_url)
+            done = gateway.store.release(release.id)
+            yield from closing(done, line, gateway.settings.functions_url)
             return
         if line:
             yield line

@@ -60,10 +60,12 @@ class Pools:
         self.progress = Pool("pushes that are watched", 8)
         self.followers = Pool("log followers", 8)
         self.invocations = Pool("invocations through the gateway", 24, share=8)
+        self.calls = Pool("asynchronous calls that are being sent", 12)
+        self.metrics = Pool("readers of metrics", 2)
         redeliver = "the forge does not send it again by itself, redeliver it on the webhook's page"
         self.webhooks = Pool("webhooks", 16, advice=redeliver)
         self.large_webhooks = Pool("webhooks of more than 1 MB", 3, advice=redeliver)
 
 
-THREADS = 85
+THREADS = 99
 """Of the one worker: the slots of all pools, and 14 for what is short."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from core.models import Build, LogLine, Release, State
-from core.names import function_path
+from core.names import function_url
 from core.store import LogEnd
 
 TAIL = 50
@@ -79,14 +79,14 @@ def follow(log: Iterable[LogLine | LogEnd | None]) -> Iterator[str | LogEnd]:
             yield from progress.lines(line)
 
 
-def closing(release: Release, end: LogEnd, user_url: str) -> Iterator[str]:
+def closing(release: Release, end: LogEnd, base: str) -> Iterator[str]:
     """The last lines: every function's URL where the release is live, and what became of it."""
     if end.state is State.LIVE:
         for row in release.functions:
             if row.build is Build.REMOVED:
                 yield f"{row.name}: removed"
             else:
-                url = row.url or user_url + function_path(row.name, release.namespace)
+                url = row.url or function_url(base, row.name, release.namespace)
                 yield f"{row.name}: {url}"
         yield f"slipway: live {release.id}"
     else:

@@ -12,6 +12,9 @@
     chores.py, engine_chores.py
                        short jobs that need much memory, each in a process of its own
     base_images.py     `make base-images`
+    backup.py, restore.py
+                       all that git cannot give back, into a file and out of it
+                       (archive.py, archivereader.py); ownstore.py: the store where nothing runs
     demo.py            pushes this checkout's functions through the real pipeline
     screen.py          what the user sees
 

@@ -91,6 +91,21 @@ def claim_port(settings: Settings) -> socket.socket:
     return listener
 
 
+def claim_local(settings: Settings) -> socket.socket:
+    """Listens on loopback for this machine's own parts, where the public port speaks TLS.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    address = "127.0.0.1", settings.local_port
+    try:
+        return _listen(socket.AF_INET, address, share=False)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {address[0]}:{address[1]} (SLIPWAY_LOCAL_PORT): {error.strerror}"
+        ) from error
+
+
 def claim_gateway(settings: Settings) -> socket.socket:
     """Listens where the edge and git's hook find the gateway; what comes while it restarts waits.
 

@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from core.errors import NotFound, SlipwayError, Unavailable
+from core.names import function_url
 from core.settings import ROOT, Settings
 from core.signing import secret_file
 from supervisor import parts
@@ -186,7 +187,8 @@ class Demo:
             try:
                 answer = self.session.get(self.url + path, timeout=10, auth=_nobody)
                 if answer.ok:
-                    return self.settings.user_url + path, answer.text.strip()
+                    url = function_url(self.settings.functions_url, names[0], OWNER)
+                    return url, answer.text.strip()
                 told = f"{answer.status_code}: {answer.text.strip()[:300]}"
             except requests.RequestException as error:
                 told = f"no answer ({type(error).__name__})"
@@ -234,7 +236,8 @@ class Demo:
         for each in functions:
             name = f"{each['name']}.{each['namespace']}"
             replicas = f"{each['availableReplicas']}/{each['replicas']}"
-            print(f"{name:<{width}}  {replicas:<8}  {self.settings.user_url}/function/{name}")
+            url_of = function_url(self.settings.functions_url, each["name"], each["namespace"])
+            print(f"{name:<{width}}  {replicas:<8}  {url_of}")
         host = urlsplit(self.settings.user_url)
         remote = f"{host.scheme}://admin@{host.netloc}/git/<namespace>/<repository>.git"
         print(

@@ -120,6 +120,11 @@ def workers() -> Part:
     return Part(name="workers", argv=python("builder.worker"))
 
 
+def queue() -> Part:
+    """Makes the asynchronous calls; those that do not end in time are made again."""
+    return Part(name="queue", argv=python("gateway.queue_worker"))
+
+
 def controller() -> Part:
     return Part(name="controller", argv=python("runtime.controller"))
 

@@ -1,15 +1,15 @@
 """`slipway up`: the story of one installation from its start to its end.
 
     claim state → end leftovers → process or docker → claim port → registry, engine for builds,
-    store → gateway, workers → functions' network → controller, edge → healthy → demo →
+    store → gateway, workers, queue → functions' network → controller, edge → healthy → demo →
     `slipway: ready` → … → Ctrl-C → stop in order
 
 The listening sockets are ours: when the edge dies, connections wait in them until it is back.
 
-At the end the workers go first: for a few seconds a build may still hand over what it made, which
-needs the edge and the gateway. Then the edge stops accepting and finishes what it has, then the
-gateway, the controller, the functions, the network, registry and engine for builds, and last the
-store, which all others write to.
+At the end the workers and the queue go first: for a few seconds a build may still hand over what it
+made and a call be answered, which needs the edge and the gateway. Then the edge stops accepting and
+finishes what it has, then the gateway, the controller, the functions, the network, registry and
+engine for builds, and last the store, which all others write to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from core import disk, http, keys
 from core.errors import ConfigError, SlipwayError
@@ -55,20 +56,50 @@ def up(settings: Settings, env: Mapping[str, str], screen: Screen, *, demo: bool
         screen.doing("looking for what an earlier run left behind")
         if ended := leftovers.end():
             screen.say(f"slipway: an earlier run was killed; ended its {', '.join(ended)}")
+        warnings, local = _with_tls(settings)
+        if local:
+            settings = replace(settings, local_port=local.getsockname()[1])
         choice = runtime_choice.choose(settings, env, screen)
-        with Installation(choice, env, screen, leftovers) as installation:
+        with Installation(choice, env, screen, leftovers, local, warnings) as installation:
             installation.keep(demo=demo)
     finally:
         os.close(lock)
+
+
+def _with_tls(settings: Settings) -> tuple[list[str], socket.socket | None]:
+    """What should be said of the certificate, and the listener that it makes needful.
+
+    Raises:
+        ConfigError: it cannot be served, or nobody is there to serve it.
+    """
+    if not settings.tls_cert:
+        return [], None
+    if settings.edge == "none":
+        raise ConfigError(
+            "SLIPWAY_TLS_CERT needs the edge, which speaks TLS: take SLIPWAY_EDGE=none away, or "
+            "put a proxy with TLS in front and take SLIPWAY_TLS_CERT away"
+        )
+    from runtime.edge import tls
+
+    return tls.read(settings.tls_cert).concerns(settings), claims.claim_local(settings)
 
 
 class Installation:
     """Everything that runs, from the claimed port on; leaving it stops everything."""
 
     def __init__(
-        self, choice: Choice, env: Mapping[str, str], screen: Screen, leftovers: Leftovers
+        self,
+        choice: Choice,
+        env: Mapping[str, str],
+        screen: Screen,
+        leftovers: Leftovers,
+        local: socket.socket | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
+        """``local``: listens for this machine's own parts, with TLS; ``warnings``: to be shown."""
         self.choice = choice
+        self.local = local
+        self.warnings = warnings
         self.settings = settings = choice.settings
         self.env = env
         self.screen = screen
@@ -126,6 +157,7 @@ class Installation:
         public = [self.listener] if settings.edge == "none" else []
         keeper.start(parts.gateway([each.fileno() for each in (self.within, *public)]))
         keeper.start(parts.workers())
+        keeper.start(parts.queue())
         address = self._make_network()
         keeper.start(parts.controller())
         if settings.edge != "none":
@@ -140,10 +172,15 @@ class Installation:
         if inside:
             self.inside = claims.claim_inside(self.settings, inside)
             listeners.append(self.inside.fileno())
+        local: int | str = ""
+        if self.local:
+            local = self.local.fileno()
+            listeners.append(local)
         path = config.write(
             self.settings,
             listener=listeners[0],
-            functions_bind=f"fd@{listeners[1]}" if inside else "",
+            local=local,
+            functions_bind=f"fd@{self.inside.fileno()}" if self.inside else "",
         )
         self.keeper.start(parts.edge(self.settings, config.command(path), listeners))
 
@@ -231,7 +268,7 @@ class Installation:
             return 0, b""
 
     def _address(self) -> str:
-        host, port = self.listener.getsockname()[:2]
+        host, port = (self.local or self.listener).getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -245,12 +282,15 @@ class Installation:
         low = disk.IMAGES_LOW if settings.runtime == "docker" else disk.LOW
         for warning in disk.warnings(self.choice.disks or [settings.state], low):
             self.screen.say(f"slipway: WARNING: {warning}")
-        if claims.exposed(settings):
+        for warning in self.warnings:
+            self.screen.say(f"slipway: WARNING: {warning}")
+        if claims.exposed(settings) and not settings.tls_cert:
             self.screen.say(
                 "slipway: WARNING: others can reach this address, and there is no TLS: the admin's "
                 "password and all\nslipway: WARNING: requests cross the network readable by anyone "
-                "on the way. Put a TLS proxy in front,\nslipway: WARNING: or listen on this "
-                "machine only: SLIPWAY_BIND=127.0.0.1"
+                "on the way. Name a certificate with\nslipway: WARNING: SLIPWAY_TLS_CERT, put a "
+                "TLS proxy in front, or listen on this machine only:\nslipway: WARNING: "
+                "SLIPWAY_BIND=127.0.0.1"
             )
 
     def _show(self) -> str:
@@ -267,7 +307,7 @@ class Installation:
     def _stop(self) -> None:
         """Takes every step, whatever became of those before: nothing is left running."""
         steps = {
-            "builds": self._stop_builds,
+            "builds and asynchronous calls": self._stop_work,
             "requests on their way": self._stop_requests,
             "functions": self._stop_functions,
             "registry and engine for builds": self.docker.stop,
@@ -282,8 +322,8 @@ class Installation:
         self.screen.doing("")
         self.screen.say("slipway: stopped; what was pushed is kept for the next start")
 
-    def _stop_builds(self) -> None:
-        self.keeper.stop(["workers"])
+    def _stop_work(self) -> None:
+        self.keeper.stop(["workers", "queue"])
 
     def _stop_requests(self) -> None:
         self._close_listeners()
@@ -317,7 +357,7 @@ class Installation:
         return False
 
     def _close_listeners(self) -> None:
-        for each in (self.listener, self.within, self.inside):
+        for each in (self.listener, self.local, self.within, self.inside):
             if each:
                 each.close()
 

@@ -60,7 +60,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-PARTS = ["store", "gateway", "workers", "controller", "edge"]
+PARTS = ["store", "gateway", "workers", "queue", "controller", "edge"]
 
 
 @pytest.mark.parametrize("part", PARTS)

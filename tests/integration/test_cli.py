@@ -11,16 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import requests
 from click.testing import CliRunner, Result
 
 from cli.main import main
+from core.bundle import Bundle, bundle_folder
+from core.logfiles import LogWriter
 from core.models import (
     Artifact,
     Build,
+    FunctionLogLine,
     FunctionRow,
     FunctionSpec,
     LogLine,
@@ -189,6 +194,39 @@ def test_logs_follow_to_the_end(gateway: Gateway) -> None:
     assert told[-1] == {"state": "failed", "reason": "it broke"}
 
 
+def test_logs_of_a_function(gateway: Gateway) -> None:
+    log = LogWriter(gateway.settings.logs / "hello.openfaas-fn", 10_000)
+    ago = [datetime.now(UTC) - timedelta(minutes=each) for each in (90, 30, 0)]
+    for number, moment in enumerate(ago):
+        each = FunctionLogLine(
+            time=f"{moment:%Y-%m-%dT%H:%M:%SZ}", instance=f"i{number % 2}", text=f"n{number}\x1b[2J"
+        )
+        log.append(msgspec.json.encode(each) + b"\n")
+    log.close()
+    stamp = f"{ago[0]:%Y-%m-%dT%H:%M:%SZ}"
+    for name in ("hello", "hello.openfaas-fn"):
+        shown = gateway.run("logs", name).stdout.splitlines()
+        assert [line.split()[1:] for line in shown] == [
+            ["i0", "n0[2J"],
+            ["i1", "n1[2J"],
+            ["i0", "n2[2J"],
+        ]
+        assert shown[0] == f"{stamp} i0 n0[2J"
+
+    def texts(*options: str) -> list[str]:
+        done = gateway.run("logs", "hello.openfaas-fn", "-o", "json", *options)
+        assert done.exit_code == 0, done.output
+        return [json.loads(line)["text"][1] for line in done.stdout.splitlines()]
+
+    assert texts("--tail", "2") == ["1", "2"]
+    assert texts("--instance", "i0", "--since", "1h") == ["2"]
+    assert texts("--since", stamp) == ["0", "1", "2"]
+    wrong = gateway.run("logs", "hello", "--since", "yesterday")
+    assert (wrong.exit_code, "since must be a time of RFC 3339" in wrong.stderr) == (1, True)
+    nobody = gateway.run("logs", "nobody")
+    assert (nobody.exit_code, "there is no release" in nobody.stderr) == (1, True)
+
+
 def test_wait_succeeds_when_it_goes_live(gateway: Gateway) -> None:
     release = gateway.release()
     timer = later(lambda: gateway.go_live(release))
@@ -277,3 +315,32 @@ def _not_json(listener: socket.socket) -> None:
     with connection:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+
+def test_functions_are_deployed_scaled_described_and_removed(gateway: Gateway) -> None:
+    gateway.store.claim_namespace("alice", "git")
+    artifact = "bundle:sha256:" + "0" * 64
+    folder = bundle_folder(gateway.settings, "alice", artifact)
+    folder.mkdir(parents=True)
+    document = Bundle(template="python3-http", process=["python3", "index.py"])
+    (folder / "bundle.json").write_bytes(msgspec.json.encode(document))
+    for env in ("A=b=c", "A=d"):  # POST after PUT, then PUT alone
+        done = gateway.run("deploy", "hello.alice", artifact, "-e", env, "--memory", "5Mi")
+        assert (done.exit_code, done.stderr) == (0, "")
+    assert gateway.run("scale", "hello.alice", "3").exit_code == 0
+    told = gateway.run("describe", "hello.alice").stdout.splitlines()
+    lines = [line.split(None, 1) for line in told]
+    assert ["replicas", "3"] in lines
+    assert ["envVars", "A=d"] in lines
+    assert ["limits", "memory=5Mi"] in lines
+    found = json.loads(gateway.run("describe", "hello.alice", "-o", "json").stdout)
+    assert (found["image"], found["replicas"]) == (artifact, 3)
+    assert gateway.run("namespaces").stdout.split() == ["alice", "openfaas-fn"]
+    assert gateway.run("remove", "hello.alice").exit_code == 0
+    gone = gateway.run("remove", "hello.alice")
+    assert (gone.exit_code, "there is no function hello.alice" in gone.stderr) == (1, True)
+    wrong = gateway.run("deploy", "hello.alice", "ghcr.io/me/x")
+    assert (wrong.exit_code, "without images" in wrong.stderr) == (1, True)
+    for env in ("A", "=b"):
+        wrong = gateway.run("deploy", "hello", "x", "-e", env)
+        assert (wrong.exit_code, "is no NAME=VALUE" in wrong.stderr) == (2, True)

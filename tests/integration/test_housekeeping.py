@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,11 @@ import structlog
 from core import disk, keys
 from core.bundle import HALF_MADE, PREFIX, Bundle
 from core.errors import Unavailable
+from core.logfiles import CURRENT, LogWriter
 from core.models import Artifact, Build, FunctionRow, FunctionSpec, Release, Repository, State
 from core.settings import Settings
 from core.store import Store
-from runtime import housekeeping
+from runtime import housekeeping, oldlogs
 from runtime.controller import Controller
 from runtime.edge import NoEdge
 from runtime.housekeeping import Housekeeping
@@ -197,6 +199,9 @@ class Recording:
         self.discarded.append((namespace, artifact))
         self.before(artifact)
 
+    def tidy(self, *_: object) -> int:
+        return 0
+
 
 def test_a_bare_image_that_another_owner_needs_stays(house: House) -> None:
     image = "sha256:" + "a" * 64
@@ -248,3 +253,17 @@ def test_a_nearly_full_disk_is_logged(
     assert str(house.settings.state) in logged[0]["reason"]
     assert "GiB are free" in logged[0]["reason"]
     controller.replicas.close()
+
+
+def test_logs_of_functions_that_are_long_gone_are_removed(house: House) -> None:
+    """Not those of one that exists or has written lately."""
+    house.release(house.build("one"))
+    logs = house.settings.logs
+    for name in ("hello.ann", "gone.ann", "lately.ann"):
+        LogWriter(logs / name, 1000).append(b"line\n")
+    old = time.time() - oldlogs.KEPT - 60
+    for name in ("hello.ann", "gone.ann"):
+        for path in (logs / name / CURRENT, logs / name):
+            os.utime(path, (old, old))
+    house.housekeeping.run()
+    assert sorted(path.name for path in logs.iterdir()) == ["hello.ann", "lately.ann"]

@@ -149,7 +149,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing(settings: Settings, started: list[U
     assert made.output.endswith("slipway: ready\n")
     made.await_health()
     children = made.children()
-    assert set(children) == {"store", "gateway", "workers", "controller", "edge"}
+    assert set(children) == {"store", "gateway", "workers", "queue", "controller", "edge"}
     assert memory(made.process.pid) < SUPERVISOR_MB
     if os.geteuid() == 0:
         assert bridge(settings).exists()
@@ -346,7 +346,7 @@ def test_a_full_disk_strands_nobody(settings: Settings, started: list[Up]) -> No
         for name in ("edge", "gateway"):
             made.kill(name)
         children = made.children()
-        assert set(children) == {"store", "gateway", "workers", "controller", "edge"}
+        assert set(children) == {"store", "gateway", "workers", "queue", "controller", "edge"}
         assert made.end() == 0, made.output
         assert all(start_time(pid) is None for pid in children.values())
     finally:

@@ -41,6 +41,11 @@ def nobody() -> str:
         ["invoke", "hello.alice"],
         ["cancel", "r1-abcdef0"],
         ["redeploy", "alice/fns"],
+        ["deploy", "hello", "ghcr.io/me/hello"],
+        ["remove", "hello.alice"],
+        ["scale", "hello", "2"],
+        ["describe", "hello"],
+        ["namespaces"],
     ],
 )
 def test_where_nothing_answers_it_says_what_to_do(tmp_path: Path, arguments: list[str]) -> None:

@@ -17,14 +17,15 @@ from core.settings import PREFIX, ROOT, Settings
 TEXT = (ROOT / "docker-compose.yml").read_text()
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
-NOT_PASSED = {"edge", "unsafe_no_sandbox"}
-"""There is an edge, and functions are containers."""
+OURS = ("gateway", "builder", "queue", "runtime")
+NOT_PASSED = {"edge", "unsafe_no_sandbox", "ca_file"}
+"""There is an edge, functions are containers, and ``ca_file`` is for commands."""
 
 
 def test_the_services() -> None:
-    assert set(SERVICES) == {"gateway", "builder", "runtime", "edge", "redis", "registry"}
+    assert set(SERVICES) == {*OURS, "edge", "redis", "registry"}
     assert "version" not in FILE, "compose v2 warns of it"
-    for name in ("gateway", "builder", "runtime"):
+    for name in OURS:
         assert SERVICES[name]["image"] == "slipway"
         assert SERVICES[name]["build"] == "."
 
@@ -39,7 +40,8 @@ def test_each_is_fenced_in_and_looked_after(name: str) -> None:
     assert service["mem_limit"]
     assert service["pids_limit"]
     assert service["healthcheck"]["test"]
-    assert service.get("cap_add", []) == (["NET_ADMIN"] if name == "runtime" else [])
+    added = ["NET_ADMIN", "CHOWN"] if name == "runtime" else []
+    assert service.get("cap_add", []) == added
     assert "privileged" not in service
     assert "container_name" not in service, "it could not be scaled"
 
@@ -53,9 +55,10 @@ def test_who_has_what() -> None:
         }
 
     assert having(":/var/run/docker.sock") == {"runtime", "builder"}
+    assert having("/run/secrets") == {"runtime"}
     assert having("/run/edge") == {"runtime", "edge"}
     assert having("/run/gateway") == {"gateway", "edge"}
-    assert having("/run/store") == {"gateway", "builder", "runtime", "redis"}
+    assert having("/run/store") == {*OURS, "redis"}
     assert having("/proc/sys") == {"runtime"}
     read_only = {
         name: [volume for volume in service["volumes"] if volume.endswith(":ro")]
@@ -66,11 +69,11 @@ def test_who_has_what() -> None:
     assert {name for name, each in SERVICES.items() if each.get("ports")} == {"registry"}
     assert SERVICES["registry"]["ports"][0].startswith("127.0.0.1:")
     secrets = {name: each.get("secrets", []) for name, each in SERVICES.items()}
-    assert secrets["builder"] == ["builder_token"], "no admin's password where builds are made"
+    assert secrets["builder"] == ["builder_token"], "no password and no key where builds are made"
     assert {name for name, each in secrets.items() if each} == {"gateway", "builder", "runtime"}
 
 
-@pytest.mark.parametrize("service", ["gateway", "builder", "runtime"])
+@pytest.mark.parametrize("service", OURS)
 def test_every_setting_arrives(service: str) -> None:
     environment = SERVICES[service]["environment"]
     known = {PREFIX + each.name.upper() for each in fields(Settings)}
@@ -78,7 +81,8 @@ def test_every_setting_arrives(service: str) -> None:
     missing = {name.removeprefix(PREFIX).lower() for name in known - set(environment)}
     own = {
         "gateway": {"registry_password_file"},
-        "builder": {"github_webhook_secret"},
+        "builder": {"github_webhook_secret", "secrets_key_file"},
+        "queue": {"github_webhook_secret", "registry_password_file", "secrets_key_file"},
         "runtime": {"github_webhook_secret"},
     }
     assert missing == NOT_PASSED | own[service]
@@ -113,9 +117,9 @@ def test_secrets_are_made_once_and_closed_to_others(tmp_path: Path) -> None:
 
     made = make()
     assert set(made) == {Path(each["file"]).name for each in FILE["secrets"].values()}
-    assert len(set(made.values())) == 2
+    assert len(set(made.values())) == 3
     for text in made.values():
-        assert re.fullmatch(r"[A-Za-z0-9_-]{32}\n", text)
+        assert re.fullmatch(r"[A-Za-z0-9_-]{43}=\n", text)
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "secrets").iterdir()} == {0o444}
     assert make() == made

@@ -18,7 +18,7 @@ from core.settings import ROOT, Settings
 from engine.client import Engine
 from tests.e2e.platform import Platform, free_port
 
-SERVICES = ("gateway", "builder", "runtime", "edge", "redis", "registry")
+SERVICES = ("gateway", "builder", "queue", "runtime", "edge", "redis", "registry")
 
 
 class Compose(Platform):
@@ -32,8 +32,8 @@ class Compose(Platform):
         self.secrets = folder / "secrets"
         self.engine = Engine("unix:///var/run/docker.sock")
         self.secrets.mkdir(mode=0o700)
-        for name in ("admin-password", "builder-token"):
-            (self.secrets / name).write_text(secrets.token_urlsafe(16) + "\n")
+        for name in ("admin-password", "builder-token", "secrets-key"):
+            (self.secrets / name).write_text(secrets.token_urlsafe(32) + "\n")
             (self.secrets / name).chmod(0o444)
         self.variables = {
             "SLIPWAY_STATE": self.state,

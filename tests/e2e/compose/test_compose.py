@@ -67,7 +67,8 @@ def test_every_container_is_fenced_in(platform: Compose) -> None:
         host = each["HostConfig"]
         name = each["Config"]["Labels"]["com.docker.compose.service"]
         assert host["CapDrop"] == ["ALL"], name
-        assert (host["CapAdd"] or []) == (["NET_ADMIN"] if name == "runtime" else []), name
+        added = ["CHOWN", "NET_ADMIN"] if name == "runtime" else []
+        assert sorted(host["CapAdd"] or []) == added, name
         assert "no-new-privileges:true" in host["SecurityOpt"], name
         assert host["ReadonlyRootfs"], name
         assert not host["Privileged"], name
@@ -76,6 +77,41 @@ def test_every_container_is_fenced_in(platform: Compose) -> None:
         targets = {mount["Destination"] for mount in each["Mounts"]}
         assert ("/var/run/docker.sock" in targets) == (name in ("runtime", "builder")), name
         assert (f"{platform.state}/run/edge" in targets) == (name in ("runtime", "edge")), name
+
+
+READS = """
+from pathlib import Path
+
+def handle(event, context):
+    return Path("/var/openfaas/secrets/api-key").read_text()
+"""
+
+
+def test_secrets_reach_functions_and_no_builder(platform: Compose, fns: Repository) -> None:
+    def put(value: str) -> int:
+        body = json.dumps({"name": "api-key", "namespace": fns.owner, "value": value})
+        method = "POST" if value == "one" else "PUT"
+        return platform.request(
+            "/system/secrets", data=body.encode(), method=method, admin=True
+        ).status
+
+    assert put("one") == 201
+    files = {"stack.yml": stack("reads", secrets="[api-key]"), "reads/handler.py": READS}
+    pushed = platform.repository(fns.owner, "secrets").push(files)
+    assert pushed.last.startswith("slipway: live"), pushed.text + platform.logs()
+    assert platform.call("reads.ann").text == "one"
+    # What the controller laid out stays where it is when its own container goes.
+    platform.compose("restart", "-t", "5", "runtime")
+    eventually(platform.healthy, 60, platform.logs)
+    assert platform.call("reads.ann").text == "one"
+    assert put("two") == 200
+    again = platform.repository(fns.owner, "secrets").push({"note": "2"})
+    assert again.last.startswith("slipway: live"), again.text + platform.logs()
+    assert platform.call("reads.ann").text == "two"
+    (builder,) = platform.containers("builder")
+    told = json.dumps(builder)
+    assert "secrets_key" not in told
+    assert "/run/secrets/secrets_key" in json.dumps(platform.containers("gateway"))
 
 
 def test_no_secret_is_in_what_the_engine_tells(platform: Compose) -> None:

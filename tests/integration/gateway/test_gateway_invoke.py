@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from core.models import FunctionSpec, Observed
+from core.patience import LONGEST, patience_of
 from core.store import Store
-from gateway.invoke import ANSWER_SECONDS, LONGEST_SECONDS, patience_of
 from tests.integration.gateway.harness import (
     Gateway,
     Upstream,
@@ -400,9 +400,10 @@ def test_a_client_that_goes_away_gives_its_place_back(
 
 
 def test_a_silent_function_has_its_own_time() -> None:
-    def spec(**variables: str) -> FunctionSpec:
-        return FunctionSpec(name="f", namespace="n", artifact="a", env_vars=variables)
+    def patience(**variables: str) -> float:
+        return patience_of(FunctionSpec(name="f", namespace="n", artifact="a", env_vars=variables))
 
-    assert patience_of(spec()) == patience_of(spec(exec_timeout="nonsense")) == ANSWER_SECONDS
-    assert patience_of(spec(exec_timeout="5m")) == 305
-    assert patience_of(spec(exec_timeout="99h")) == LONGEST_SECONDS
+    assert patience() == patience(exec_timeout="nonsense") == patience(write_timeout="9s") == 0
+    assert patience(exec_timeout="5m") == 305
+    assert patience(exec_timeout="2s", write_timeout="1m") == 65
+    assert patience(exec_timeout="99h") == patience(exec_timeout="0") == LONGEST
