@@ -33,6 +33,10 @@ outside of the store."""
 OBSERVED = f"{ROOT}:observed"
 """hash ``name.namespace`` → JSON Observed · controller · rewritten when it changes."""
 
+USAGE_ASKED = f"{ROOT}:usage-asked"
+"""set of ``name.namespace`` whose usage somebody waits for · gateway · until the controller takes
+them, at most a minute."""
+
 COUNTS = f"{ROOT}:counts"
 """hash ``name.namespace`` → requests that were counted · controller, or where there is no edge the
 gateway · as long as the function."""
@@ -126,6 +130,11 @@ def delivery(forge: str, id_: str) -> str:
 def lock(name: str) -> str:
     """string (token) · whoever does a periodic duty alone · seconds."""
     return f"{ROOT}:lock:{name}"
+
+
+def usage(function: str) -> str:
+    """string (JSON Usage) · controller · seconds: measured when asked for."""
+    return f"{ROOT}:usage:{function}"
 
 
 def traffic(of: str) -> str:

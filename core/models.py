@@ -134,6 +134,15 @@ class FunctionRecord(Struct, frozen=True):
         return self.spec.repository
 
 
+class Usage(Struct, frozen=True):
+    """What all replicas of one function use together, as OpenFaaS' provider types have it."""
+
+    cpu: float
+    """Thousandths of a core, over the second in which it was measured."""
+    total_memory_bytes: float
+    """0: what it uses is counted by nothing here."""
+
+
 class Observed(Struct, frozen=True):
     """What the controller last saw of one function."""
 

@@ -12,7 +12,7 @@ from importlib import metadata
 
 import msgspec
 
-from core.models import Resources, Struct
+from core.models import Resources, Struct, Usage
 
 SERVED_BY = f"slipway/{metadata.version('slipway')}"
 """Header ``X-Served-By`` of calls: who OpenFaaS' gateway says it is."""
@@ -106,6 +106,8 @@ class FunctionStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Desired."""
     available_replicas: int
     created_at: str
+    usage: Usage | None = None
+    """Of one function, with ``usage=1``, where it was measured just now."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

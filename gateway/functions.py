@@ -3,18 +3,23 @@
 What only Slipway knows shows as annotations: the claim of a repository as
 ``com.slipway.repository``, ``.commit`` and ``.release``; why fewer replicas are available than
 desired as ``com.slipway.trouble``.
+
+What a function uses is measured when it is asked for, and told for ten seconds. The first to ask
+waits for it, if there is a place to wait.
 """
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
 
 from core import names
-from core.errors import NotFound
-from core.models import FunctionRecord, Observed
+from core.errors import NotFound, Unavailable
+from core.models import FunctionRecord, Observed, Usage
 from core.openfaas import FUNCTION_LABEL, FunctionStatus
 from gateway.context import here
 from gateway.problems import not_yet
@@ -22,6 +27,8 @@ from gateway.problems import not_yet
 bp = Blueprint("functions", __name__)
 
 ANNOTATION = "com.slipway."
+USAGE_SECONDS = 4.0
+"""The longest that a measurement is waited for; it takes one to three."""
 
 
 @bp.get("/system/functions")
@@ -43,13 +50,40 @@ def list_functions() -> Response:
 
 @bp.get("/system/function/<name>")
 def get_function(name: str) -> Response:
-    """One function: ``<name>?namespace=<namespace>`` or ``<name>.<namespace>``."""
+    """One function: ``<name>?namespace=<namespace>`` or ``<name>.<namespace>``. With ``usage=1``
+    also what its replicas use, where that can be measured now."""
+    measure = request.args.get("usage") in ("1", "true")
     key = names.function_key(name, request.args.get("namespace", ""))
     store = here().store
     record = store.function(key)
     if record is None:
         raise NotFound(f"there is no function {key}: see 'slipway list'")
-    return _json(status_of(record, store.observed(key), store.counts().get(key, 0)))
+    observed = store.observed(key)
+    usage = _usage(key) if measure and observed and observed.available else None
+    status = status_of(record, observed, store.counts().get(key, 0))
+    return _json(msgspec.structs.replace(status, usage=usage))
+
+
+def _usage(function: str) -> Usage | None:
+    store = here().store
+    found = store.usage(function)
+    if found is None:
+        store.ask_usage(function)
+        with suppress(Unavailable):  # no place to wait: whoever asks next gets it
+            found = _awaited_usage(function)
+    return found if found and found.total_memory_bytes else None
+
+
+def _awaited_usage(function: str) -> Usage | None:
+    """Raises Unavailable: as many wait already as may."""
+    give_back = here().pools.usage.take()
+    try:
+        deadline = time.monotonic() + USAGE_SECONDS
+        while not (found := here().store.usage(function)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found
+    finally:
+        give_back()
 
 
 def status_of(record: FunctionRecord, observed: Observed | None, count: int) -> FunctionStatus:

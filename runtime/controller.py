@@ -25,7 +25,7 @@ from core.models import FunctionRecord, Observed
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store, connect
-from runtime import housekeeping, secrets
+from runtime import housekeeping, secrets, usage
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
 from runtime.housekeeping import Housekeeping
@@ -86,7 +86,7 @@ class Controller:
         self._adopt()
         threads = [
             threading.Thread(target=each, daemon=True)
-            for each in (self._listen, self._watch_deaths, self._mend, self._tidy)
+            for each in (self._listen, self._watch_deaths, self._mend, self._tidy, self._measure)
         ]
         for thread in threads:
             thread.start()
@@ -333,6 +333,10 @@ class Controller:
                 log.warning("not_tidied", reason=str(error))
             except Exception:
                 log.exception("tidy_failed")
+
+    def _measure(self) -> None:
+        """And what functions use: an engine takes its time for that too."""
+        usage.follow(self.store, self.provider, self._stop)
 
     def warn_of_disks(self) -> None:
         """Logs which of the disks that we fill are nearly full."""

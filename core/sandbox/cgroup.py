@@ -1,4 +1,5 @@
-"""Bounds on memory, processes and CPU: control groups of version 1 and 2 behind one interface.
+"""Bounds on memory, processes and CPU, and what is used of them: control groups of version 1 and 2
+behind one interface.
 
 All groups of one installation lie in a folder of its own in each hierarchy. Root's is at the top:
 a function outlives the service that started it, and its bounds must not go with that service. An
@@ -27,6 +28,8 @@ from core.errors import Unavailable
 log = logging.getLogger(__name__)
 
 CONTROLLERS = ("memory", "pids", "cpu")
+_COUNTS = "cpuacct"
+"""What counts CPU time in version 1, often in the hierarchy of ``cpu``; it bounds nothing."""
 _PERIOD = 100_000
 """Microseconds over which CPU time is shared out."""
 _STALE = 3600
@@ -62,6 +65,31 @@ class Cgroup:
                     if found:
                         return int(found[1])
         return 0
+
+    def used(self) -> tuple[float, int] | None:
+        """(seconds of CPU time since it was made, bytes of memory now); None: not both are counted.
+
+        Memory is counted without the page cache that the kernel would give up first, as
+        Kubernetes' working set is.
+        """
+        cpu = self._value("cpuacct.usage")
+        micros = self._value("cpu.stat", r"^usage_usec (\d+)$")
+        first, second = self._value("memory.usage_in_bytes"), self._value("memory.current")
+        seconds = cpu / 1e9 if cpu is not None else micros / 1e6 if micros is not None else None
+        memory = first if first is not None else second
+        if seconds is None or memory is None:
+            return None
+        kind = "inactive_file" if first is None else "total_inactive_file"
+        idle = self._value("memory.stat", rf"^{kind} (\d+)$") or 0
+        return seconds, max(memory - idle, 0)
+
+    def _value(self, name: str, pattern: str = r"^(\d+)$") -> int | None:
+        """The number in that file, of whichever hierarchy has it."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                if found := re.search(pattern, (folder / name).read_text(), re.M):
+                    return int(found[1])
+        return None
 
     def pids(self) -> list[int]:
         """The processes in it, as the caller's pid namespace numbers them."""
@@ -103,7 +131,7 @@ class Cgroups:
         return {
             controller: f"cgroup v{hierarchy.version}"
             for hierarchy in self.hierarchies
-            for controller in sorted(hierarchy.controllers)
+            for controller in sorted(hierarchy.controllers - {_COUNTS})
         }
 
     def create(
@@ -156,7 +184,7 @@ def discover(
     top: bool,
     mountinfo: Path = Path("/proc/self/mountinfo"),
     own: Path = Path("/proc/self/cgroup"),
-    wanted: Sequence[str] = CONTROLLERS,
+    wanted: Sequence[str] = (*CONTROLLERS, _COUNTS),
 ) -> Cgroups:
     """Finds the hierarchies in which ``slipway-<mark>`` can be made.
 

@@ -9,8 +9,14 @@ import msgspec
 from redis.client import Pipeline
 
 from core import keys
-from core.models import FunctionRecord, Observed
+from core.models import FunctionRecord, Observed, Usage
 from core.store.base import Base, encode, text
+
+USAGE_SECONDS = 10
+"""A measurement is told for so long; who asks later gets a new one."""
+ASKED_SECONDS = 60
+"""An ask that no controller heard is forgotten."""
+ASKED_AT_ONCE = 100
 
 
 class Functions(Base):
@@ -40,6 +46,31 @@ class Functions(Base):
     def all_observed(self) -> dict[str, Observed]:
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.OBSERVED))
         return {text(k): msgspec.json.decode(v, type=Observed) for k, v in rows.items()}
+
+    def usage(self, function: str) -> Usage | None:
+        """What was measured in the last seconds; None: nothing was."""
+        raw = self.redis.get(keys.usage(function))
+        return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=Usage)
+
+    def ask_usage(self, function: str) -> None:
+        """The controller measures it within a few seconds."""
+        self._pipeline(
+            [
+                ("SADD", keys.USAGE_ASKED, function),
+                ("EXPIRE", keys.USAGE_ASKED, ASKED_SECONDS),
+            ]
+        )
+
+    def usage_asked(self) -> list[str]:
+        """Functions that were asked for, some of them; each is told once."""
+        taken = cast("list[bytes]", self.redis.spop(keys.USAGE_ASKED, ASKED_AT_ONCE))
+        return [text(each) for each in taken]
+
+    def save_usage(self, usage: Mapping[str, Usage]) -> None:
+        self._pipeline(
+            ("SET", keys.usage(function), encode(each), "EX", USAGE_SECONDS)
+            for function, each in usage.items()
+        )
 
     def artifact(self, namespace: str, key: str) -> str:
         """The artifact that an owner's build key gave before, or ''."""

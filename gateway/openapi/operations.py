@@ -133,7 +133,11 @@ def _functions() -> list[Operation]:
             summary="One function, by `name` and namespace or by `name.namespace`",
             query=(
                 Query(name="namespace", description="of the function, where the name has none"),
-                Query(name="usage", description="taken from OpenFaaS' clients; has no effect yet"),
+                Query(
+                    name="usage",
+                    description="`1` or `true`: also what its replicas use, for which it may "
+                    "take four seconds; absent where it cannot be measured",
+                ),
             ),
             answers=(Answer(status=200, description="The function", type=FunctionStatus),),
             errors=(400, 404),

@@ -19,12 +19,12 @@ must give the same result when it is repeated. A provider
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from core.models import FunctionLogLine, FunctionSpec, Struct
+from core.models import FunctionLogLine, FunctionSpec, Struct, Usage
 
 
 class Phase(StrEnum):
@@ -93,6 +93,14 @@ class Provider(Protocol):
         """What the instances of ``name.namespace`` wrote, oldest first.
 
         ``tail``: the last so many lines (0: all that is kept). ``since``: RFC 3339.
+        """
+
+    def usage(self, functions: Collection[str]) -> Mapping[str, Usage]:
+        """What the running instances of each ``name.namespace`` use, over about a second, for which
+        it waits. A function of which none runs, or where nothing is counted, is left out.
+
+        Raises:
+            Unavailable: an engine is away.
         """
 
     def mend(self) -> None:

@@ -29,7 +29,7 @@ import msgspec
 from core import logfiles
 from core.bundle import discard_bundle, read_bundle
 from core.errors import NotSupported, Unavailable
-from core.models import FunctionLogLine, FunctionSpec
+from core.models import FunctionLogLine, FunctionSpec, Usage
 from core.sandbox import (
     SECRETS,
     Cell,
@@ -55,12 +55,15 @@ from runtime.providers.cells import UIDS, cell_of, memory_limit
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
 from runtime.providers.secretfolders import ReadSecrets, SecretFolders, no_secrets, read_all
+from runtime.providers.usage import Reading, between, totals
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _CLOSE_SECONDS = 10.0
 """The longest that the end of this process waits for starts under way."""
+_SPAN = 1.0
+"""Seconds over which CPU time is measured."""
 
 
 class _Known:
@@ -274,6 +277,29 @@ class ProcessProvider:
         after = datetime.fromisoformat(since) if since else None
         lines = logfiles.function_lines(self._settings.logs / function, after)
         yield from deque(lines, maxlen=tail) if tail else lines
+
+    def usage(self, functions: Collection[str]) -> Mapping[str, Usage]:
+        before = self._readings(functions)
+        if not before:
+            return {}
+        time.sleep(_SPAN)
+        return totals(
+            (function, between(before.get((id, function), last), last))
+            for (id, function), last in self._readings(functions).items()
+        )
+
+    def _readings(self, functions: Collection[str]) -> dict[tuple[str, str], Reading]:
+        """By id and function."""
+        with self._lock:
+            self._refresh()
+            running = [known for known in self._known.values() if known.descriptor is not None]
+        found = {}
+        for record, process in ((each.record, each.process) for each in running):
+            if record.spec.function in functions:
+                at, used = time.monotonic(), self._sandbox.group(process).used()
+                if used:
+                    found[record.id, record.spec.function] = Reading(at, *used)
+        return found
 
     def mend(self) -> None:
         self._sandbox.network.mend()

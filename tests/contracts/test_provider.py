@@ -70,6 +70,11 @@ def do_flood(megabytes):
     return "flooded"
 def do_exit(status): os._exit(int(status))
 def do_signal(number): signal.pthread_kill(threading.get_ident(), int(number)); return "alive"
+def do_burn():
+    def burn():
+        while True: pass
+    threading.Thread(target=burn, daemon=True).start()
+    return "burning"
 def do_eat(megabytes):
     block = bytearray(int(megabytes) * 2**20)
     for i in range(0, len(block), 4096): block[i] = 1
@@ -635,6 +640,28 @@ def test_cpu_is_bounded(house: House) -> None:
     )
     seconds = float(until(lambda: texts(provider))[0])
     assert seconds > 0.9
+
+
+def test_what_functions_use_is_measured(house: House) -> None:
+    provider = house.provider()
+    if "cgroup" not in provider.enforced()["memory"]:
+        missing("memory is not counted on this machine: " + provider.enforced()["memory"])
+    busy, idle, _ = (provider.start(house.spec(name)) for name in ("busy", "idle", "other"))
+    two = [provider.start(house.spec("two")) for _ in range(2)]
+    for each in (busy, idle, *two):
+        ask(each)
+    assert ask(busy, "/burn") == "burning"
+    used = provider.usage(["busy.demo", "idle.demo", "two.demo", "none.demo"])
+    assert set(used) == {"busy.demo", "idle.demo", "two.demo"}
+    assert used["busy.demo"].cpu > used["idle.demo"].cpu + 150
+    assert used["busy.demo"].cpu < 1100, "one thread burns one core at most"
+    assert 2**20 < used["idle.demo"].total_memory_bytes < house.settings.function_memory
+    one = used["idle.demo"].total_memory_bytes
+    assert used["two.demo"].total_memory_bytes > 1.5 * one, "of all replicas"
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        ask(idle, "/exit?status=3")
+    exited(provider, idle)
+    assert provider.usage(["idle.demo"]) == {}, "the dead use nothing"
 
 
 def test_log_is_kept_after_death_in_order_and_bounded(house: House) -> None:

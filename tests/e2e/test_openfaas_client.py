@@ -220,7 +220,13 @@ class Installation:
 
     def ready(self, replicas: int = 1, name: str = "echo") -> None:
         def there() -> bool:
-            found = self.client.describe(name, self.namespace)
+            space = self.namespace or "openfaas-fn"
+            # Not described: that waits until it was measured.
+            (found,) = [
+                each
+                for each in self.client.list(space)
+                if (each["name"], each["namespace"]) == (name, space)
+            ]
             settled = "com.slipway.trouble" not in found.get("annotations", {})
             return settled and found.get("availableReplicas", 0) == replicas
 
@@ -302,6 +308,7 @@ def test_deploy_list_describe_invoke_and_remove(installation: Installation) -> N
         assert found["labels"]["team"] == "a"
         assert found["annotations"]["topic"] == "x"
         assert (found["replicas"], found["availableReplicas"]) == (1, 1)
+    assert described["usage"]["totalMemoryBytes"] > 2**20
     assert any(each["name"] == "echo" for each in client.list()), "without a namespace: all"
     answer = client.invoke("echo", space, b"hello", query="?a=1&b=x", **{"X-Own": "mine"})
     told = answer.json()

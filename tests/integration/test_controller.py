@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from core import keys
 from core.bundle import PREFIX, Bundle
 from core.errors import Unavailable
 from core.http import request
-from core.models import Artifact, FunctionSpec, Release, Repository, State
+from core.models import Artifact, FunctionSpec, Release, Repository, State, Usage
 from core.settings import Settings
 from core.store import Store
 from runtime.controller import Controller
 from runtime.edge import NoEdge, Route
 from runtime.providers import Instance, Phase
 from runtime.providers.process import ProcessProvider
+from tests.conftest import missing
+from tests.waiting import until
 
 KEY = b"the key of these tests"
 BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)
@@ -39,11 +41,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(float(os.environ.get("SICK", "0")))
         if self.path == "/slow":
             time.sleep(3)
+        if self.path == "/burn":
+            threading.Thread(target=burn, daemon=True).start()
         body = os.environ["TEXT"].encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+def burn():
+    while True: pass
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = False
@@ -383,6 +390,49 @@ def test_what_was_told_is_told_again_to_a_store_that_lost_it(
     assert world.until(lambda: world.state(release) is State.LIVE, controller, 10)
     world.store.redis.delete(keys.OBSERVED)
     assert world.until(lambda: bool(world.store.observed("f.ann")), controller, 5)
+
+
+def test_usage_is_measured_for_who_asks_and_not_otherwise(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.store.functions.USAGE_SECONDS", 1)
+    controller = world.controller()
+    bounded = controller.provider.enforced()["memory"]
+    if "cgroup" not in bounded:
+        missing("memory is not counted on this machine: " + bounded)
+    world.deploy(TEXT="v1")
+    world.store.scale("f.ann", lambda _: 2)
+    assert world.until(
+        lambda: "f.ann" in world.edge.table and len(world.edge.table["f.ann"].endpoints) == 2,
+        controller,
+        10,
+    )
+    measured_of = []
+    measure = controller.provider.usage
+
+    def counted(functions: Collection[str]) -> Mapping[str, Usage]:
+        measured_of.extend(functions)
+        return measure(functions)
+
+    monkeypatch.setattr(controller.provider, "usage", counted)
+    measuring = threading.Thread(target=controller._measure)
+    measuring.start()
+    try:
+
+        def measured(function: str) -> Usage:
+            world.store.ask_usage(function)
+            return until(lambda: world.store.usage(function))
+
+        idle = measured("f.ann")
+        assert idle.total_memory_bytes > 2 * 2**20, "of both replicas"
+        until(lambda: world.store.usage("f.ann") is None)
+        assert request(world.edge.table["f.ann"].endpoints[0], "GET", "/burn", timeout=5)[0] == 200
+        assert measured("f.ann").cpu > idle.cpu + 200
+        assert measured("gone.ann").total_memory_bytes == 0
+        assert measured_of == ["f.ann", "f.ann", "gone.ann"]
+    finally:
+        controller.stop()
+        measuring.join(10)
 
 
 # Deploys by API

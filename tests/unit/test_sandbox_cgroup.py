@@ -55,6 +55,41 @@ def test_version_1_is_found_and_one_controller_counts_once(tmp_path: Path) -> No
     assert groups.controllers == {"cpu": "cgroup v1", "memory": "cgroup v1", "pids": "cgroup v2"}
 
 
+def test_what_was_used_is_read_from_either_version(tmp_path: Path) -> None:
+    first = {
+        "memory": {
+            "memory.usage_in_bytes": "9000000\n",
+            "memory.stat": "inactive_file 5\ntotal_inactive_file 1000000\n",
+        },
+        "cpu": {"cpu.stat": "nr_periods 0\n"},
+        "cpuacct": {"cpuacct.usage": "2500000000\n"},
+    }
+    for name, files in first.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+    assert Cgroup([tmp_path / name for name in first]).used() == (2.5, 8_000_000)
+    assert Cgroup([tmp_path / "memory", tmp_path / "cpu"]).used() is None, "no CPU time"
+
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    assert Cgroup([second]).used() is None, "no memory"
+    (second / "memory.current").write_text("4096\n")
+    (second / "memory.stat").write_text("active_file 1\ninactive_file 96\n")
+    assert Cgroup([second]).used() == (1.5, 4000)
+
+
+def test_the_counter_of_version_1_is_joined_and_bounds_nothing(tmp_path: Path) -> None:
+    text = ""
+    for name in ("cpu", "cpuacct"):
+        (tmp_path / name).mkdir()
+        text += line(tmp_path / name, "cgroup", name)
+    groups = found(tmp_path, text, "4:cpu:/\n5:cpuacct:/\n")
+    assert groups.controllers == {"cpu": "cgroup v1"}
+    assert tmp_path / "cpuacct" / "slipway-abc" / "x" in groups.named("x").folders
+
+
 def test_nothing_that_can_be_written(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     groups = found(tmp_path, line(gone, "cgroup", "memory"), "4:memory:/\n")

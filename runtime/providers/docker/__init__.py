@@ -9,6 +9,7 @@
     addresses.py   which address a replica gets
     network.py     the functions' network in the engine, and our fence around it
     watch.py       which containers there are: a cache kept by the engine's events
+    stats.py       what the engine says a container uses
     follow.py      what containers write, on its way into the functions' logs
 
 start:   image ── address, user ── create (signed label) ── start ── follow its output

@@ -8,13 +8,14 @@ import subprocess
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 import requests
 
-from core import queues
+from core import keys, queues
 from core.bundle import Bundle, bundle_folder
 from core.models import (
     Artifacts,
@@ -24,6 +25,7 @@ from core.models import (
     Repository,
     Resources,
     State,
+    Usage,
 )
 from core.settings import Settings
 from core.store import Store
@@ -495,6 +497,38 @@ def test_functions_are_listed_as_openfaas_does(gateway: Gateway, store: Store) -
     assert gateway.call("GET", "/system/function/hello.api?namespace=b").status_code == 400
     assert gateway.call("GET", "/system/functions?namespace=b").json() == []
     assert gateway.call("GET", "/system/functions?namespace=B").status_code == 400
+
+
+def test_usage_is_told_to_who_asks_once_it_was_measured(gateway: Gateway, store: Store) -> None:
+    release = started(store)
+    store.put_artifacts(release.id, release.commit, [artifact(release, "hello")])
+    store.switch(release.id, lambda _: 1)
+    path = "/system/function/hello.api"
+
+    store.save_observed({"hello.api": Observed(available=0)})
+    assert "usage" not in gateway.call("GET", f"{path}?usage=1").json()
+    assert store.usage_asked() == [], "nothing runs that could be measured"
+    store.save_observed({"hello.api": Observed(available=1, endpoints=["unix@/x"])})
+    for query in ("", "?usage=0", "?usage=", "?usage=never"):
+        assert "usage" not in gateway.call("GET", path + query).json()
+    assert store.usage_asked() == []
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(gateway.call, "GET", f"{path}?usage=1")
+        assert until(store.usage_asked) == ["hello.api"]
+        store.save_usage({"hello.api": Usage(cpu=12.5, total_memory_bytes=2.0**24)})
+        told = {"cpu": 12.5, "totalMemoryBytes": 2**24}
+        assert first.result().json()["usage"] == told, "the first waits for it"
+    assert gateway.call("GET", f"{path}?usage=true").json()["usage"] == told
+    assert store.usage_asked() == [], "it is known"
+    assert "usage" not in gateway.call("GET", path).json()
+    assert "usage" not in gateway.call("GET", "/system/functions?namespace=api&usage=1").json()[0]
+
+    store.save_usage({"hello.api": Usage(cpu=0, total_memory_bytes=0)})
+    assert "usage" not in gateway.call("GET", f"{path}?usage=1").json(), "nothing counts it here"
+    assert store.usage_asked() == []
+    store.redis.delete(keys.usage("hello.api"))
+    assert "usage" not in gateway.call("GET", f"{path}?usage=1").json(), "no controller answers"
 
 
 def test_namespaces_and_info(gateway: Gateway, store: Store) -> None:
