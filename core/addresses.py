@@ -26,6 +26,8 @@ def is_inside(address: str) -> bool:
             embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if embedded is not None:
             return is_inside(str(embedded))
+        if ip.is_site_local or any(ip in each for each in _LEADING_IN):
+            return True
     return not ip.is_global or ip.is_multicast
 
 
@@ -55,3 +57,8 @@ def outside_addresses(host: str, port: int, *, allow_hosts: Collection[str] = ()
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+_LEADING_IN = [
+    ipaddress.IPv6Network("::/96"),  # IPv4-compatible (RFC 4291 §2.5.5.1)
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated (RFC 2765)
+    ipaddress.IPv6Network("64:ff9b:1::/48"),  # a network's own NAT64 (RFC 8215)
+]

@@ -47,7 +47,7 @@ class LogWriter:
             room = max(self.longest - self._size, 0)
             end = lines.rfind(b"\n", begin, begin + room) + 1
             if end:
-                self._size += os.write(file, lines[begin:end])
+                self._write(file, lines[begin:end])
             elif self._size:
                 self.close()
                 (self.folder / CURRENT).replace(self.folder / PREVIOUS)
@@ -55,6 +55,16 @@ class LogWriter:
             else:
                 end = lines.index(b"\n", begin) + 1
             begin = end
+
+    def _write(self, file: int, lines: bytes) -> None:
+        while lines:
+            try:
+                written = os.write(file, lines)
+            except OSError:  # a full disk may have taken a part before: ``_open`` ends that line
+                self.close()
+                raise
+            self._size += written
+            lines = lines[written:]
 
     def close(self) -> None:
         if self._file is not None:
@@ -64,9 +74,11 @@ class LogWriter:
     def _open(self) -> int:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._file = os.open(self.folder / CURRENT, flags, 0o600)
             self._size = os.fstat(self._file).st_size
+            if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
+                self._write(self._file, b"\n")  # a crash or a full disk tore the last line
         return self._file
 
 

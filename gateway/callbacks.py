@@ -21,8 +21,10 @@ from core.http import deadline
 from core.settings import Settings
 
 CONNECT_SECONDS = 5.0
-SECONDS = 30.0
-"""The longest that a callback may take."""
+SECONDS = 10.0
+"""The longest that a callback may take, once it is connected: it holds one of few threads."""
+MOST_ADDRESSES = 3
+"""Of a name, that are tried."""
 GATEWAYS = ("gateway", "gateway.openfaas", "gateway.openfaas.svc.cluster.local")
 """Names of the gateway in OpenFaaS, which functions' authors write into callbacks."""
 
@@ -59,7 +61,7 @@ def post(url: str, headers: Sequence[tuple[str, str]], body: bytes, settings: Se
             allowed = outside_addresses(
                 parts.hostname or "", port, allow_hosts=settings.allow_hosts
             )
-            connection = connect(parts, allowed, CONNECT_SECONDS)
+            connection = connect(parts, allowed[:MOST_ADDRESSES], CONNECT_SECONDS)
         with closing(connection), deadline(connection.sock, SECONDS):
             connection.sock.settimeout(SECONDS)
             send(connection, target, [("Host", parts.netloc), *headers], body)

@@ -90,7 +90,8 @@ class Chain:
         while self._dropped:
             self._dropped.pop().close()
         current = _identity(self._folder / CURRENT)
-        if current is not None and current == self.last.identity:
+        # A removed file's number is soon given to another one.
+        if current is not None and current == self.last.identity and not self.last.closed:
             self.last.measure()
             return
         found = self._open()

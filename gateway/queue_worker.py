@@ -46,6 +46,10 @@ MOST_TIMES = 10
 """A call that was begun so often and never ended takes its worker along: it is given up."""
 CHUNK = 2**16
 
+_NOT_TOLD = {"host", "content-length", "connection", "x-callback-url", "authorization", "cookie"}
+"""Headers of a function's answer that no callback gets: one that echoes its request could have
+itself called for ever."""
+
 log = logging.get()
 
 
@@ -104,6 +108,10 @@ class QueueWorker:
                 log.warning("store_unavailable", reason=str(error))
                 self._stop.wait(WAIT)
                 continue
+            except Exception:  # the thread lives on, whatever the store holds
+                log.exception("no_call_taken")
+                self._stop.wait(WAIT)
+                continue
             if taken and taken.id not in self._making:  # else the store was away for long
                 self._making.add(taken.id)
                 try:
@@ -140,7 +148,7 @@ class QueueWorker:
             "X-Function-Status": str(answer.status),
             "X-Function-Name": call.name,
         }
-        theirs = {name.lower() for name in told} | {"host", "content-length", "connection"}
+        theirs = {name.lower() for name in told} | _NOT_TOLD
         headers = [each for each in answer.headers if each[0].lower() not in theirs]
         try:
             status = callbacks.post(
@@ -185,6 +193,8 @@ def make(call: Call, settings: Settings, patience: float) -> Answer:
             callbacks.send(connection, f"/function/{call.name}{call.target}", headers, call.body)
             answer = connection.getresponse()
             body = _body(answer, settings.async_max_body)
+            if late():  # an answer without a length looks whole when it is cut off
+                raise TimeoutError
         except (OSError, ValueError, http.client.HTTPException) as error:
             if late():
                 return _failed(504, f"the call took over {patience:g} s: it was given up")

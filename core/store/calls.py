@@ -14,10 +14,12 @@ from typing import Any, cast
 import msgspec
 from redis.exceptions import ResponseError
 
-from core import keys
+from core import keys, logging
 from core.errors import Unavailable
 from core.models import Call
 from core.store.base import Base, encode, text
+
+log = logging.get()
 
 OVERDUE = 15.0
 """Seconds of silence after which another worker takes a call."""
@@ -80,7 +82,7 @@ class Calls(Base):
                 raise
             self._make_group()
             return None
-        return _taken(found[0][1][0], times=1) if found else None
+        return self._taken(found[0][1][0], times=1) if found else None
 
     def keep_calls(self, ids: Collection[str]) -> None:
         """Says that these are being made."""
@@ -103,7 +105,7 @@ class Calls(Base):
                 keys.CALLS, keys.CALLS, _WORKER, silent, [row["message_id"]]
             )
             for entry in cast("list[Any]", claimed):
-                return _taken(entry, times=int(row["times_delivered"]) + 1)
+                return self._taken(entry, times=int(row["times_delivered"]) + 1)
         return None
 
     def _make_group(self) -> None:
@@ -113,8 +115,14 @@ class Calls(Base):
             if "BUSYGROUP" not in str(error):  # another thread was quicker
                 raise
 
-
-def _taken(entry: tuple[bytes, dict[bytes, bytes]], times: int) -> Taken:
-    id_, fields = entry
-    call = msgspec.json.decode(fields[b"call"], type=Call)
-    return Taken(id=text(id_), call=call, size=int(fields[b"size"]), times=times)
+    def _taken(self, entry: tuple[bytes, dict[bytes, bytes]], times: int) -> Taken | None:
+        """None for what is no call, as of another version: it is dropped."""
+        id_, fields = text(entry[0]), entry[1]
+        size = int(fields.get(b"size", b"0"))
+        try:
+            call = msgspec.json.decode(fields.get(b"call", b""), type=Call)
+        except msgspec.MsgspecError as error:
+            log.error("call_not_read", entry=id_, reason=str(error))
+            self.redis.eval(_DONE, 2, keys.CALLS, keys.CALLS_SIZE, id_, size)
+            return None
+        return Taken(id=id_, call=call, size=size, times=times)

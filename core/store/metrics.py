@@ -85,14 +85,15 @@ class Tally:
     def hand_over(self, store: Metrics) -> None:
         """Raises RedisError where the store is away: the next call goes on."""
         with self._handing:
-            if self._batch is None:
-                with self._lock:
-                    fresh, self._fresh = self._fresh, {}
-                if not fresh:
-                    return
-                self._batch = (uuid.uuid4().hex, fresh)
-            store.add_traffic(self._writer, *self._batch)
-            self._batch = None
+            for _ in range(2):  # a batch that was left over, and what came since
+                if self._batch is None:
+                    with self._lock:
+                        fresh, self._fresh = self._fresh, {}
+                    if not fresh:
+                        return
+                    self._batch = (uuid.uuid4().hex, fresh)
+                store.add_traffic(self._writer, *self._batch)
+                self._batch = None
 
 
 class Metrics(Base):

@@ -219,6 +219,22 @@ def test_a_log_that_went_and_came_back_is_followed(tmp_path: Path) -> None:
     assert texts(found) == ["two"]
 
 
+def test_the_number_of_a_removed_file_may_come_again(tmp_path: Path) -> None:
+    """As on ext4; other file systems give each file a new one."""
+    folder = tmp_path / "f"
+    LogWriter(folder, 10_000).append(line("one"))
+    found = reading(Chain(folder), follow=True)
+    assert texts(found) == ["one"]
+    (folder / CURRENT).unlink()
+    for _ in range(2):
+        assert texts(found) == []
+    assert found.chain.last.closed
+    LogWriter(folder, 10_000).append(line("two"))
+    status = (folder / CURRENT).stat()
+    found.chain.last.identity = (status.st_dev, status.st_ino)
+    assert texts(found) == ["two"]
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(line("secret"))
     (tmp_path / "f").mkdir()

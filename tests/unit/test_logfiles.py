@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
+
+import pytest
 
 from core.logfiles import LogWriter, read_lines
 
@@ -57,3 +61,28 @@ def test_writer_goes_on_where_an_earlier_one_stopped(tmp_path: Path) -> None:
 
 def test_nothing_written_is_nothing_read(tmp_path: Path) -> None:
     assert list(read_lines(tmp_path / "none")) == []
+
+
+def test_a_torn_line_takes_no_later_one_along(tmp_path: Path) -> None:
+    (tmp_path / "current.ndjson").write_bytes(b"one\ntw")
+    log = LogWriter(tmp_path, 1000)
+    log.append(b"three\n")
+    log.close()
+    assert list(read_lines(tmp_path)) == [b"one\n", b"tw\n", b"three\n"]
+
+
+def test_what_a_full_disk_took_in_part_is_ended_once_there_is_room(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path, 10_000)
+    log.append(b"one\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6, hard))
+        with pytest.raises(OSError, match="too large"):
+            log.append(b"two\nthree\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    log.append(b"four\n")
+    log.close()
+    assert list(read_lines(tmp_path)) == [b"one\n", b"tw\n", b"four\n"]

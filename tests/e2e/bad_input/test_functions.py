@@ -327,6 +327,12 @@ def test_it_shuts_its_listener(victim: Victim, rogue: Platform) -> None:
     with unharmed_meanwhile(victim):
         rogue.call("rogue.rog", path="/shut")
         until(lambda: born(rogue) != before, 40, lambda: "it was not replaced")
+        # Connections from before may still be answered by the old one until it is gone.
+        until(
+            lambda: sum(each.startswith("instance rogue.rog-") for each in traces(rogue)) == 1,
+            40,
+            lambda: "the one without a listener stays",
+        )
 
 
 def test_it_replaces_and_removes_what_it_can(victim: Victim, rogue: Platform) -> None:

@@ -79,47 +79,6 @@ def test_every_container_is_fenced_in(platform: Compose) -> None:
         assert (f"{platform.state}/run/edge" in targets) == (name in ("runtime", "edge")), name
 
 
-READS = """
-from pathlib import Path
-
-def handle(event, context):
-    return Path("/var/openfaas/secrets/api-key").read_text()
-"""
-
-
-def test_secrets_reach_functions_and_no_builder(platform: Compose, fns: Repository) -> None:
-    def put(value: str) -> int:
-        body = json.dumps({"name": "api-key", "namespace": fns.owner, "value": value})
-        method = "POST" if value == "one" else "PUT"
-        return platform.request(
-            "/system/secrets", data=body.encode(), method=method, admin=True
-        ).status
-
-    assert put("one") == 201
-    files = {"stack.yml": stack("reads", secrets="[api-key]"), "reads/handler.py": READS}
-    pushed = platform.repository(fns.owner, "secrets").push(files)
-    assert pushed.last.startswith("slipway: live"), pushed.text + platform.logs()
-    assert platform.call("reads.ann").text == "one"
-    # What the controller laid out stays where it is when its own container goes.
-    platform.compose("restart", "-t", "5", "runtime")
-    eventually(platform.healthy, 60, platform.logs)
-    assert platform.call("reads.ann").text == "one"
-    assert put("two") == 200
-    again = platform.repository(fns.owner, "secrets").push({"note": "2"})
-    assert again.last.startswith("slipway: live"), again.text + platform.logs()
-    assert platform.call("reads.ann").text == "two"
-    (builder,) = platform.containers("builder")
-    told = json.dumps(builder)
-    assert "secrets_key" not in told
-    assert "/run/secrets/secrets_key" in json.dumps(platform.containers("gateway"))
-
-
-def test_no_secret_is_in_what_the_engine_tells(platform: Compose) -> None:
-    told = str(platform.containers())
-    for path in platform.secrets.iterdir():
-        assert path.read_text().strip() not in told
-
-
 @pytest.mark.usefixtures("fns")
 def test_a_push_goes_live(platform: Compose) -> None:
     answer = platform.call("hello.ann")
@@ -270,6 +229,47 @@ def test_parts_that_are_killed_come_back(platform: Compose) -> None:
         os.kill(each["State"]["Pid"], signal.SIGKILL)
         eventually(platform.healthy, 60, lambda: f"{platform.states()}\n{platform.logs()}")
         eventually(lambda: platform.call("hello.ann").text == "five", 15, platform.logs)
+
+
+READS = """
+from pathlib import Path
+
+def handle(event, context):
+    return Path("/var/openfaas/secrets/api-key").read_text()
+"""
+
+
+def test_secrets_reach_functions_and_no_builder(platform: Compose, fns: Repository) -> None:
+    def put(value: str) -> int:
+        body = json.dumps({"name": "api-key", "namespace": fns.owner, "value": value})
+        method = "POST" if value == "one" else "PUT"
+        return platform.request(
+            "/system/secrets", data=body.encode(), method=method, admin=True
+        ).status
+
+    assert put("one") == 201
+    files = {"stack.yml": stack("reads", secrets="[api-key]"), "reads/handler.py": READS}
+    pushed = platform.repository(fns.owner, "secrets").push(files)
+    assert pushed.last.startswith("slipway: live"), pushed.text + platform.logs()
+    assert platform.call("reads.ann").text == "one"
+    # What the controller laid out stays where it is when its own container goes.
+    platform.compose("restart", "-t", "5", "runtime")
+    eventually(platform.healthy, 60, platform.logs)
+    assert platform.call("reads.ann").text == "one"
+    assert put("two") == 200
+    again = platform.repository(fns.owner, "secrets").push({"note": "2"})
+    assert again.last.startswith("slipway: live"), again.text + platform.logs()
+    assert platform.call("reads.ann").text == "two"
+    (builder,) = platform.containers("builder")
+    told = json.dumps(builder)
+    assert "secrets_key" not in told
+    assert "/run/secrets/secrets_key" in json.dumps(platform.containers("gateway"))
+
+
+def test_no_secret_is_in_what_the_engine_tells(platform: Compose) -> None:
+    told = str(platform.containers())
+    for path in platform.secrets.iterdir():
+        assert path.read_text().strip() not in told
 
 
 def test_nothing_is_left(platform: Compose) -> None:

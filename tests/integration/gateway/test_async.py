@@ -616,6 +616,18 @@ def test_deliveries_are_counted(store: Store) -> None:
     assert times == [1, 2, 3]
 
 
+def test_what_is_no_call_is_dropped(store: Store) -> None:
+    store.next_call(0.01)
+    store.redis.xadd(keys.CALLS, {"call": b'{"of": "another version"}', "size": 5})
+    store.redis.incrby(keys.CALLS_SIZE, 5)
+    store.add_call(kept(), 2**20)
+    assert store.next_call(0.01) is None
+    taken = store.next_call(0.01)
+    assert taken
+    store.done_call(taken)
+    assert store.waiting_calls() == int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
+
+
 def test_a_callback_by_tls_needs_a_certificate_for_its_name(
     short_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
