@@ -103,21 +103,31 @@ class Followers:
     def _run(self) -> None:
         look_at = 0.0
         while True:
-            if self._followers:
-                wait = 0.0 if self._busy else max(look_at - time.monotonic(), 0.0)
-            else:
-                wait = None
-            self._listen(wait)
-            while self._new:
-                self._admit(self._new.popleft())
-            moment = time.monotonic()
-            if moment >= look_at:
-                look_at = moment + TICK
-                self._look(moment)
-            self._busy = self._begun = False
-            for follower in list(self._followers):
-                self._serve(follower, moment)
+            try:
+                look_at = self._round(look_at)
+            except Exception:  # one of them, or the disk: the others are served on
+                log.exception("followers_failed")
+                time.sleep(TICK)
             time.sleep(BREATH)
+
+    def _round(self, look_at: float) -> float:
+        """Serves everybody once; ``look_at``, and what is returned: when the files are looked at
+        next, in monotonic time."""
+        if self._followers:
+            wait = 0.0 if self._busy else max(look_at - time.monotonic(), 0.0)
+        else:
+            wait = None
+        self._listen(wait)
+        while self._new:
+            self._admit(self._new.popleft())
+        moment = time.monotonic()
+        if moment >= look_at:
+            look_at = moment + TICK
+            self._look(moment)
+        self._busy = self._begun = False
+        for follower in list(self._followers):
+            self._serve(follower, moment)
+        return look_at
 
     def _listen(self, wait: float | None) -> None:
         """Waits for clients that leave, and for those that take more."""

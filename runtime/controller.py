@@ -106,7 +106,11 @@ class Controller:
             self._news.wait(BUSY_EVERY if busy else PASS_EVERY)
         self.replicas.close()
         if self.collector:
-            self.collector.tally.hand_over(self.store)
+            self.collector.stop()  # first: what comes later the edge keeps for the next one
+            try:
+                self.collector.tally.hand_over(self.store)
+            except RedisError as error:
+                log.warning("counts_lost", error=str(error))
         self.provider.close()
 
     def _stand_by(self, reason: str) -> None:
@@ -406,8 +410,6 @@ def main() -> None:
         signal.signal(number, lambda *_: controller.stop())
     log.info("controller_started", provider=provider.name)
     controller.run()
-    if collector:
-        collector.stop()
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def test_receipt_of_a_switch(proxy: Proxy, collector: Collector) -> None:
     until(lambda: collector.counts() == {"f.ann": 12, "other.ann": 10})
     receipt = window.close()
     assert (receipt.requests, receipt.failed) == (11, 0)
-    assert 450 < receipt.longest_gap_ms < 700
+    assert 450 < receipt.longest_gap_ms < 3000
     proxy.get("/function/f.ann")
     until(lambda: collector.counts()["f.ann"] == 13)
     assert window.requests == 11

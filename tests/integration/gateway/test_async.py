@@ -31,7 +31,7 @@ from core.settings import Settings
 from core.store import Store, connect
 from core.store.calls import OVERDUE, OVERHEAD
 from gateway.callbacks import post
-from gateway.queue_worker import MOST_TIMES, QueueWorker
+from gateway.queue_worker import MOST_TIMES, QueueWorker, make
 from tests.integration.gateway.harness import (
     ROOT,
     Gateway,
@@ -614,6 +614,29 @@ def test_deliveries_are_counted(store: Store) -> None:
         idle = int(OVERDUE * 1000) + 1
         store.redis.xclaim(keys.CALLS, keys.CALLS, "worker", 0, [taken.id], idle=idle, justid=True)
     assert times == [1, 2, 3]
+
+
+def test_an_answer_without_a_length_that_is_cut_off_is_none(short_tmp: Path) -> None:
+    """As HTTP/1.0 has it: its end is the connection's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nhalf")
+                ended.wait(60)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        settings = Settings.from_env(
+            {"SLIPWAY_STATE": str(short_tmp), "SLIPWAY_PORT": str(listener.getsockname()[1])}
+        )
+        answer = make(kept(), settings, 0.5)
+        ended.set()
+        thread.join()
+    assert answer.status == 504, answer
 
 
 def test_what_is_no_call_is_dropped(store: Store) -> None:
