@@ -81,11 +81,15 @@ def healthy(instances: Iterable[Instance], ready: Collection[str]) -> dict[Key, 
 
 
 def settled(records: Iterable[FunctionRecord], healthy: Mapping[Key, int]) -> list[FunctionRecord]:
-    """Deploys by API whose replicas are all healthy: what was there before can go."""
+    """Deploys by API whose replicas are all healthy: what was there before can go.
+
+    Not while there shall be none: nobody knows then whether it ever is.
+    """
     return [
         record
         for record in records
         if record.previous
+        and record.replicas
         and healthy.get((record.spec.function, record.spec.revision), 0) >= record.replicas
     ]
 
