@@ -33,9 +33,13 @@ test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 	ran $(BIN)/python -m pytest -m alone $(ARGS); \
 	exit $$failed # 5: none of them was asked for
 
-fuzz: $(READY_DEV) ## Ask the API 10,000 times by its own description; CASES= and SEED= say how often and which
-	SLIPWAY_FUZZ_CASES=$(or $(CASES),10000) SLIPWAY_FUZZ_SEED=$(or $(SEED),1) \
+fuzz: CASES = 10000
+fuzz: SEED = 1
+fuzz: done = .pytest_cache/fuzz-$(SEED)-$(CASES)
+fuzz: $(READY_DEV) ## Ask the API 10,000 times by its own description; CASES= and SEED= say how often and which; goes on where it broke off
+	SLIPWAY_FUZZ_CASES=$(CASES) SLIPWAY_FUZZ_SEED=$(SEED) SLIPWAY_FUZZ_DONE=$(done) \
 		$(BIN)/python -m pytest --timeout 3600 tests/fuzz $(ARGS)
+	@rm -f $(done)
 
 base-images: $(READY) ## Make the templates' base images from Debian packages, for Docker without a hub; FORCE=1 anew
 	@$(BIN)/python -P -m supervisor.base_images

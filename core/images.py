@@ -14,12 +14,12 @@ LOCAL = "slipway"
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
 # As github.com/distribution/reference has it.
 _PATH = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(
+NAME = re.compile(
     r"(?P<place>(?:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?)/)?"
     rf"{_PATH}(?:/{_PATH})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
-_LONGEST = 512
+LONGEST = 512
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -29,7 +29,7 @@ def parts(text: str) -> re.Match[str]:
     Raises:
         InvalidRequest: it is none.
     """
-    match = _NAME.fullmatch(text) if len(text) <= _LONGEST else None
+    match = NAME.fullmatch(text) if len(text) <= LONGEST else None
     if match is None:
         raise InvalidRequest(
             f"{text[:100]!r} is not the name of an image: write it like figlet, "

@@ -13,25 +13,25 @@ from core.errors import InvalidRequest
 DEFAULT_NAMESPACE = "openfaas-fn"
 RESERVED = frozenset({"openfaas-fn", "openfaas", "system", "slipway"})
 
-_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-_REPOSITORY = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]{0,99}")
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_SECRET = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
-_RELEASE = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
+LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+REPOSITORY = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]{0,99}")
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+SECRET = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+RELEASE = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
 
 
 def function_name(value: str) -> str:
     """Returns the name of a function as given, or raises InvalidRequest."""
-    if not _LABEL.fullmatch(value):
+    if not LABEL.fullmatch(value):
         raise InvalidRequest(f"{_shown(value)} is not a function name: {_RULE}")
     return value
 
 
 def namespace(value: str) -> str:
     """Returns a namespace that exists by its form, reserved ones included."""
-    if not _LABEL.fullmatch(value):
+    if not LABEL.fullmatch(value):
         raise InvalidRequest(f"{_shown(value)} is not a namespace: {_RULE}")
     return value
 
@@ -51,7 +51,7 @@ def owner_namespace(value: str) -> str:
 
 def repository_name(value: str) -> str:
     """Returns a repository's name as forges allow it, or raises InvalidRequest."""
-    if not _REPOSITORY.fullmatch(value) or value.endswith((".git", ".lock")) or ".." in value:
+    if not REPOSITORY.fullmatch(value) or value.endswith((".git", ".lock")) or ".." in value:
         raise InvalidRequest(
             f"{_shown(value)} is not a repository name: use letters, digits, '-', '_' and '.', "
             "at most 100 characters, not '..', and no '.git' or '.lock' at the end"
@@ -61,14 +61,14 @@ def repository_name(value: str) -> str:
 
 def commit(value: str) -> str:
     """Returns a full commit id (SHA-1 or SHA-256), or raises InvalidRequest."""
-    if not _COMMIT.fullmatch(value):
+    if not COMMIT.fullmatch(value):
         raise InvalidRequest(f"{_shown(value)} is not a full commit id of 40 or 64 hex digits")
     return value
 
 
 def secret_name(value: str) -> str:
     """Returns a secret's name as Kubernetes has it (RFC 1123 subdomain); else InvalidRequest."""
-    if len(value) > 253 or not _SECRET.fullmatch(value):
+    if len(value) > 253 or not SECRET.fullmatch(value):
         raise InvalidRequest(
             f"{_shown(value)} is not a secret's name: use lower-case letters, digits, '-' and '.', "
             "at most 253 characters, a letter or digit at both ends and around each '.'"
@@ -78,7 +78,7 @@ def secret_name(value: str) -> str:
 
 def release_id(value: str) -> str:
     """Returns a release id as given, or raises InvalidRequest."""
-    if not _RELEASE.fullmatch(value):
+    if not RELEASE.fullmatch(value):
         raise InvalidRequest(f"{_shown(value)} is not a release id: see 'slipway releases'")
     return value
 

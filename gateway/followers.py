@@ -95,6 +95,7 @@ class Followers:
                 for end in (self._wake, self._woken):
                     end.setblocking(False)
                 self._selector.register(self._woken, selectors.EVENT_READ)
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="followers", daemon=True)
                 self._thread.start()
         with suppress(BlockingIOError):  # then it is told already
@@ -105,7 +106,7 @@ class Followers:
         while True:
             try:
                 look_at = self._round(look_at)
-            except Exception:  # one of them, or the disk: the others are served on
+            except Exception:  # a mistake of ours: the next round may do better
                 log.exception("followers_failed")
                 time.sleep(TICK)
             time.sleep(BREATH)
@@ -119,15 +120,26 @@ class Followers:
             wait = None
         self._listen(wait)
         while self._new:
-            self._admit(self._new.popleft())
+            self._followers.append(self._new.popleft())
+            self._guard(self._followers[-1], self._admit)
         moment = time.monotonic()
         if moment >= look_at:
             look_at = moment + TICK
             self._look(moment)
         self._busy = self._begun = False
         for follower in list(self._followers):
-            self._serve(follower, moment)
+            self._guard(follower, lambda each: self._serve(each, moment))
         return look_at
+
+    def _guard(self, follower: Follower, do: Callable[[Follower], None]) -> None:
+        """Whoever cannot be served is dropped; the others are served on."""
+        try:
+            do(follower)
+        except OSError:  # it is gone
+            self._drop(follower)
+        except Exception:
+            log.exception("follower_failed", function=follower.function)
+            self._drop(follower)
 
     def _listen(self, wait: float | None) -> None:
         """Waits for clients that leave, and for those that take more."""
@@ -141,26 +153,23 @@ class Followers:
     def _admit(self, follower: Follower) -> None:
         follower.socket.setblocking(False)
         self._selector.register(follower.socket, selectors.EVENT_READ, follower)
-        self._followers.append(follower)
 
     def _look(self, moment: float) -> None:
         self._stopping = not self._alive()
-        for chain in self._chains.values():
-            chain.look()
+        for function, chain in list(self._chains.items()):
+            try:
+                chain.look()
+            except Exception:
+                log.exception("log_failed", function=function)
+                for follower in list(self._followers):
+                    if follower.function == function:
+                        self._drop(follower)
         self._ask(moment)
 
     def _serve(self, follower: Follower, moment: float) -> None:
-        try:
-            follower.flush()
-            if not follower.pending and not follower.ending:
-                self._feed(follower, moment)
-        except OSError:  # it is gone
-            self._drop(follower)
-            return
-        except Exception:
-            log.exception("follower_failed", function=follower.function)
-            self._drop(follower)
-            return
+        follower.flush()
+        if not follower.pending and not follower.ending:
+            self._feed(follower, moment)
         patience = STOP if self._stopping and follower.wanted.follow else STALL
         ended = follower.ending and not follower.pending
         if ended or (follower.pending and moment - follower.moved > patience):
@@ -196,8 +205,9 @@ class Followers:
 
     def _drop(self, follower: Follower) -> None:
         """Gives the connection back."""
-        self._selector.unregister(follower.socket)
         self._followers.remove(follower)
+        with suppress(KeyError, ValueError):  # it was never admitted, or is closed
+            self._selector.unregister(follower.socket)
         if all(each.function != follower.function for each in self._followers):
             chain = self._chains.pop(follower.function, None)
             if chain:

@@ -15,7 +15,7 @@ from gateway.query import flag, moment, number
 bp = Blueprint("functionlogs", __name__)
 
 MOST_LINES = 999_999_999
-_INSTANCE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]{0,127}")
+INSTANCE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]{0,127}")
 
 
 @bp.get("/system/logs")
@@ -56,7 +56,7 @@ def _wanted() -> Wanted:
             )
         space = namespace
     instance = request.args.get("instance", "")
-    if instance and not _INSTANCE.fullmatch(instance):
+    if instance and not INSTANCE.fullmatch(instance):
         raise InvalidRequest("instance must be the id of one replica, as the log's lines have it")
     return Wanted(
         name=bare,

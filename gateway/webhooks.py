@@ -24,6 +24,13 @@ SECONDS, LARGE_SECONDS = 3.0, 10.0
 """For a body to arrive: anybody can begin one."""
 
 
+class Noted(msgspec.Struct):
+    """Answer to a push that makes a release."""
+
+    release: str
+    """Its id."""
+
+
 @bp.post("/github")
 def from_github() -> Response:
     """202 ``{"release": id}`` for a push to the deploy branch; text for what makes no release."""
@@ -78,9 +85,7 @@ def _release(gateway: Gateway, push: github.Push) -> Response:
     )
     queues.dispatch(store, repository.key)
     log.info("webhook", forge="github", repository=repository.key, release=release.id)
-    return Response(
-        msgspec.json.encode({"release": release.id}), 202, content_type="application/json"
-    )
+    return Response(msgspec.json.encode(Noted(release.id)), 202, content_type="application/json")
 
 
 def namespace_of(owner: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response
 
+from gateway.openapi import limits
 from gateway.openapi.operations import OPERATIONS, Answer, Operation, Query
 from gateway.problems import PROBLEM, Problem
 
@@ -85,6 +86,7 @@ class _Schemas:
         found, self.components = msgspec.json.schema_components(
             types, ref_template="#/components/schemas/{name}"
         )
+        limits.put_into(self.components)
         self._of = {repr(each): schema for each, schema in zip(types, found, strict=True)}
 
     def of(self, type_: Any) -> dict[str, Any]:
@@ -124,14 +126,17 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
 
 def _parameters(operation: Operation, schemas: _Schemas) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"\{([\w-]+)\}", operation.path):
-        schema = {"type": "string", "minLength": 1}
+        limit = {} if name == "path" else operation.named
+        schema = {"type": "string", "minLength": 1, **limit}
         yield {"name": name, "in": "path", "required": True, "schema": schema}
     for query in operation.query:
         yield _query(query, schemas)
 
 
 def _query(query: Query, schemas: _Schemas) -> dict[str, Any]:
-    schema = {**schemas.of(query.type), **({"format": query.format} if query.format else {})}
+    schema = {**schemas.of(query.type), **query.limit}
+    if query.format:
+        schema["format"] = query.format
     return {
         "name": query.name,
         "in": query.where,
@@ -143,10 +148,20 @@ def _query(query: Query, schemas: _Schemas) -> dict[str, Any]:
 
 def _answer(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
     described: dict[str, Any] = {"description": answer.description}
+    content: dict[str, Any] = {}
     if answer.type:
-        described["content"] = {answer.media or JSON: {"schema": schemas.of(answer.type)}}
+        content[answer.media or JSON] = {"schema": schemas.of(answer.type)}
     elif answer.media:
-        described["content"] = {answer.media: {"schema": {"type": "string"}}}
+        content[answer.media] = {"schema": {"type": "string"}}
+    if answer.or_text:
+        content[TEXT] = {"schema": {"type": "string"}}
+    if content:
+        described["content"] = content
+    if answer.headers:
+        described["headers"] = {
+            name: {"description": text, "required": True, "schema": {"type": "string"}}
+            for name, text in answer.headers.items()
+        }
     return described
 
 

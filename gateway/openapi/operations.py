@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -17,11 +17,15 @@ from core.openfaas import (
     Scale,
     SystemInfo,
 )
+from forges import github
 from gateway.health import Health
 from gateway.logreading import Message
+from gateway.openapi import limits
+from gateway.openapi.limits import Limit
 from gateway.releases import Start
 from gateway.secrets import Given, Listed, Named
 from gateway.variables import Variables
+from gateway.webhooks import Noted
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -38,18 +42,22 @@ class Query:
     description: str
     type: Any = str
     format: str = ""
+    limit: Limit = field(default_factory=dict)
     required: bool = False
     where: Literal["query", "header"] = "query"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """``type`` as JSON, or as ``media``; a medium alone is text or bytes; neither: no body."""
+    """``type`` as JSON, or as ``media``; a medium alone is text or bytes; neither: no body.
+    ``headers``: name → what it says, of those that are always there."""
 
     status: int
     description: str
     type: Any = None
     media: str = ""
+    or_text: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,8 @@ class Operation:
     tag: str
     summary: str
     who: Literal["admin", "builder", "open"] = "admin"
+    named: Limit = field(default_factory=lambda: limits.FUNCTION)
+    """What may stand for ``name`` or ``id`` in the path."""
     query: tuple[Query, ...] = ()
     body: Any = None
     takes_bytes: bool = False
@@ -73,9 +83,18 @@ class Operation:
 
 
 NAMESPACE = Query(
-    name="namespace", description="`openfaas-fn` where none is named; the body's counts before it"
+    name="namespace",
+    description="`openfaas-fn` where none is named; the body's counts before it",
+    limit=limits.LABEL,
 )
-OF_NAMESPACE = Query(name="namespace", description="only those of this namespace; else all")
+OF_NAMESPACE = Query(
+    name="namespace", description="only those of this namespace; else all", limit=limits.LABEL
+)
+OF_FUNCTION = Query(
+    name="namespace",
+    description="of the function, where the name has none",
+    limit=limits.LABEL,
+)
 ACCEPTED = Answer(status=202, description="It is the desired state now; the runtime follows.")
 
 
@@ -132,7 +151,7 @@ def _functions() -> list[Operation]:
             tag=tag,
             summary="One function, by `name` and namespace or by `name.namespace`",
             query=(
-                Query(name="namespace", description="of the function, where the name has none"),
+                OF_FUNCTION,
                 Query(
                     name="usage",
                     description="`1` or `true`: also what its replicas use, for which it may "
@@ -170,15 +189,29 @@ def _functions() -> list[Operation]:
             tag=tag,
             summary="What a function wrote, a JSON value a line; live with `follow`",
             query=(
-                Query(name="name", description="`name` or `name.namespace`", required=True),
-                Query(name="namespace", description="of the function, where the name has none"),
-                Query(name="instance", description="lines of this replica alone"),
+                Query(
+                    name="name",
+                    description="`name` or `name.namespace`",
+                    limit=limits.FUNCTION,
+                    required=True,
+                ),
+                OF_FUNCTION,
+                Query(
+                    name="instance",
+                    description="lines of this replica alone",
+                    limit=limits.REPLICA,
+                ),
                 Query(
                     name="tail",
                     description="the last so many lines that are kept; 0 or less: all",
                     type=int,
+                    limit=limits.LINES,
                 ),
-                Query(name="since", description="lines written after it", format="date-time"),
+                Query(
+                    name="since",
+                    description="lines written at that time or later",
+                    format="date-time",
+                ),
                 Query(name="follow", description="go on with what is written from now", type=bool),
             ),
             answers=(Answer(status=200, description="Lines", type=Message, media=NDJSON),),
@@ -262,6 +295,7 @@ def _namespaces() -> list[Operation]:
             path="/system/namespace/{name}",
             id="createNamedNamespace",
             tag=tag,
+            named=limits.LABEL,
             summary="Creates a namespace",
             body=Namespace,
             answers=(Answer(status=201, description="It is there"),),
@@ -272,6 +306,7 @@ def _namespaces() -> list[Operation]:
             path="/system/namespace/{name}",
             id="getNamespace",
             tag=tag,
+            named=limits.LABEL,
             summary="One namespace",
             answers=(Answer(status=200, description="The namespace", type=Namespace),),
             errors=(400, 404),
@@ -281,6 +316,7 @@ def _namespaces() -> list[Operation]:
             path="/system/namespace/{name}",
             id="updateNamespace",
             tag=tag,
+            named=limits.LABEL,
             summary="Replaces labels and annotations",
             body=Namespace,
             answers=(ACCEPTED,),
@@ -291,6 +327,7 @@ def _namespaces() -> list[Operation]:
             path="/system/namespace/{name}",
             id="deleteNamespace",
             tag=tag,
+            named=limits.LABEL,
             summary="Deletes an empty namespace",
             answers=(ACCEPTED,),
             errors=(400, 404, 409),
@@ -345,9 +382,16 @@ def _releases() -> list[Operation]:
             summary="Releases, the newest first",
             query=(
                 OF_NAMESPACE,
-                Query(name="repository", description="only those of this repository"),
                 Query(
-                    name="limit", description="the most that are listed, from 1 to 500", type=int
+                    name="repository",
+                    description="only those of this repository",
+                    limit=limits.REPOSITORY,
+                ),
+                Query(
+                    name="limit",
+                    description="the most that are listed; 50 where it is not given",
+                    type=int,
+                    limit=limits.LISTED,
                 ),
             ),
             answers=(Answer(status=200, description="Releases", type=list[Release]),),
@@ -368,6 +412,7 @@ def _releases() -> list[Operation]:
             path="/system/releases/{id}",
             id="getRelease",
             tag=tag,
+            named=limits.RELEASE,
             summary="One release",
             answers=(Answer(status=200, description="The release", type=Release),),
             errors=(400, 404),
@@ -377,6 +422,7 @@ def _releases() -> list[Operation]:
             path="/system/releases/{id}",
             id="cancelRelease",
             tag=tag,
+            named=limits.RELEASE,
             summary="Takes back a release that is not live yet",
             answers=(Answer(status=200, description="The release", type=Release),),
             errors=(400, 404, 409),
@@ -386,6 +432,7 @@ def _releases() -> list[Operation]:
             path="/system/releases/{id}/logs",
             id="releaseLogs",
             tag=tag,
+            named=limits.RELEASE,
             summary="The log of a release; its last line has `state` and `reason`",
             query=(Query(name="follow", description="go on until it is decided", type=bool),),
             answers=(Answer(status=200, description="Lines", type=LogLine, media=NDJSON),),
@@ -396,6 +443,7 @@ def _releases() -> list[Operation]:
             path="/system/releases/{id}/artifacts",
             id="putArtifacts",
             tag=tag,
+            named=limits.RELEASE,
             summary="Hands over a built commit, all its functions",
             who="builder",
             body=Artifacts,
@@ -416,10 +464,18 @@ def _releases() -> list[Operation]:
 
 def _calls() -> list[Operation]:
     tag = "calls"
+    told = {
+        "X-Call-Id": "Names the call in logs, and in the answer's callback",
+        "X-Start-Time": "When the call came, in nanoseconds since 1970",
+        "X-Served-By": "`slipway/` and its version",
+    }
     answer = Answer(
-        status=200, description="What the function answers, whatever that is", media=ANY
+        status=200,
+        description="What the function answers, whatever that is",
+        media=ANY,
+        headers=told,
     )
-    accepted = Answer(status=202, description="It is kept, and made later; X-Call-Id names it")
+    accepted = Answer(status=202, description="It is kept, and made later", headers=told)
     callback = Query(
         name="X-Callback-Url",
         description="gets the function's answer by POST",
@@ -456,7 +512,24 @@ def _calls() -> list[Operation]:
         )
         for path in ("/async-function/{name}", "/async-function/{name}/{path}")
     ]
-    return [*called, *later]
+    kept = [
+        Operation(
+            method=method,
+            path="/async-function/{name}",
+            id=f"{does}Later",
+            tag=tag,
+            summary=f"Comes with a later version: {what} a kept call, whose id stands for `name`",
+            who="open",
+            named=limits.CALL,
+            answers=(),
+            errors=(405, 501),
+        )
+        for method, does, what in (
+            ("GET", "read", "the answer of"),
+            ("DELETE", "cancel", "the end of"),
+        )
+    ]
+    return [*called, *later, *kept]
 
 
 def _system() -> list[Operation]:
@@ -506,7 +579,23 @@ def _system() -> list[Operation]:
             summary="An event of a repository; signed",
             who="open",
             takes_bytes=True,
-            answers=(Answer(status=202, description="It is noted", media=JSON),),
+            query=tuple(
+                Query(name=name, description=description, where="header")
+                for name, description in (
+                    (github.SIGNATURE, "`sha256=` and the HMAC of the body by the secret"),
+                    (github.EVENT, "`push` makes a release of the default branch's head"),
+                    (github.DELIVERY, "the same once more makes no second release"),
+                )
+            ),
+            answers=(
+                Answer(status=200, description="A `ping` was understood", media=TEXT),
+                Answer(
+                    status=202,
+                    description="The release that it makes, or why it makes none",
+                    type=Noted,
+                    or_text=True,
+                ),
+            ),
             errors=(400, 401, 404, 413),
         ),
     ]

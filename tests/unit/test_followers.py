@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from core.models import FunctionLogLine, now
 from gateway import followers as module
 from gateway.detach import Detached
 from gateway.followers import Followers
+from gateway.logchain import Chain
 from gateway.logreading import Reading, Wanted
 from tests.waiting import until
 
@@ -147,6 +149,50 @@ def test_an_error_costs_one_follower_alone(server: Server, monkeypatch: pytest.M
     until(lambda: len(server.back) == 1)
     log.append(line("two"))
     assert b"two" in second.recv(4096)
+
+
+def test_a_log_that_cannot_be_looked_at_costs_its_followers_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("f.n", "g.n"):
+        LogWriter(server.folder / name, 10_000).append(line("one"))
+    broken, well = server.connect(), server.connect(Wanted(name="g", namespace="n", follow=True))
+    for client in (broken, well):
+        assert b"one" in client.recv(4096)
+    real = Chain.look
+
+    def look(self: Chain) -> None:
+        if self is server.followers._chains.get("f.n"):
+            raise RuntimeError("a mistake")
+        real(self)
+
+    monkeypatch.setattr(Chain, "look", look)
+    until(lambda: len(server.back) == 1)
+    LogWriter(server.folder / "g.n", 10_000).append(line("two"))
+    assert b"two" in well.recv(4096)
+
+
+def test_one_that_cannot_be_admitted_gives_its_place_back(server: Server) -> None:
+    server.followers.places.slots = 1
+    closed = socket.socket()
+    closed.close()
+    with pytest.raises(Detached) as left:
+        list(server.followers.answer(WANTED, chunked=True))
+    left.value.take(closed, lambda: server.back.append(closed))
+    until(lambda: len(server.back) == 1)
+    LogWriter(server.folder / "f.n", 10_000).append(line("one"))
+    assert b"one" in server.connect().recv(4096)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_is_begun_anew(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(server.followers, "_round", lambda _: 1 / 0)
+        patched.setattr(module.log, "exception", lambda _: sys.exit())
+        server.connect()
+        until(lambda: not (server.followers._thread and server.followers._thread.is_alive()))
+    LogWriter(server.folder / "f.n", 10_000).append(line("one"))
+    assert b"one" in server.connect().recv(4096)
 
 
 def test_what_is_gone_ends_and_what_is_not_stays(

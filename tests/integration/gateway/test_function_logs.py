@@ -235,13 +235,13 @@ def test_two_hundred_followers_leave_room_for_the_short(
             assert send(gateway, "push", {**PUSH, "after": f"{number:040x}"}).status_code == 202
             assert gateway.anonymous("GET", "/healthz").status_code in (200, 503)
             assert gateway.call("GET", "/system/functions").ok
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 20 * PATIENCE
         wanted = ["kept", *(f"live {number}" for number in range(20))]
         for client in clients:
             assert [client.next() for _ in wanted] == wanted
         assert worker.memory_info().rss - before < 100 * 2**20
     # All have left while nothing is written: their places are free at once.
-    until(lambda: gateway.call("GET", f"/system/logs?name={function.name}").ok, 5)
+    until(lambda: gateway.call("GET", f"/system/logs?name={function.name}").ok)
     with Client(gateway, function.name).answer as again:
         assert again.status_code == 200
 

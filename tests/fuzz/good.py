@@ -1,0 +1,199 @@
+"""Requests that succeed, or fail on what is there and not on their form; and mixtures of them with
+made-up ones."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+from schemathesis.core import NOT_SET
+
+from core.models import Artifacts, Release
+from forges import github
+from tests.integration.gateway.harness import artifact
+
+KNOWN = "known"
+"""Name of a function, a secret, a variable and a namespace that are there."""
+EMPTY = "empty"
+"""A namespace with nothing in it."""
+CLAIMED = "claimed"
+"""A namespace whose function of that name belongs to a repository."""
+CALL = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+SECRET = "it is a secret to everybody"
+"""Of the webhook."""
+JSON = "application/json"
+
+Parts = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The parts of a request."""
+
+    path: Parts = field(default_factory=dict)
+    query: Parts = field(default_factory=dict)
+    headers: Parts = field(default_factory=dict)
+    body: Any = NOT_SET
+    media: str | None = JSON
+
+
+def mixed(made: Request, good: Request, chance: random.Random) -> Request:
+    """Made up, or partly what is good: a made-up name is never that of something there.
+
+    Of a webhook most are signed: nothing gets beyond a wrong signature.
+    """
+    how = chance.choice(("made up", "some good", "all good but one"))
+    if how == "some good":
+        made = _with_some(made, good, chance)
+    elif how == "all good but one":
+        made = _with_one(good, made, chance)
+    signed = github.SIGNATURE in good.headers and made.body is not NOT_SET
+    if signed and chance.random() < 0.8:
+        body = made.body if isinstance(made.body, bytes) else json.dumps(made.body).encode()
+        headers = {**made.headers, github.SIGNATURE: signature(body)}
+        return replace(made, headers=headers, body=body, media=good.media)
+    return made
+
+
+def _with_some(made: Request, good: Request, chance: random.Random) -> Request:
+    """``made`` with some values of ``good`` laid over it."""
+
+    def over(below: Parts, above: Parts) -> Parts:
+        return {**below, **{name: above[name] for name in above if chance.random() < 0.7}}
+
+    body = made.body
+    if isinstance(body, dict) and isinstance(good.body, dict):
+        body = over(body, good.body)
+    elif chance.random() < 0.5:
+        body = good.body
+    return Request(
+        path=over(made.path, good.path),
+        query=over(made.query, good.query),
+        headers=over(made.headers, good.headers),
+        body=body,
+        media=made.media,
+    )
+
+
+def _with_one(good: Request, made: Request, chance: random.Random) -> Request:
+    """``good`` with one value of ``made``."""
+    fields = isinstance(made.body, dict) and isinstance(good.body, dict)
+    parts = ("path", "query", "headers", "body") if fields else ("path", "query", "headers")
+    found = [(part, name) for part in parts for name in getattr(made, part)]
+    if made.body is not NOT_SET and not fields:
+        found.append(("body", None))
+    if not found:
+        return good
+    part, name = chance.choice(found)
+    if name is None:
+        return replace(good, body=made.body, media=made.media)
+    changes: Parts = {part: {**getattr(good, part), name: getattr(made, part)[name]}}
+    return replace(good, **changes)
+
+
+def signature(body: bytes) -> str:
+    return "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+
+
+def good_requests(waiting: Release, building: Release) -> dict[str, list[Request]]:
+    """Operation → requests that make each of the successes that it describes, and conflicts."""
+    name = {"name": KNOWN}
+    call = Request(path=name, body=b"x", media="*/*")
+    below = Request(path={**name, "path": "a/b"}, body=b"x", media="*/*")
+    marked = {"labels": {"openfaas": "1"}}
+    built = Artifacts(commit=building.commit, functions=[_image(building)])
+    found = {
+        "listFunctions": Request(),
+        "createFunction": Request(body={"service": "new", "image": "example.org/new:1"}),
+        "updateFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
+        "deleteFunction": Request(body={"functionName": KNOWN}),
+        "getFunction": Request(path=name, query={"usage": "1"}),
+        "scaleFunction": Request(path=name, body={"replicas": 2}),
+        "alert": Request(
+            body={"alerts": [{"status": "firing", "labels": {"function_name": KNOWN}}]}
+        ),
+        "logs": Request(query={**name, "tail": 2}),
+        "listSecrets": Request(),
+        "createSecret": Request(body={"name": "new", "value": "v"}),
+        "updateSecret": Request(body={"name": KNOWN, "value": "v"}),
+        "deleteSecret": Request(body={"name": KNOWN}),
+        "listNamespaces": Request(),
+        "createNamespace": Request(body={"name": "new", **marked}),
+        "createNamedNamespace": Request(path={"name": "new"}, body={"name": "new", **marked}),
+        "getNamespace": Request(path=name),
+        "updateNamespace": Request(path=name, body={**name, **marked}),
+        "deleteNamespace": Request(path={"name": EMPTY}),
+        "getVariables": Request(query={"namespace": KNOWN}),
+        "setVariables": Request(body={"namespace": KNOWN, "variables": {"NEW": "v"}}),
+        "deleteVariable": Request(query={"namespace": KNOWN, **name}),
+        "listReleases": Request(query={"namespace": KNOWN, "limit": 1}),
+        "startRelease": Request(body={"namespace": KNOWN, "repository": KNOWN}),
+        "getRelease": Request(path={"id": waiting.id}),
+        "cancelRelease": Request(path={"id": waiting.id}),
+        "releaseLogs": Request(path={"id": building.id}),
+        "putArtifacts": Request(
+            path={"id": building.id}, body=json.loads(msgspec.json.encode(built))
+        ),
+        "callGet": Request(path=name),
+        "callPost": call,
+        "callBelowGet": Request(path=below.path),
+        "callBelowPost": below,
+        "callLater": call,
+        "callLaterBelow": below,
+        "readLater": Request(path={"name": CALL}),
+        "cancelLater": Request(path={"name": CALL}),
+    }
+    conflicts = {
+        "createFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
+        "updateFunction": Request(
+            body={"service": KNOWN, "image": "example.org/new:1", "namespace": CLAIMED}
+        ),
+        "deleteFunction": Request(body={"functionName": KNOWN, "namespace": CLAIMED}),
+        "createSecret": Request(body={"name": KNOWN, "value": "v"}),
+        "createNamespace": Request(body={"name": KNOWN, **marked}),
+        "deleteNamespace": Request(path=name),
+        "putArtifacts": Request(
+            path={"id": waiting.id}, body=json.loads(msgspec.json.encode(built))
+        ),
+    }
+    return {
+        **{id_: [each] for id_, each in found.items()},
+        **{id_: [found[id_], each] for id_, each in conflicts.items()},
+        "fromGitHub": _events(),
+    }
+
+
+def _image(release: Release) -> Any:
+    made = artifact(release, "built")
+    image = f"sha256:{'0' * 64}"
+    spec = msgspec.structs.replace(made.spec, artifact=image)
+    return msgspec.structs.replace(made, artifact=image, spec=spec)
+
+
+def _events() -> list[Request]:
+    push = {
+        "ref": "refs/heads/main",
+        "after": "a" * 40,
+        "deleted": False,
+        "repository": {
+            "id": 1,
+            "name": "fns",
+            "full_name": "ann/fns",
+            "default_branch": "main",
+            "owner": {"id": 2, "login": "ann"},
+        },
+    }
+    body = json.dumps(push).encode()
+    return [
+        Request(
+            headers={github.SIGNATURE: signature(body), github.EVENT: event},
+            body=body,
+            media="*/*",
+        )
+        for event in ("push", "ping")
+    ]

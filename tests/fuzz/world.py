@@ -1,0 +1,137 @@
+"""What the requests meet: a real gateway and store with something of everything, and a function
+that answers. Each request finds the same store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import msgspec
+
+from core import keys, queues
+from core.logfiles import LogWriter
+from core.models import (
+    FunctionLogLine,
+    FunctionRecord,
+    FunctionSpec,
+    Observed,
+    Release,
+    Repository,
+    State,
+    Usage,
+    now,
+)
+from core.store import Store, connect
+from core.store.base import encode
+from tests.fuzz.good import CLAIMED, EMPTY, KNOWN, SECRET, good_requests
+from tests.integration.gateway.harness import BUILDER, Gateway, line, running
+
+
+class World:
+    """A gateway, requests that it answers with success, and the store that they find."""
+
+    def __init__(self, gateway: Gateway, store: Store, endpoint: str) -> None:
+        self.gateway = gateway
+        self._redis = store.redis
+        self._redis.flushall()
+        self.good = good_requests(*_fill(gateway, store, endpoint))
+        self._kept = {key: self._redis.dump(key) or b"" for key in self._redis.scan_iter()}
+
+    def restore(self) -> None:
+        """Undoes what the last request did."""
+        pipe = self._redis.pipeline()
+        pipe.flushdb()
+        for key, value in self._kept.items():
+            pipe.restore(key, 0, value)
+        pipe.execute()
+
+
+@contextmanager
+def world(valkey: str) -> Iterator[World]:
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    connection = connect(valkey)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Function)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    overrides = {"SLIPWAY_RUNTIME": "docker", "SLIPWAY_GITHUB_WEBHOOK_SECRET": SECRET}
+    try:
+        with running(folder, valkey, **overrides) as gateway:
+            yield World(gateway, Store(connection), f"127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        connection.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Function(BaseHTTPRequestHandler):
+    """A function that reads its request and answers."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Release]:
+    """Returns a release that waits, and one that is being built."""
+    for namespace in (EMPTY, KNOWN, CLAIMED):
+        store.claim_namespace(namespace, "git")
+    store.set_variables(KNOWN, {KNOWN: "v"})
+    key = store.sealing_key(gateway.settings.secrets_key)
+    store.create_secret(key, "openfaas-fn", KNOWN, b"v")
+    seen = {}
+    for namespace, repository in (("openfaas-fn", None), (KNOWN, None), (CLAIMED, KNOWN)):
+        spec = FunctionSpec(
+            name=KNOWN,
+            namespace=namespace,
+            artifact="example.org/known:1",
+            foreign=repository is None,
+            repository=repository,
+        )
+        record = FunctionRecord(spec=spec, release="", replicas=1, created_at=now())
+        store.redis.hset(keys.FUNCTIONS, spec.function, encode(record))
+        seen[spec.function] = Observed(available=1, endpoints=[endpoint])
+        store.save_usage({spec.function: Usage(cpu=1.0, total_memory_bytes=2.0**20)})
+        log = LogWriter(gateway.settings.logs / spec.function, 10_000)
+        for number in range(3):
+            each = FunctionLogLine(time=now(), instance="one", text=f"line {number}")
+            log.append(msgspec.json.encode(each) + b"\n")
+        log.close()
+    store.save_observed(seen)
+    for part in ("worker", "queue", "controller"):
+        store.beat(part, 86_400)
+    building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))
+    store.move(building.id, BUILDER, State.BUILDING)
+    store.append_log(building.id, [line(KNOWN, "context", "step", "building")])
+    return waiting, building
+
+
+def _release(store: Store, name: str) -> Release:
+    repository = Repository(
+        namespace=KNOWN,
+        name=name,
+        source="github",
+        full_name=f"{KNOWN}/{name}",
+        deploy_branch="main",
+    )
+    store.save_repository(repository)
+    release = store.create_release(repository, "a" * 40, "main", again=True)
+    queues.dispatch(store, repository.key)
+    return release
