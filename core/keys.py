@@ -42,14 +42,22 @@ COUNTS = f"{ROOT}:counts"
 gateway · as long as the function."""
 
 BATCHES = f"{ROOT}:batches"
-"""hash who counts requests → token of the batch it handed over last · as COUNTS · for ever."""
+"""hash who counts requests, at which start → ``<token of the batch it handed over last> <Unix
+time>`` · as COUNTS · a day after its last batch."""
 
 CALLS = f"{ROOT}:calls"
 """stream of asynchronous calls (call: JSON, size: its bytes as they count for ``calls-size``), with
 a consumer group of this name · gateway · each until it was made."""
 
 CALLS_SIZE = f"{ROOT}:calls-size"
-"""string (int) · gateway, queue worker · for ever: the sizes of all that is in CALLS."""
+"""string (int) · gateway, queue worker · for ever: the sizes of all that is in CALLS or parked."""
+
+CALLS_SIZES = f"{ROOT}:calls-sizes"
+"""hash ``name.namespace`` → the same of one function · as CALLS_SIZE · while it is not 0."""
+
+PARKED = f"{ROOT}:calls-parked"
+"""set of what asynchronous calls wait for, each with a stream ``parked`` · queue worker · as long
+as that."""
 
 STAGING = f"{ROOT}:staging"
 """set of release ids in state ``staging`` · store · until they leave it."""
@@ -130,6 +138,16 @@ def delivery(forge: str, id_: str) -> str:
 def lock(name: str) -> str:
     """string (token) · whoever does a periodic duty alone · seconds."""
     return f"{ROOT}:lock:{name}"
+
+
+def parked(why: str) -> str:
+    """stream as CALLS, and begun: how often each was begun · queue worker · until it is empty."""
+    return f"{ROOT}:calls-parked:{why}"
+
+
+def call_token(token: str) -> str:
+    """string · gateway · minutes: this call was kept already, though the answer was lost."""
+    return f"{ROOT}:call-token:{token}"
 
 
 def usage(function: str) -> str:

@@ -41,6 +41,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * _SIZES[match[2] or ""])
 
 
+def _log_size(text: str) -> int:
+    value = size(text)
+    if value > 64 * 2**20:  # whoever reads a log makes all others wait 10 ms for each megabyte
+        message = "write at most 64Mi: all of a log is read before its last lines are told"
+        raise ValueError(message)
+    return value
+
+
 def _size_text(value: int) -> str:
     """Bytes as ``size`` reads them: 268435456 → ``256Mi``."""
     for unit, factor in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
@@ -250,13 +258,17 @@ class Settings:
     )
     workers: int = _setting(2, _number(1, 64), "releases that are built side by side")
     queue_workers: int = _setting(
-        4, _number(1, 256), "asynchronous calls that are made side by side"
+        16,
+        _number(1, 256),
+        "asynchronous calls that are made side by side: half of one owner, a quarter of a function",
     )
     async_max_body: int = _setting(
         2**20, size, "largest body of an asynchronous call, and of an answer to a callback"
     )
     async_queue: int = _setting(
-        64 * 2**20, size, "bytes of the asynchronous calls that wait; beyond it they get 503"
+        64 * 2**20,
+        size,
+        "bytes of the asynchronous calls that wait, a quarter of one function; beyond it 503",
     )
     build_parallel: int = _setting(4, _number(1, 64), "functions of one release built at once")
     build_timeout: float = _setting(600.0, seconds, "longest time of one build step")
@@ -289,7 +301,9 @@ class Settings:
     function_max_memory: int = _setting(4 * 2**30, size, "most memory that a limit may ask for")
     function_max_cpus: float = _setting(4.0, _decimal, "most CPUs that a limit may ask for")
     function_pids: int = _setting(128, _number(8, 32768), "processes and threads of a replica")
-    function_log: int = _setting(4 * 2**20, size, "log kept of a function on disk")
+    function_log: int = _setting(
+        4 * 2**20, _log_size, "log kept of a function on disk, at most 64Mi"
+    )
     health_timeout: float = _setting(30.0, seconds, "time a new replica has to become healthy")
     drain_timeout: float = _setting(30.0, seconds, "time a leaving replica has for its requests")
     egress: bool = _setting(True, _flag, "whether functions reach the outside world")
@@ -350,7 +364,7 @@ class Settings:
             masked = "********" if each.metadata["secret"] and value else value
             if isinstance(masked, tuple):
                 masked = ",".join(masked)
-            elif each.metadata["read"] is size:
+            elif each.metadata["read"] in (size, _log_size):
                 masked = _size_text(value)
             elif each.metadata["read"] is seconds:
                 masked = f"{value:g}s"

@@ -35,7 +35,7 @@ MAX_URL = 2048
 
 _CALL_ID = re.compile(r"[-A-Za-z0-9._:]{1,128}")
 """As the edge has it: what it does not know it replaces."""
-_MADE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+MADE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """An id as we make them."""
 _TARGET = re.compile(r"[\x21-\x7e]+")
 
@@ -56,21 +56,21 @@ def call() -> Response:
         NotFound: there is no such function (OpenFaaS' community edition keeps such calls).
         InvalidRequest: of path or callback; or the body broke off.
         TooLarge: the body has more than ``SLIPWAY_ASYNC_MAX_BODY``.
-        Unavailable: the queue is full.
+        Unavailable: the queue is full, or this function has its share of it.
     """
     gateway = here()
     path, mark, query = raw_target(request.environ).partition("?")
     name, slash, rest = path.removeprefix(ASYNC_PREFIX).partition("/")
-    if request.method in ("GET", "DELETE") and not slash and _MADE_ID.fullmatch(name):
+    if request.method in ("GET", "DELETE") and not slash and MADE_ID.fullmatch(name):
         return not_yet("keep the answers of asynchronous calls, or cancel them: use X-Callback-Url")
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
-    _check_function(gateway, name)
+    function = _function(gateway, name)
     target = f"/{rest}{mark}{query}"
     if not _TARGET.fullmatch(target):
         raise InvalidRequest("the path has characters that no URL may have: percent-encode them")
     url = callback(request.headers.get("X-Callback-Url", ""), gateway.settings)
-    give_back = gateway.pools.calls.take()
+    give_back = gateway.pools.calls.take(function)
     try:
         given = request.headers.get("X-Call-Id", "")
         body = whole(request.environ, gateway.settings.async_max_body, BODY_SECONDS)
@@ -133,13 +133,15 @@ def callback(given: str, settings: Settings) -> str:
     return given
 
 
-def _check_function(gateway: Gateway, name: str) -> None:
+def _function(gateway: Gateway, name: str) -> str:
+    """Its whole name, ``name.namespace``."""
     try:
         function = names.join_function(*names.split_function(name))
     except InvalidRequest as error:
         raise NotFound(f"there is no such function: {error}") from error
     if gateway.store.function(function) is None:
         raise NotFound(f"there is no function {function}: see 'slipway list'")
+    return function
 
 
 def _headers(gateway: Gateway, environ: dict[str, Any]) -> list[tuple[str, str]]:

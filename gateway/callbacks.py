@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from ipaddress import ip_network
@@ -22,7 +23,7 @@ from core.settings import Settings
 
 CONNECT_SECONDS = 5.0
 SECONDS = 10.0
-"""The longest that a callback may take, once it is connected: it holds one of few threads."""
+"""The longest that a callback may take once its name is resolved: it holds one of few threads."""
 MOST_ADDRESSES = 3
 """Of a name, that are tried."""
 GATEWAYS = ("gateway", "gateway.openfaas", "gateway.openfaas.svc.cluster.local")
@@ -54,15 +55,18 @@ def post(url: str, headers: Sequence[tuple[str, str]], body: bytes, settings: Se
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         if is_ours(parts, settings):
-            base = urlsplit(settings.base_url)
-            connection = connect(base, [base.hostname or ""], CONNECT_SECONDS)
+            to = urlsplit(settings.base_url)
+            allowed = [to.hostname or ""]
         else:
+            to = parts
             port = parts.port or {"http": 80, "https": 443}[parts.scheme]
             allowed = outside_addresses(
                 parts.hostname or "", port, allow_hosts=settings.allow_hosts
             )
-            connection = connect(parts, allowed[:MOST_ADDRESSES], CONNECT_SECONDS)
-        with closing(connection), deadline(connection.sock, SECONDS):
+        until = time.monotonic() + SECONDS
+        connection = connect(to, allowed[:MOST_ADDRESSES], CONNECT_SECONDS)
+        left = until - time.monotonic()
+        with closing(connection), deadline(connection.sock, left):
             connection.sock.settimeout(SECONDS)
             send(connection, target, [("Host", parts.netloc), *headers], body)
             with closing(connection.getresponse()) as answer:
@@ -78,18 +82,21 @@ def connect(
     for the name in ``to``.
 
     Raises:
-        OSError: none does, each within so many seconds.
+        OSError: none does within so many seconds, which all of them share.
     """
     port = to.port or {"http": 80, "https": 443}[to.scheme]
+    until = time.monotonic() + seconds
     failed: OSError | None = None
-    for address in addresses:
+    for tried, address in enumerate(addresses):
+        share = (until - time.monotonic()) / (len(addresses) - tried)
         try:
-            sock = socket.create_connection((address, port), seconds)
+            sock = socket.create_connection((address, port), max(share, 0.1))
         except OSError as error:
             failed = error
             continue
         try:
             if to.scheme == "https":
+                sock.settimeout(max(until - time.monotonic(), 0.1))  # of the whole handshake
                 sock = ssl.create_default_context().wrap_socket(sock, server_hostname=to.hostname)
         except OSError:
             sock.close()

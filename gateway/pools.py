@@ -60,7 +60,7 @@ class Pools:
         self.progress = Pool("pushes that are watched", 8)
         self.followers = Pool("log followers", 8)
         self.invocations = Pool("invocations through the gateway", 24, share=8)
-        self.calls = Pool("asynchronous calls that are being sent", 12)
+        self.calls = Pool("asynchronous calls that are being sent", 12, share=4)
         self.metrics = Pool("readers of metrics", 2)
         self.usage = Pool("measurements that are waited for", 4)
         redeliver = "the forge does not send it again by itself, redeliver it on the webhook's page"

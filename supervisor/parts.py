@@ -120,9 +120,10 @@ def workers() -> Part:
     return Part(name="workers", argv=python("builder.worker"))
 
 
-def queue() -> Part:
+def queue(settings: Settings) -> Part:
     """Makes the asynchronous calls; those that do not end in time are made again."""
-    return Part(name="queue", argv=python("gateway.queue_worker"))
+    patience = settings.drain_timeout + 5.0
+    return Part(name="queue", argv=python("gateway.queue_worker"), patience=patience)
 
 
 def controller() -> Part:

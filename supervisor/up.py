@@ -157,7 +157,7 @@ class Installation:
         public = [self.listener] if settings.edge == "none" else []
         keeper.start(parts.gateway([each.fileno() for each in (self.within, *public)]))
         keeper.start(parts.workers())
-        keeper.start(parts.queue())
+        keeper.start(parts.queue(self.settings))
         address = self._make_network()
         keeper.start(parts.controller())
         if settings.edge != "none":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http
 import threading
+import time
 import uuid
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
@@ -26,6 +27,8 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SYSTEM = "/system"
 """What the requests to our own API are counted under: no function can have this name."""
 
+_REMEMBERED = 86400
+"""Seconds after its last batch that a writer is remembered; one that lives writes again."""
 _CODES = {int(each) for each in http.HTTPStatus} | {499}
 
 
@@ -59,8 +62,9 @@ class Tally:
     """Requests that the store does not have yet; for several threads."""
 
     def __init__(self, writer: str) -> None:
-        """``writer``: who counts: each has the token of its last batch in the store."""
-        self._writer = writer
+        """``writer``: who counts. Each start has the token of its last batch in the store: two
+        processes of a restart overlap, and one's token must not stand in the other's place."""
+        self._writer = f"{writer} {uuid.uuid4().hex}"
         self._fresh: Traffic = {}
         self._batch: tuple[str, Traffic] | None = None
         self._lock = threading.Lock()
@@ -103,11 +107,14 @@ class Metrics(Base):
         """Adds a batch, unless it is the one that this writer added last."""
 
         def change(pipe: Pipeline) -> None:
-            known = text(pipe.hget(keys.BATCHES, writer))
+            known = cast("dict[bytes, bytes]", pipe.hgetall(keys.BATCHES))
             pipe.multi()
-            if known == token:
+            if text(known.get(writer.encode())).partition(" ")[0] == token:
                 return
-            pipe.hset(keys.BATCHES, writer, token)
+            told = int(time.time())
+            if gone := [one for one, last in known.items() if told - _moment(last) > _REMEMBERED]:
+                pipe.hdel(keys.BATCHES, *gone)
+            pipe.hset(keys.BATCHES, writer, f"{token} {told}")
             for of, ended in traffic.items():
                 if of != SYSTEM:
                     pipe.hincrby(keys.COUNTS, of, _requests(ended))
@@ -145,6 +152,12 @@ class Metrics(Base):
         if gone:
             self.redis.delete(*map(keys.traffic, gone))
             self.redis.hdel(keys.COUNTS, *gone)  # last: it is what the next look goes by
+
+
+def _moment(batch: bytes) -> int:
+    """When it was handed over: 0 for one of an earlier version."""
+    moment = batch.partition(b" ")[2]
+    return int(moment) if moment.isdigit() else 0
 
 
 def _requests(ended: Mapping[str, Series]) -> int:

@@ -327,9 +327,11 @@ def _gateway(settings: Settings) -> str:
 backend {GATEWAY} from every
   timeout server {GATEWAY_TIMEOUT}
   http-request set-log-level silent if !{{ var(txn.fn) -m found }}
-  # A stalled event waits here, and not in one of the gateway's few places; large ones wait there.
+  # A stalled event or call waits here, and not in one of the gateway's few places; large ones
+  # wait there.
   acl small req.hdr_val(content-length) le 1000000
   http-request wait-for-body time 3s if {{ path_beg /webhooks/ }} small
+  http-request wait-for-body time 10s if {{ path_beg /async-function/ }}
   http-response del-header Server
 {_function_headers(settings.domain, "{ var(txn.fn) -m found }")}
   server gateway unix@{settings.gateway_socket} pool-purge-delay 200ms

@@ -388,6 +388,17 @@ def test_gateway_gone_is_told(proxy: Proxy) -> None:
 # Streams.
 
 
+def test_a_call_that_is_not_whole_takes_no_place_of_the_gateway(proxy: Proxy) -> None:
+    head = b"POST /async-function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\nhalf"
+    with socket.create_connection(("127.0.0.1", proxy.port), 20) as client:
+        client.sendall(head)
+        time.sleep(0.5)
+        assert not proxy.gateway._open
+        client.sendall(b"half")
+        assert client.recv(2**16).startswith(b"HTTP/1.1 200")
+    assert proxy.gateway.calls == 1
+
+
 def test_events_are_not_held_back(proxy: Proxy) -> None:
     proxy.route({"f.ann": proxy.function("f")})
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)

@@ -142,6 +142,25 @@ def test_writers_do_not_hinder_one_another(store: Store) -> None:
     assert store.traffic([SYSTEM])[SYSTEM]["200 GET /system/info"].requests == 3
 
 
+def test_two_processes_of_a_restart_do_not_stand_in_each_other_s_place(store: Store) -> None:
+    old, new = Tally("gateway"), Tally("gateway")
+    store.redis.hset(keys.BATCHES, mapping={"gateway": "of-an-earlier-version", "gone": "t 1000"})
+
+    class Lossy(Store):
+        def _transaction(self, *arguments: object) -> object:
+            super()._transaction(*arguments)  # type: ignore[arg-type]  # handed through
+            raise RedisConnectionError("the answer was lost")
+
+    old.add("f.ann", "200", 0.1)
+    with pytest.raises(RedisConnectionError):
+        old.hand_over(Lossy(store.redis))
+    new.add("f.ann", "200", 0.1)
+    new.hand_over(store)
+    old.hand_over(store)
+    assert store.counts() == {"f.ann": 2}
+    assert store.redis.hlen(keys.BATCHES) == 2, "others went a day after their last batch"
+
+
 def test_functions_that_are_gone_leave_nothing(store: Store) -> None:
     tally = Tally("edge")
     for name in ("f.ann", "gone.ann", SYSTEM):

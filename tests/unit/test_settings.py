@@ -15,6 +15,7 @@ def test_every_mistake_is_told_at_once() -> None:
         "SLIPWAY_PROT": "1",
         "SLIPWAY_EDGE": "nginx",
         "SLIPWAY_BUILD_MEMORY": "much",
+        "SLIPWAY_FUNCTION_LOG": "65Mi",
     }
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(env)
@@ -23,6 +24,7 @@ def test_every_mistake_is_told_at_once() -> None:
     assert "SLIPWAY_PORT='99999': write a whole number from 1 to 65535" in text
     assert "choose one of haproxy, none" in text
     assert "SLIPWAY_BUILD_MEMORY='much'" in text
+    assert "SLIPWAY_FUNCTION_LOG='65Mi': write at most 64Mi" in text
 
 
 def test_other_peoples_variables_are_not_read() -> None:
