@@ -244,7 +244,8 @@ def test_a_body_is_framed_as_it_came(
 def test_head_has_the_length_and_no_body(way: Way) -> None:
     way.upstream(
         lambda connection, _: connection.sendall(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 1234567\r\nContent-Type: a/b\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1234567\r\nContent-Type: a/b\r\n"
+            b"Connection: close\r\n\r\n"  # it serves one request, and no edge shall try another
         )
     )
     connection = way.connect()
