@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
+
+
+class UnclearLength(http.client.HTTPException):
+    """An answer whose end two readers could see at different places."""
+
+
+class Answer(http.client.HTTPResponse):
+    """One that is read past what was only meant for the meantime (RFC 9110 §15.2), and whose
+    length is clear (RFC 9112 §6.3). An endless meantime is cut off by ``deadline``."""
+
+    def begin(self) -> None:
+        """Reads the head.
+
+        Raises:
+            UnclearLength: several lengths, or one that is no number.
+        """
+        super().begin()
+        while 101 < self.status < 200:
+            self.headers = None  # type: ignore[assignment]  # how begin knows that it has to read
+            super().begin()
+        lengths = {each.strip(" \t") for each in self.headers.get_all("Content-Length", ())}
+        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+            told = ", ".join(sorted(lengths))[:80]
+            raise UnclearLength(f"Content-Length: {told}")
+
 
 class Connection(http.client.HTTPConnection):
     """An HTTP/1.1 connection to an address in the edge's notation."""
+
+    response_class = Answer
 
     def __init__(self, address: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)

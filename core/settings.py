@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -23,7 +24,10 @@ PREFIX = "SLIPWAY_"
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: templates/ and functions/ lie in it."""
 
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZES |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_MAX_SIZE = 2**50
+"""Bytes; engines count in 63 bits, and no machine has that much."""
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
 """Neither other scripts' digits nor so many that they overflow."""
@@ -33,12 +37,14 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
 
 
 def size(text: str) -> int:
-    """``128Mi``, ``1G``, ``65536`` → bytes, as Kubernetes writes quantities."""
-    match = re.fullmatch(rf"({_NUMBER})\s*(ki|mi|gi|k|m|g)?b?", text.strip().lower())
-    if not match:
-        message = "write a size such as 512Mi or 1G"
+    """``128Mi``, ``1G``, ``65536``, ``1e9`` → bytes, as Kubernetes writes quantities."""
+    number = rf"({_NUMBER})(?:e([+-]?[0-9]{{1,2}})|\s*([kmgt]i?)?b?)"
+    match = re.fullmatch(number, text.strip().lower())
+    value = float(f"{match[1]}e{match[2] or 0}") * _SIZES[match[3] or ""] if match else math.inf
+    if value > _MAX_SIZE:
+        message = "write a size such as 512Mi or 1G, at most 1024Ti"
         raise ValueError(message)
-    return int(float(match[1]) * _SIZES[match[2] or ""])
+    return int(value)
 
 
 def _log_size(text: str) -> int:

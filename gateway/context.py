@@ -52,8 +52,7 @@ class Gateway(Flask):
         host = str(environ.get("HTTP_HOST", ""))
         environ[hosts.TROUBLE] = hosts.trouble(host, str(environ.get("RAW_URI", "/")))
         if own := hosts.function_target(host, raw_target(environ), self.settings.domain):
-            environ["RAW_URI"] = own
-            environ[hosts.OWN_HOST] = True
+            environ[hosts.OWN_HOST], environ["RAW_URI"] = own
         # Invocations are told by the raw target, as at the edge: a decoded path cannot turn into
         # one, and a function gets every byte of its path.
         for prefix in (FUNCTION_PREFIX, ASYNC_PREFIX):

@@ -7,11 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from core.origin import OF_THE_WHOLE, SANDBOX
 from gateway.streams import content_length, has_body
-
-SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
-"""Content-Security-Policy of what functions answer, the same as the edge's: they share the origin
-with /system. On every answer, not on HTML alone: browsers guess types."""
 
 _HOP_BY_HOP = {
     "connection",
@@ -91,6 +88,8 @@ def response_headers(
     """
     dropped = _HOP_BY_HOP | _listed(answer.getheader("Connection") or "")
     dropped |= {"content-length", "x-call-id", "x-start-time"}
+    if sandboxed:
+        dropped |= set(OF_THE_WHOLE)
     headers = [
         (name, value)
         for name, value in answer.getheaders()

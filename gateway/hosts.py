@@ -15,24 +15,26 @@ from flask import request
 from core.errors import InvalidRequest
 
 OWN_HOST = "slipway.own-host"
-"""In the environ: the function is an origin of its own, which no page of ours shares."""
+"""In the environ: the namespace whose host is named, not checked; the function is an origin of its
+own, which no page of ours shares."""
 TROUBLE = "slipway.host-trouble"
 """In the environ: what is wrong with the host that the request names; empty: nothing."""
 
-_HOST = re.compile(r"([\w.~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?", re.ASCII)
-"""RFC 9110 §7.2, without the comma that two ``Host`` headers are joined with."""
+_HOST = re.compile(r"(?!\.|[^:]*\.\.)([\w.~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?", re.ASCII)
+"""RFC 9110 §7.2, without labels that are empty and the comma that two ``Host`` headers are joined
+with."""
 
 
-def function_target(host: str, target: str, domain: str) -> str | None:
-    """What a request to a host of functions asks for, by the path that all hosts have for it;
-    None: the host is the platform's. ``target``: in origin form."""
+def function_target(host: str, target: str, domain: str) -> tuple[str, str] | None:
+    """(namespace as the host has it, what a request to a host of functions asks for, by the path
+    that all hosts have for it); None: the host is the platform's. ``target``: in origin form."""
     name = host.partition(":")[0].lower().rstrip(".")
     if not domain or not name.endswith(f".{domain}"):
         return None
     path, mark, query = target.partition("?")
     function, slash, rest = path.removeprefix("/").partition("/")
     namespace = name.removesuffix(f".{domain}")
-    return f"/function/{function}.{namespace}{slash}{rest}{mark}{query}"
+    return namespace, f"/function/{function}.{namespace}{slash}{rest}{mark}{query}"
 
 
 def trouble(host: str, target: str) -> str:

@@ -32,7 +32,7 @@ from core.errors import (
     SlipwayError,
     UpstreamFailed,
 )
-from core.http import Connection, deadline
+from core.http import Connection, UnclearLength, deadline
 from core.openfaas import SERVED_BY
 from core.patience import USUAL, patience_of
 from gateway import problems
@@ -79,6 +79,11 @@ def invoke() -> Response:
 def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: str) -> Response:
     path, mark, query = raw_target(environ).partition("?")
     name, _, rest = path.removeprefix(FUNCTION_PREFIX).partition("/")
+    if "." in environ.get(OWN_HOST, ""):
+        raise NotFound(
+            "there is no function of this host: one label stands before "
+            f"{gateway.settings.domain}, as in <namespace>.{gateway.settings.domain}/<function>"
+        )
     if environ.get(OWN_HOST) and name.startswith("."):
         raise NotFound(f"this host has the functions of {name[1:]}: name one, as in /<function>")
     function, endpoints, patience = _find(gateway, name)
@@ -115,6 +120,11 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
             undo.callback(answer.close)
         except TimeoutError as error:
             raise InvocationTimeout(f"{function} broke off in the middle of its answer") from error
+        except UnclearLength as error:
+            raise UpstreamFailed(
+                f"{function} answered with a length that is not clear ({error}): it has to send "
+                "one, in digits"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             if pump and pump.broken:
                 raise BrokenOff("the request's body broke off") from error

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from core.http import deadline
 from core.models import Call
+from core.origin import SANDBOX
 from core.settings import Settings
 from gateway import callbacks
-from gateway.headers import SANDBOX, response_headers
+from gateway.headers import response_headers
 
 AGENT = "slipway/queue-worker"
 """User-Agent of calls whose caller sent none."""

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 from core.errors import ConfigError
 from core.openfaas import SERVED_BY
+from core.origin import OF_THE_WHOLE, SANDBOX
 from core.settings import Settings
 from core.signing import secret_file
 
@@ -58,9 +59,6 @@ _CIPHERS = ":".join(
 """Of TLS 1.2: forward secrecy and AEAD alone. Those of 1.3 are all sound."""
 _LOOKALIKES = "^x(_(call|start|forwarded)[-_]|-(call|start|forwarded)_)(id|time|for|host|proto)$"
 MAX_CALL_ID = 128
-SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
-"""Content-Security-Policy of what functions answer: their pages get an origin of their own. On
-every answer, not on text/html alone: browsers guess types, and SVG and XML run scripts too."""
 
 
 def admin_socket(settings: Settings) -> Path:
@@ -188,7 +186,8 @@ ring access
 def _defaults() -> str:
     errors = "\n".join(
         f'  http-error status {status} content-type "text/plain; charset=utf-8" '
-        f'string "{text}\\n"{" hdr Retry-After 1" if status == 503 else ""}'
+        f'string "{text}\\n" hdr X-OpenFaaS-Internal proxy'
+        f"{' hdr Retry-After 1' if status == 503 else ''}"
         for status, text in _ERRORS.items()
     )
     return f"""\
@@ -359,6 +358,10 @@ def _function_defaults(settings: Settings) -> str:
         rests[0] += f" if !{by_host}"
         rests.append(f"  http-request set-path /%[path,field(3,/,0)] if {by_host}")
     rest = "\n".join(rests)
+    # One rule for all of them: each rule looks through the whole answer.
+    of_the_whole = f"  http-response del-header ^({'|'.join(OF_THE_WHOLE)})$ -m reg"
+    if settings.domain:
+        of_the_whole += " if !{ var(txn.ns) -m found }"
     return f"""\
 defaults function from every
   retry-on conn-failure empty-response
@@ -367,6 +370,11 @@ defaults function from every
   # Many servers take X_Call_Id for X-Call-Id: nobody shall speak in our name.
   http-request del-header {_LOOKALIKES} -m reg
 {_function_headers(settings.domain)}
+{of_the_whole}
+  # What has no type gets the request's, as OpenFaaS has it. A 304 would change that of a cache.
+  http-request set-var(txn.type) req.fhdr(Content-Type)
+  http-response set-header Content-Type %[var(txn.type,text/plain)] \
+if !{{ res.hdr(Content-Type) -m found }} !{{ status 101 304 }}
   http-request del-header Authorization if {{ req.hdr(Authorization) -m found }} {_ours(settings)}
   # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
 {rest}

@@ -29,7 +29,9 @@ MAX_PAYLOAD = 14_000
 LOOK = 1.0
 """Seconds between two looks at the file."""
 
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s[^-]*-----END \1-----")
+_BLOCK = re.compile(
+    r"-----BEGIN ([A-Z0-9 ]+)-----\s(?:(?!-----BEGIN).)*?-----END \1-----", re.DOTALL
+)
 _ADVICE = "write the certificate, its chain and its key into one file: cat fullchain.pem key.pem"
 
 log = logging.get()

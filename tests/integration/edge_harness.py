@@ -72,9 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
             }
         ).encode()
         self.send_response(int(query.get("status", ["200"])[0]))
-        self.send_header("Content-Type", query.get("type", ["application/json"])[0])
-        if "csp" in query:
-            self.send_header("Content-Security-Policy", query["csp"][0])
+        if "untyped" not in query:
+            self.send_header("Content-Type", query.get("type", ["application/json"])[0])
+        for header in query.get("header", ()):
+            self.send_header(*header.split(":", 1))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -111,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Echoes requests as JSON; the query asks for more: sleep, status, type, stream, abort, csp."""
+    """Echoes requests as JSON; the query asks for more: sleep, status, type, stream, abort,
+    untyped, header (name:value)."""
 
     daemon_threads = True
     request_queue_size = 1024

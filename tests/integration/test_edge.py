@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import InvalidRequest, Unavailable
+from core.origin import OF_THE_WHOLE, SANDBOX
 from core.settings import Settings
 from core.signing import secret_file
 from runtime.edge import NoEdge, Route, config, make_edge
@@ -305,13 +306,63 @@ def test_pages_of_functions_are_sandboxed(proxy: Proxy) -> None:
         "/function/asleep.ann?type=text/html",
         "/function/" + "x" * 500,
     ):
-        assert proxy.get(path)[1]["content-security-policy"] == config.SANDBOX
+        assert proxy.get(path)[1]["content-security-policy"] == SANDBOX
     both = proxy.raw(
-        b"GET /function/f.ann?csp=default-src HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        b"GET /function/f.ann?header=Content-Security-Policy:default-src HTTP/1.1\r\n"
+        b"Host: h\r\nConnection: close\r\n\r\n"
     ).lower()
     assert both.count(b"content-security-policy: ") == 2
-    assert config.SANDBOX.encode() in both
+    assert SANDBOX.encode() in both
     assert "content-security-policy" not in proxy.get("/system/ui")[1]
+
+
+def test_no_function_speaks_for_the_whole_origin(proxy: Proxy) -> None:
+    proxy.route({"f.ann": proxy.function("f")})
+    given = "&".join(f"header={name.title()}:x" for name in (*OF_THE_WHOLE, "x-nel"))
+    headers = proxy.get(f"/function/f.ann?{given}&header=Set-Cookie:a%3Db")[1]
+    assert not set(OF_THE_WHOLE) & set(headers)
+    assert (headers["x-nel"], headers["set-cookie"]) == ("x", "a=b")
+
+
+def test_a_host_of_functions_is_theirs(short_tmp: Path) -> None:
+    domain = {"SLIPWAY_STATE": str(short_tmp), "SLIPWAY_DOMAIN": "example.com"}
+    proxy = Proxy(Settings.from_env(domain))
+    try:
+        proxy.route({"f.ann": proxy.function("f")})
+        for path, host, wanted in (
+            ("/f", "ann.example.com", "x"),
+            ("/function/f.ann", "example.com", None),
+        ):
+            answer = proxy.get(f"{path}?header=Clear-Site-Data:x", headers={"Host": host})
+            assert answer[0] == 200
+            assert answer[1].get("clear-site-data") == wanted
+    finally:
+        proxy.close()
+
+
+def test_what_has_no_type_gets_the_requests(proxy: Proxy) -> None:
+    proxy.route({"f.ann": proxy.function("f")})
+    given = {"Content-Type": 'multipart/x; boundary="a,b"'}
+    for query, sent, wanted in (
+        ("untyped=1", {}, "text/plain"),
+        ("untyped=1", given, given["Content-Type"]),
+        ("type=image/png", given, "image/png"),
+        ("untyped=1&status=304", given, None),
+    ):
+        headers = proxy.get(f"/function/f.ann?{query}", method="HEAD", headers=sent)[1]
+        assert headers.get("content-type") == wanted, query
+
+
+def test_errors_of_the_edge_say_whose_they_are(proxy: Proxy) -> None:
+    proxy.route({"f.ann": proxy.function("f")})
+    status, headers, _ = proxy.get("/function/f.ann?abort=1", method="POST")
+    assert (status, headers["x-openfaas-internal"]) == (502, "proxy")
+    assert "retry-after" not in headers
+    proxy.gateway.close()
+    status, headers, _ = proxy.get("/function/none.ann")
+    assert (status, headers["x-openfaas-internal"]) == (503, "proxy")
+    assert headers["retry-after"] == "1"
+    assert "x-openfaas-internal" not in proxy.get("/function/f.ann?status=500")[1]
 
 
 def test_malformed_requests_are_refused(proxy: Proxy) -> None:

@@ -141,6 +141,16 @@ def test_the_front_of_a_host_says_what_it_is(port: int) -> None:
     assert b"this host has the functions of ann" in ask(port, f"ann.{DOMAIN}", "/")
 
 
+@pytest.mark.usefixtures("function")
+def test_a_host_that_is_none_says_why(gateway: Gateway) -> None:
+    port = gateway.settings.port
+    assert b"one label stands before fn.example.com" in ask(port, f"x.ann.{DOMAIN}", "/f")
+    for host in (f"ann.{DOMAIN}..", f".{DOMAIN}", f"ann..{DOMAIN}"):
+        told = ask(port, host, "/f")
+        assert status(told) == 400
+        assert b"is not that of one host" in told
+
+
 @pytest.mark.parametrize(
     "host", [DOMAIN, f"{DOMAIN}:80", f"{DOMAIN}.", "127.0.0.1", "ann.fn-example.com"]
 )

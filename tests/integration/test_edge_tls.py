@@ -20,6 +20,9 @@ from runtime.edge import Route, config, tls
 from tests.integration.certificates import HOST, context, issue
 from tests.integration.edge_harness import Proxy, websocket_function
 
+LOCKED = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n"
+"""How a key of the traditional form begins that has a passphrase (RFC 1421 §4.6.1.1)."""
+
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
@@ -222,6 +225,7 @@ def test_a_file_that_cannot_be_served_says_why(tmp_path: Path, authority: trustm
         (early, "not yet valid"),
         (good.replace("MII", "MIJ"), "cannot be used"),
         (good.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"), "passphrase"),
+        (good.replace("PRIVATE KEY-----\n", f"PRIVATE KEY-----\n{LOCKED}", 1), "passphrase"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=told) as error:

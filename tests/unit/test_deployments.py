@@ -103,6 +103,10 @@ def test_a_bundle_is_not_foreign() -> None:
         ({"annotations": {"x" * 318: ""}}, "annotations: '"),
         ({"annotations": {"com.slipway.egress": "maybe"}}, "annotations: com.slipway.egress is"),
         ({"limits": {"memory": "lots"}}, "limits.memory is 'lots': write a size such as 512Mi"),
+        (
+            {"limits": {"memory": "999999999999999999Gi"}},
+            "limits.memory is '999999999999999999Gi': write a size such as 512Mi or 1G, at most",
+        ),
         ({"limits": {"memory": "0"}}, "limits.memory is '0'"),
         ({"requests": {"cpu": "1.5x"}}, "requests.cpu is '1.5x': write CPUs such as 0.5"),
         ({"requests": {"cpu": "-1"}}, "requests.cpu is '-1'"),

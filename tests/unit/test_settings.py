@@ -65,10 +65,27 @@ def test_sockets_get_a_short_folder_where_state_lies_deep() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1", 1), ("64k", 64_000), ("128Mi", 2**27), ("1.5Gi", 3 * 2**29), ("2G", 2 * 10**9)],
+    [
+        ("1", 1),
+        ("64k", 64_000),
+        ("128Mi", 2**27),
+        ("1.5Gi", 3 * 2**29),
+        ("2G", 2 * 10**9),
+        ("1.5T", 15 * 10**11),
+        ("1Ti", 2**40),
+        ("1024Ti", 2**50),
+        ("1e3", 1000),
+        ("12E+2", 1200),
+    ],
 )
 def test_sizes(text: str, value: int) -> None:
     assert size(text) == value
+
+
+@pytest.mark.parametrize("text", ["1025Ti", "999999999999999999Gi", "1e16", "1e", "1e3Ki", "1E5G"])
+def test_sizes_that_nothing_has_or_nobody_writes_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write a size"):
+        size(text)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +101,7 @@ def test_odd_durations_are_refused(text: str) -> None:
         seconds(text)
 
 
-@pytest.mark.parametrize("text", ["9" * 400, "1" + "0" * 5000 + "Gi", "²", "1.", "٣"])
+@pytest.mark.parametrize("text", ["9" * 400, "1" + "0" * 5000 + "Gi", "²", "1.", "٣", "1e99"])
 @pytest.mark.parametrize("read", [size, cpus, seconds])
 def test_no_number_overflows(read: Callable[[str], float], text: str) -> None:
     with pytest.raises(ValueError, match="write "):

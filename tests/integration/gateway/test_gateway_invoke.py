@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.models import FunctionSpec, Observed
+from core.origin import OF_THE_WHOLE
 from core.patience import LONGEST, patience_of
 from core.store import Store
 from tests.integration.gateway.harness import (
@@ -278,7 +279,16 @@ def test_an_endpoint_that_refuses_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    "response", [b"", b"not HTTP\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
+    "response",
+    [
+        b"",
+        b"not HTTP\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1_0\r\n\r\nhellohello",
+    ],
 )
 def test_what_is_no_answer_is_502(
     gateway: Gateway, store: Store, short_tmp: Path, response: bytes
@@ -288,6 +298,30 @@ def test_what_is_no_answer_is_502(
         answer = gateway.anonymous("GET", "/function/bad.inv")
     assert answer.status_code == 502
     assert "bad.inv" in answer.text
+
+
+def test_what_is_meant_for_the_meantime_is_passed_over(
+    gateway: Gateway, store: Store, short_tmp: Path
+) -> None:
+    hints = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    twice = HELLO.replace(b"Content-Length", b"Content-Length: 5 \r\nContent-Length")
+    with Upstream(short_tmp / "f.sock", answering(hints + twice)) as upstream:
+        deploy(store, "hint.inv", [upstream.address])
+        answer = gateway.anonymous("GET", "/function/hint.inv")
+    assert (answer.status_code, answer.text) == (200, "hello")
+    assert "Link" not in answer.headers
+
+
+def test_no_function_speaks_for_the_whole_origin(
+    gateway: Gateway, store: Store, short_tmp: Path
+) -> None:
+    lines = "".join(f"{name.title()}: x\r\n" for name in (*OF_THE_WHOLE, "set-cookie"))
+    answer = HELLO.replace(b"Content-Length", lines.encode() + b"Content-Length")
+    with Upstream(short_tmp / "f.sock", answering(answer)) as upstream:
+        deploy(store, "loud.inv", [upstream.address])
+        headers = gateway.anonymous("GET", "/function/loud.inv").headers
+    assert not set(OF_THE_WHOLE) & {name.lower() for name in headers}
+    assert headers["Set-Cookie"] == "x"
 
 
 @pytest.mark.parametrize(
