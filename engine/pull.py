@@ -15,46 +15,28 @@ import re
 import select
 import ssl
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
+import docker.errors
 from docker.auth import encode_header
-from docker.errors import APIError
 
-from core import disk
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import Settings
 from engine import pulled, references, stream
+from engine.bounds import TICK, Bounds, place
 from engine.client import Engine
 from engine.references import Reference
+from engine.refusals import refusal
 
 log = logging.getLogger(__name__)
 
-LONGEST = 600.0
-"""Seconds for one pull, its wait for others included."""
-SILENT = 60.0
-"""Seconds without a word of the engine after which a pull is given up."""
-AT_ONCE, OF_REGISTRY = 8, 4
-"""One registry that hangs does not hold up the others."""
-ROOM = 2**30
-"""Bytes of the engine's disk that pulls leave free."""
-_TICK = 0.5
-
-_turn = threading.Condition()
-_pulling: Counter[str] = Counter()
-"""Registry → pulls under way."""
+_lock = threading.Lock()
 _running: dict[tuple[str, str, str], Future[str]] = {}
 """(engine, image, owner) → the pull that others wait for."""
 _DIGEST = re.compile(r"Digest: (sha256:[0-9a-f]{64})")
-_MISSING = re.compile(r"not found|manifest unknown|unknown manifest|no such image", re.I)
-_REFUSED = re.compile(r"denied|unauthorized|authentication required|no basic auth", re.I)
-_OTHER_KIND = re.compile(r"no matching manifest|does not match the specified platform", re.I)
-_WRONG = re.compile(r"verification failed|invalid digest|digest mismatch|did not match", re.I)
 
 
 def pull(
@@ -68,7 +50,7 @@ def pull(
     """Asks the image's registry and fetches what is missing; returns it as ``name@sha256:…``.
 
     ``owner``: the namespace whose repository asks; empty: the admin. ``stop`` is asked about twice
-    a second; not by those who wait for a pull of the same image.
+    a second, and ends this caller's wish alone: others who wait for the same image go on.
 
     Raises:
         InvalidRequest: it is no name, too large, or not for this machine.
@@ -84,7 +66,7 @@ def pull(
         raise _no_name(reference)
     key = (engine.url, wanted.name, owner)
     while True:
-        with _turn:
+        with _lock:
             other = _running.get(key)
             mine = _running.setdefault(key, Future())
         if other is None:
@@ -93,16 +75,18 @@ def pull(
             raise Conflict(f"the image {wanted.name} is not pulled: that was called off")
         # Conflict: it was called off for them, not for us.
         with contextlib.suppress(TimeoutError, Conflict):
-            return other.result(_TICK)
+            return other.result(TICK)
     try:
-        pinned = _in_turn(engine, settings, wanted, owner, stop)
+        bounds = Bounds(engine, settings, f"the image {wanted.name} is not pulled", stop)
+        with place(settings, wanted, owner, bounds):
+            pinned = _pull(engine, settings, wanted, owner, bounds)
         mine.set_result(pinned)
         return pinned
     except BaseException as error:
         mine.set_exception(error)
         raise
     finally:
-        with _turn:
+        with _lock:
             del _running[key]
 
 
@@ -122,9 +106,9 @@ def pin(engine: Engine, settings: Settings, reference: str, *, owner: str = "") 
         with engine.asking(f"the image {wanted.name} cannot be looked up") as api:
             told = api.inspect_distribution(wanted.name, auth_config=login or {})
     except SlipwayError as error:
-        if not isinstance(error.__cause__, APIError):
+        if not isinstance(error.__cause__, docker.errors.APIError):
             raise
-        raise _refusal(wanted, str(error.__cause__.explanation), owner) from error
+        raise refusal(wanted, str(error.__cause__.explanation), owner) from error
     return f"{wanted.place}@{told['Descriptor']['digest']}"
 
 
@@ -168,32 +152,10 @@ def _id(engine: Engine, wanted: Reference) -> str:
         return ""
 
 
-def _in_turn(
-    engine: Engine, settings: Settings, wanted: Reference, owner: str, stop: Callable[[], bool]
-) -> str:
-    what = f"the image {wanted.name} is not pulled"
-    deadline = time.monotonic() + LONGEST
-    with _turn:
-        while _pulling.total() >= AT_ONCE or _pulling[wanted.host] >= OF_REGISTRY:
-            _turn.wait(_TICK)
-            if stop():
-                raise Conflict(f"{what}: that was called off")
-            if time.monotonic() > deadline:
-                raise Unavailable(f"{what}: others took all the time; it is tried again")
-        _pulling[wanted.host] += 1
-    try:
-        return _pull(engine, settings, wanted, owner, _Bounds(engine, settings, what, stop))
-    finally:
-        with _turn:
-            _pulling[wanted.host] -= 1
-            _turn.notify_all()
-
-
-def _pull(
-    engine: Engine, settings: Settings, wanted: Reference, owner: str, bounds: _Bounds
-) -> str:
+def _pull(engine: Engine, settings: Settings, wanted: Reference, owner: str, bounds: Bounds) -> str:
     with engine.asking(bounds.what) as api:
         version = api.api_version
+    before = _id(engine, wanted)
     login = references.credentials_for(settings, wanted, owner)
     headers = {"X-Registry-Auth": encode_header(login or {}).decode(), "Content-Length": "0"}
     digest, fresh = wanted.digest, False
@@ -203,73 +165,58 @@ def _pull(
     ) as sock:
         for told in _lines(sock, bounds):
             if failed := told.get("error") or told.get("message"):
-                raise _refusal(wanted, str(failed), owner)
+                raise refusal(wanted, str(failed), owner)
             bounds.note(told)
             status = str(told.get("status", ""))
             if match := _DIGEST.match(status):
                 digest = match[1]
             fresh |= status.startswith("Status: Downloaded newer image")
     pinned = f"{wanted.place}@{digest}"
-    if not _id(engine, references.parse(pinned)):
+    size = _size(engine, pinned)
+    if not size:
         raise Unavailable(f"{bounds.what}: the engine broke off, or it is gone again: try again")
-    if fresh and engine.url == settings.engine_url:
+    try:
+        if fresh or owner:  # what the admin has in the engine may be as large as they like
+            bounds.note_unpacked(size)
+    except InvalidRequest:
+        if fresh:
+            _put_back(engine, wanted, pinned, before)
+        raise
+    # A tag that was here is somebody's, unless we brought what it stood for.
+    ours = not before or pulled.brought(settings, engine, wanted.name, before)
+    if fresh and ours and engine.url == settings.engine_url:
         pulled.note(settings, pinned, wanted.name)
     return pinned
 
 
-class _Bounds:
-    """What a pull may take of time, room and patience."""
-
-    def __init__(
-        self, engine: Engine, settings: Settings, what: str, stop: Callable[[], bool]
-    ) -> None:
-        self.what = what
-        self._stop = stop
-        self._most = settings.max_image
-        self._begun = self._heard = time.monotonic()
-        self._layers: dict[str, int] = {}
-        """Layer → its compressed bytes, as far as they are known."""
-        with engine.asking(what) as api:
-            self._disk = Path(str(api.info().get("DockerRootDir") or "/nowhere"))
-
-    def heard(self) -> None:
-        self._heard = time.monotonic()
-
-    def note(self, told: dict[str, Any]) -> None:
-        """Takes note of one line; raises InvalidRequest once the image is too large."""
-        detail = told.get("progressDetail") or {}
-        size = max(int(detail.get("total") or 0), int(detail.get("current") or 0))
-        layer = str(told.get("id", ""))
-        self._layers[layer] = max(self._layers.get(layer, 0), size)
-        if sum(self._layers.values()) > self._most:
-            raise InvalidRequest(
-                f"{self.what}: its layers have more than {self._most // 2**20} MiB "
-                "(SLIPWAY_MAX_IMAGE): make it smaller, or have the administrator raise that"
-            )
-
-    def check(self) -> None:
-        """Raises where the pull has to end."""
-        if self._stop():
-            raise Conflict(f"{self.what}: that was called off")
-        now = time.monotonic()
-        if now - self._heard > SILENT or now - self._begun > LONGEST:
-            late = f"no answer in {SILENT:g} s" if now - self._heard > SILENT else "it takes long"
-            raise Unavailable(
-                f"{self.what}: {late}, at most {LONGEST:g} s are allowed: is its registry up?"
-            )
-        if self._disk.is_dir() and disk.free(self._disk) < ROOM:
-            raise Unavailable(
-                f"{self.what}: less than {ROOM // 2**20} MiB would be left on the engine's disk "
-                f"({self._disk}): make room there"
-            )
+def _size(engine: Engine, pinned: str) -> int:
+    """Its bytes on the disk; 0 where it is not there."""
+    with (
+        contextlib.suppress(NotFound),
+        engine.asking(f"the image {pinned} cannot be looked at") as api,
+    ):
+        return max(1, int(api.inspect_image(pinned)["Size"]))
+    return 0
 
 
-def _lines(sock: Any, bounds: _Bounds) -> Iterator[dict[str, Any]]:
+def _put_back(engine: Engine, wanted: Reference, pinned: str, before: str) -> None:
+    """Undoes a pull: a tag stands again for what it did ``before`` ('': it was not there)."""
+    what = f"the image {pinned} is not removed"
+    with contextlib.suppress(NotFound), engine.asking(what) as api:
+        if before:
+            api.tag(before, wanted.place, tag=wanted.tag)
+    for name in {pinned} if before else {wanted.name, pinned}:
+        # Conflict: somebody has just made a container of it.
+        with contextlib.suppress(NotFound, Conflict), engine.asking(what) as api:
+            api.remove_image(name)
+
+
+def _lines(sock: Any, bounds: Bounds) -> Iterator[dict[str, Any]]:
     """What the engine tells, line by line, until it is through."""
     head, rest = stream.Head(), b""
     while True:
         bounds.check()
-        ready, _, _ = select.select([sock], [], [], _TICK)
+        ready, _, _ = select.select([sock], [], [], TICK)
         if not ready:
             continue
         try:
@@ -285,7 +232,8 @@ def _lines(sock: Any, bounds: _Bounds) -> Iterator[dict[str, Any]]:
                 try:
                     yield dict(json.loads(line))
                 except ValueError as error:
-                    raise Unavailable(f"{bounds.what}: the engine told {line[:200]!r}") from error
+                    log.warning("%s: the engine told %r", bounds.what, line[:200])
+                    raise Unavailable(f"{bounds.what}: the engine's answer is not JSON") from error
         if not data:
             return
 
@@ -294,36 +242,4 @@ def _no_name(id_: str) -> NotFound:
     return NotFound(
         f"the image {id_} is not in the engine, and an id says nothing of a registry: deploy it by "
         "its name"
-    )
-
-
-def _refusal(wanted: Reference, told: str, owner: str) -> SlipwayError:
-    """By the registry's words, as the engine passes them on."""
-    told = told.strip()[:300]
-    what = f"the image {wanted.name} cannot be pulled"
-    where = f"the registry {wanted.host}" if wanted.host else "the hub, docker.io,"
-    if "no space left" in told:
-        return Unavailable(f"{what}: the engine's disk is full ({told}): make room there")
-    if _OTHER_KIND.search(told):
-        return InvalidRequest(
-            f"{what}: there is none for this machine's kind of processor ({told}): build it for "
-            "that, too"
-        )
-    if _WRONG.search(told):
-        return Unavailable(f"{what}: {where} gave something else than it said ({told})")
-    if _REFUSED.search(told):
-        # The hub says so of what is not there at all, too.
-        login = (
-            "anybody may read it"
-            if owner or not wanted.host
-            else "anybody may read it, or SLIPWAY_REGISTRY_USER where that is SLIPWAY_REGISTRY"
-        )
-        return NotFound(
-            f"{what}: {where} does not give it to us ({told}): check its name, and that {login}"
-        )
-    if _MISSING.search(told) and "no such host" not in told:
-        return NotFound(f"{what}: {where} does not have it ({told}): check its name and tag")
-    local = "" if owner else ", or bring the image into the engine with 'docker load'"
-    return Unavailable(
-        f"{what}: {where} is not reached, or answers wrongly ({told}): try again later{local}"
     )

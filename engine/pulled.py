@@ -29,6 +29,16 @@ def note(settings: Settings, pinned: str, asked: str) -> None:
     fresh.replace(path)
 
 
+def brought(settings: Settings, engine: Engine, asked: str, id_: str) -> bool:
+    """Whether ``id_``, what this name stood for, came by a pull of ours for that name."""
+    folder = _folder(settings)
+    return any(
+        known == asked and _id(engine, pinned) == id_
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        for pinned, _, known in [path.read_text().strip().partition("\n")]
+    )
+
+
 def sweep(settings: Settings, engine: Engine, needed: Collection[str], grace: float) -> int:
     """Removes those that nothing has needed for ``grace`` seconds; returns how many.
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core import logging
-from core.errors import SlipwayError, Unavailable
+from core.errors import Conflict, SlipwayError, Unavailable
 from core.http import request
 from core.models import FunctionSpec
 from core.settings import Settings, seconds
@@ -79,6 +79,8 @@ class Replicas:
         """Namespace → starts that are not healthy yet: they take up room."""
         self._probing: Counter[str] = Counter()
         self._trouble: dict[Key, Trouble] = {}
+        self._wanted: Collection[Key] | None = None
+        """None: nobody has said yet."""
         self._pool = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="start")
         self._probes = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probe")
         self._closed = threading.Event()
@@ -146,8 +148,10 @@ class Replicas:
             return self._trouble.get(key)
 
     def forget(self, wanted: set[Key]) -> None:
-        """Drops the troubles of revisions that nothing wants any more."""
+        """Drops the troubles of revisions that nothing wants any more, and calls off their starts
+        as far as those wait for an image."""
         with self._lock:
+            self._wanted = frozenset(wanted)
             for key in [key for key in self._trouble if key not in wanted]:
                 del self._trouble[key]
 
@@ -202,10 +206,14 @@ class Replicas:
             self._trouble[key] = Trouble(failures, reason, passing, now, now + pause)
         log.warning("replica_failed", function=key[0], reason=reason, failures=failures)
 
+    def _unwanted(self, key: Key) -> bool:
+        wanted = self._wanted
+        return self._closed.is_set() or (wanted is not None and key not in wanted)
+
     def _start(self, spec: FunctionSpec, key: Key) -> None:
         try:
             try:
-                instance = self.provider.start(spec)
+                instance = self.provider.start(spec, lambda: self._unwanted(key))
                 with self._lock:
                     health = self._health.setdefault(
                         instance.id, _Health(ready=False, next_probe=float("inf"))
@@ -216,7 +224,8 @@ class Replicas:
                     self._pending += Counter()  # without those at zero
             self._await_health(instance, health)
         except SlipwayError as error:
-            self._failed(key, str(error), passing=error.retryable)
+            if not (isinstance(error, Conflict) and self._unwanted(key)):
+                self._failed(key, str(error), passing=error.retryable)
         except Exception as error:
             log.exception("start_failed", function=key[0])
             self._failed(key, f"internal error while starting: {error}")

@@ -19,7 +19,7 @@ must give the same result when it is repeated. A provider
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -59,15 +59,24 @@ class Instance(Struct, frozen=True):
         return self.spec.revision
 
 
+def never() -> bool:
+    """The start that is never called off."""
+    return False
+
+
 class Provider(Protocol):
     """Starts, ends and lists instances. All methods may be called from several threads."""
 
     name: str
 
-    def start(self, spec: FunctionSpec) -> Instance:
+    def start(self, spec: FunctionSpec, stop: Callable[[], bool] = never) -> Instance:
         """Starts one instance and returns when its process exists; it need not answer yet.
 
+        ``stop``: asked while it waits for something slow, an image that is fetched: whether nobody
+        wants the instance any more.
+
         Raises:
+            Conflict: ``stop`` said so.
             NotFound: the artifact or a secret is not there.
             NotSupported: the function wants secrets, and nothing here can keep them its own.
             Unavailable: the engine or kernel refused for now; trying again can help.

@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -50,7 +50,7 @@ from core.sandbox import (
     terminate,
 )
 from core.settings import Settings
-from runtime.providers import Instance, Phase
+from runtime.providers import Instance, Phase, never
 from runtime.providers.cells import UIDS, cell_of, memory_limit
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
@@ -129,7 +129,11 @@ class ProcessProvider:
         self._poll.register(self._bell, select.EPOLLIN)
         self._recover()
 
-    def start(self, spec: FunctionSpec) -> Instance:
+    def start(
+        self,
+        spec: FunctionSpec,
+        stop: Callable[[], bool] = never,  # noqa: ARG002 - the interface: nothing here is slow
+    ) -> Instance:
         """Starts one replica; see Provider.start.
 
         Raises:

@@ -13,10 +13,13 @@ _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 LAYER = 10 * 2**30
 """Bytes that the layer of ``huge`` says it has."""
 
+INSIDE = "the keys of the house are under the mat"
+
 
 class Liar(http.server.ThreadingHTTPServer):
     """What the images' names ask it for: ``hang``, ``broken``, ``wrong``, ``huge``,
-    ``lost``, ``slow``; everything else is not there."""
+    ``lost``, ``slow``, ``inside`` (sends on to a server that refuses, and says why); everything
+    else is not there."""
 
     daemon_threads = True
 
@@ -57,6 +60,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         if self.server.private and not login:
             headers = {"WWW-Authenticate": 'Basic realm="r"'}
             self._give(401, _error("UNAUTHORIZED", "authentication required"), headers=headers)
+        elif self.path == "/inside":
+            self._give(403, INSIDE.encode(), "text/plain")
         elif not name:
             self._give(200, b"{}")
         elif rest[0] == "manifests":
@@ -73,6 +78,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
                 self.server.over.wait(60)
             case "broken":
                 self._give(500, b"no")
+            case "inside":
+                self._give(307, b"", headers={"Location": "/inside"})
             case "slow":
                 self.server.over.wait(1)
                 self._give(500, b"no")

@@ -332,10 +332,10 @@ def test_a_machine_that_refuses_for_a_moment_fails_no_release(
     start = controller.provider.start
     refusals = iter([True, True])
 
-    def refusing(spec: FunctionSpec) -> Instance:
+    def refusing(spec: FunctionSpec, stop: Callable[[], bool]) -> Instance:
         if next(refusals, False):
             raise Unavailable("no room for a process just now")
-        return start(spec)
+        return start(spec, stop)
 
     monkeypatch.setattr(controller.provider, "start", refusing)
     release = world.stage("ann", ["f"])

@@ -28,6 +28,7 @@ from runtime.providers.docker.user import reader
 from runtime.replicas import Replicas
 from tests import containers, foreign
 from tests.contracts.test_provider import House, ask, exited, make_house, texts
+from tests.integration.registries import Liar
 from tests.waiting import until
 
 pytestmark = pytest.mark.engine
@@ -234,12 +235,10 @@ def test_the_root_filesystem_is_as_given_where_the_admin_deploys(
 ) -> None:
     pier.image("RUN mkdir /var/data && chmod 777 /var/data\nUSER 1234:1234", "slipway-dog:w")
     made = spec("slipway-dog:w", read_only_root_filesystem=given)
-    if repository:  # see above: what is held in memory is what a release would have pulled
+    if repository:  # see above: what is remembered is what a release would have pulled
         made = msgspec.structs.replace(made, namespace="ann", repository=repository)
-        images = pier.provider._images
-        images._resolved[made.function, made.revision] = pier.image(
-            "RUN mkdir /var/data && chmod 777 /var/data\nUSER 1234:1234"
-        )
+        id_ = pier.image("RUN mkdir /var/data && chmod 777 /var/data\nUSER 1234:1234")
+        pier.provider._images.remember(made, id_)
     told = ask(pier.provider.start(made), "/write")
     assert told == {"/home/app": False, "/tmp": True, "/var/data": writes}
 
@@ -278,6 +277,14 @@ def test_all_replicas_of_a_revision_run_the_same_image(pier: Pier, house: House)
     woken = pier.start("slipway-dog:moves")
     assert ask(woken)["env"]["WHICH"] == "first", "also when none of them was left"
     assert pier.inspect(woken)["Image"] == first
+    pier.provider.remove(woken)
+    asleep = house.provider()  # and the controller restarted meanwhile
+    assert isinstance(asleep, DockerProvider)
+    woken = asleep.start(spec("slipway-dog:moves"))
+    assert pier.inspect(woken)["Image"] == first
+    asleep.remove(woken)
+    asleep.tidy([], 3600.0)
+    assert not list((pier.house.settings.state / "resolved-images").iterdir())
 
 
 def test_an_image_that_was_removed_meanwhile_is_asked_for_anew(pier: Pier) -> None:
@@ -299,6 +306,22 @@ def test_images_that_cannot_be_had_are_told(pier: Pier) -> None:
         pier.start("127.0.0.1:9/none")
     with pytest.raises(InvalidRequest, match="not the name of an image"):
         pier.start("Nobody's")
+
+
+def test_a_pull_for_what_nobody_wants_any_more_ends(pier: Pier) -> None:
+    liar = Liar()
+    try:
+        given = spec(f"{liar.name}/hang:1")
+        with pier.watching() as replicas:
+            replicas.forget({(given.function, given.revision)})
+            replicas.start(given)
+            until(lambda: liar.asked["hang"], 20)
+            assert replicas.pending()
+            replicas.forget(set())
+            until(lambda: not replicas.pending() and not replicas._starting, 20)
+            assert replicas.trouble((given.function, given.revision)) is None
+    finally:
+        liar.close()
 
 
 # When it is ready.

@@ -9,21 +9,21 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from core import disk
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError, Unavailable
 from core.settings import Settings
-from engine import pull as pulling
-from engine import pulled
+from engine import bounds, pulled
 from engine.client import Engine
 from engine.pull import pin, pull, resolve
 from tests import containers
 from tests.integration.docker_builds import registry
-from tests.integration.registries import Liar
+from tests.integration.registries import INSIDE, Liar
 from tests.waiting import until
 
 pytestmark = pytest.mark.engine
@@ -176,6 +176,20 @@ def test_a_release_asks_what_a_tag_stands_for_and_fetches_nothing(
         pin(shelf.engine, shelf.settings, "127.0.0.1:9/x")
 
 
+def test_an_owner_is_not_told_what_a_server_inside_said(
+    shelf: Shelf, liar: Liar, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine follows where a registry sends it, from the host's own network."""
+    allowed = replace(shelf.settings, allow_registries=(liar.name,))
+    for asked in (pin, pull, resolve):
+        with pytest.raises(SlipwayError, match="cannot be pulled") as told:
+            asked(shelf.engine, allowed, f"{liar.name}/inside:1", owner="ann")
+        assert INSIDE[:8] not in str(told.value)
+        with pytest.raises(SlipwayError, match=INSIDE):
+            asked(shelf.engine, allowed, f"{liar.name}/inside:1")
+    assert INSIDE in caplog.text
+
+
 def test_an_owner_gets_only_what_a_registry_gives_to_anybody(
     shelf: Shelf, place: str, settings: Settings
 ) -> None:
@@ -241,7 +255,7 @@ def test_a_private_image_is_pulled_with_the_registrys_user(shelf: Shelf, tmp_pat
 def test_a_registry_that_hangs_is_given_up(
     shelf: Shelf, liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pulling, "SILENT", 1.5)
+    monkeypatch.setattr(bounds, "SILENT", 1.5)
     with pytest.raises(Unavailable, match=r"no answer in 1\.5 s"):
         pull(shelf.engine, shelf.settings, f"{liar.name}/hang:1")
 
@@ -271,9 +285,62 @@ def test_an_image_that_is_too_large_is_given_up_midway(shelf: Shelf, liar: Liar)
 def test_a_disk_that_fills_up_ends_a_pull(
     shelf: Shelf, liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pulling, "ROOM", 2**60)
+    monkeypatch.setattr(bounds, "ROOM", 2**60)
     with pytest.raises(Unavailable, match="engine's disk"):
         pull(shelf.engine, replace(shelf.settings, max_image=2**60), f"{liar.name}/huge:1")
+
+
+def test_a_small_layer_that_is_large_on_the_disk_is_not_kept(
+    shelf: Shelf, place: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free", lambda _: 2**40)  # others write there as well
+    name = f"{place}/me/bomb:1"
+    digest = shelf.push(name, "\0" * 5 * 2**20)
+    small = replace(settings, max_image=2**20)
+    with pytest.raises(InvalidRequest, match=r"unpacked .* 4 MiB \(4 times SLIPWAY_MAX_IMAGE"):
+        pull(shelf.engine, small, name)
+    assert not shelf.has(name)
+    assert not shelf.has(f"{place}/me/bomb@{digest}")
+    before = shelf.tag(name, "not a bomb")
+    with pytest.raises(InvalidRequest):
+        pull(shelf.engine, small, name)
+    assert shelf.has(name) == before, "the tag of somebody is as it was"
+    assert not shelf.has(f"{place}/me/bomb@{digest}")
+
+
+def test_a_pull_that_takes_too_much_of_the_disk_ends(
+    shelf: Shelf, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([2**50, 2**50 - 2**45])
+    monkeypatch.setattr(disk, "free", lambda _: next(left))
+    with pytest.raises(Unavailable, match="meanwhile more than"):
+        pull(shelf.engine, shelf.settings, f"{liar.name}/hang:1")
+
+
+def test_images_that_hang_hold_up_their_owner_alone(shelf: Shelf, place: str, liar: Liar) -> None:
+    name = f"{place}/ann/well:1"
+    shelf.push(name, "well")
+    off = threading.Event()
+    allowed = replace(shelf.settings, allow_registries=(liar.name, place))
+    with ThreadPoolExecutor(24) as pool:
+
+        def ask(image: str, owner: str) -> Future[str]:
+            return pool.submit(pull, shelf.engine, allowed, image, owner=owner, stop=off.is_set)
+
+        try:
+            hanging = [ask(f"{liar.name}/hang:{i}", "bob") for i in range(9)]
+            hanging += [ask(f"{liar.name}/hang:{i}", "") for i in range(9)]
+            until(lambda: liar.asked["hang"] >= 4, 20, lambda: "that some are under way")
+            for owner in ("ann", ""):
+                assert "@sha256:" in ask(name, owner).result(30)
+            ours = replace(allowed, registry=place)
+            assert "@sha256:" in pool.submit(pull, shelf.engine, ours, name).result(30)
+            assert liar.asked["hang"] == 4, "two of bob's and two of the admin's"
+        finally:
+            off.set()
+        for each in hanging:
+            with pytest.raises(Conflict):
+                each.result(20)
 
 
 def test_a_pull_that_is_called_off_ends_and_others_that_wait_for_it_go_on(
@@ -366,6 +433,18 @@ def test_what_was_here_already_is_not_ours_to_remove(
     _an_hour_passes(settings)
     assert pulled.sweep(settings, shelf.engine, [], HOUR) == 0
     assert shelf.has(name)
+
+
+def test_a_tag_that_was_here_and_moved_is_not_ours_to_remove(
+    shelf: Shelf, place: str, settings: Settings
+) -> None:
+    name = f"{place}/me/retagged:1"
+    shelf.push(name, "newer")
+    shelf.tag(name, "theirs, older")
+    pinned = pull(shelf.engine, settings, name)
+    _an_hour_passes(settings)
+    assert pulled.sweep(settings, shelf.engine, [], HOUR) == 0
+    assert shelf.has(name) == shelf.has(pinned) != ""
 
 
 def _an_hour_passes(settings: Settings) -> None:

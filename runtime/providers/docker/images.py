@@ -2,14 +2,14 @@
 
 What was built here is named by its digest, which says all. A foreign image may be named by a tag,
 which moves: what it stands for is asked once for each revision (see ``engine.pull.resolve``), and
-all replicas of the revision run that. Which it is, their containers carry.
+all replicas of the revision run that. Which it is, their containers carry, and a file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from core.settings import Settings
 from engine import references
 from engine.client import Engine
 from engine.pull import pull, resolve
+from runtime.providers import never
 from runtime.providers.docker.document import TEMPLATE
+from runtime.providers.docker.resolved import Resolved
 
 _MOST_VOLUMES = 16
 _MOST_KNOWN = 10_000
@@ -53,27 +55,32 @@ class Images:
         self._stop = stop
         self._lock = threading.Lock()
         self._known: dict[str, Image] = {}
-        self._resolved: dict[tuple[str, str], str] = {}
-        """(function, revision) → the foreign image that it runs."""
+        self._resolved = Resolved(settings)
 
-    def get(self, spec: FunctionSpec, running: str = "") -> Image:
+    def get(self, spec: FunctionSpec, running: str = "", stop: Callable[[], bool] = never) -> Image:
         """The image of a function, pulled if it is not there.
 
-        ``running``: the foreign image that a replica of this revision has.
+        ``running``: the foreign image that a replica of this revision has. ``stop``: whether this
+        one is not wanted any more.
 
         Raises:
+            Conflict: ``stop`` said so, or this process ends.
             InvalidRequest: it cannot be run.
             NotAllowed: it is not this owner's to use.
             NotFound: neither engine nor registry has it.
             Unavailable: engine or registry do not answer.
         """
+
+        def over() -> bool:
+            return self._stop() or stop()
+
         if spec.foreign:
-            return self._foreign(spec, running)
+            return self._foreign(spec, running, over)
         references.check_artifact(spec.artifact)
         with contextlib.suppress(NotFound):
             return self._look(spec, spec.artifact)
         try:
-            pull(self._engine, self._settings, spec.artifact, stop=self._stop)
+            pull(self._engine, self._settings, spec.artifact, stop=over)
         except NotFound as error:
             raise NotFound(
                 f"the image of {spec.function} is neither in the engine nor in the registry "
@@ -83,36 +90,31 @@ class Images:
 
     def remember(self, spec: FunctionSpec, name: str) -> None:
         """A replica of this revision ran this image; it may have been the last one."""
-        with self._lock:
-            self._resolved.setdefault((spec.function, spec.revision), name)
+        self._resolved.keep(spec, name)
+
+    def tidy(self, needed: Collection[str]) -> None:
+        """Forgets what those ran that are gone; ``needed``: images as functions name them."""
+        self._resolved.tidy(needed)
 
     def forget(self, name: str) -> None:
         """It is gone from the engine."""
         with self._lock:
             self._known.pop(name, None)
 
-    def _foreign(self, spec: FunctionSpec, running: str) -> Image:
-        key = (spec.function, spec.revision)
-        with self._lock:
-            known = running or self._resolved.get(key, "")
+    def _foreign(self, spec: FunctionSpec, running: str, stop: Callable[[], bool]) -> Image:
         owner = spec.namespace if spec.repository else ""
-        if known:
+
+        def fetched(name: str) -> str:
+            return resolve(self._engine, self._settings, name, owner=owner, stop=stop)
+
+        if known := running or self._resolved.get(spec):
             with contextlib.suppress(NotFound):
                 return self._look(spec, known)
             with contextlib.suppress(NotFound):
-                return self._look(spec, self._resolve(known))
-            with self._lock:
-                self._resolved.pop(key, None)  # somebody removed it; it is asked for anew
-        found = self._resolve(spec.artifact, owner)
-        with self._lock:
-            if len(self._resolved) > _MOST_KNOWN:
-                self._resolved.clear()
-            # Another replica may have been quicker, and the tag have moved in between.
-            found = self._resolved.setdefault(key, found)
-        return self._look(spec, found)
-
-    def _resolve(self, name: str, owner: str = "") -> str:
-        return resolve(self._engine, self._settings, name, owner=owner, stop=self._stop)
+                return self._look(spec, fetched(known))
+            self._resolved.drop(spec)  # somebody removed it; it is asked for anew
+        # Another replica may have been quicker, and the tag have moved in between.
+        return self._look(spec, self._resolved.keep(spec, fetched(spec.artifact)))
 
     def _look(self, spec: FunctionSpec, name: str) -> Image:
         with self._lock:

@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from core.settings import Settings
 from engine import pulled
 from engine.client import Engine
 from engine.images import discard
-from runtime.providers import Instance
+from runtime.providers import Instance, never
 from runtime.providers.cells import UIDS, memory_limit, reaches_out
 from runtime.providers.docker import document as documents
 from runtime.providers.docker.addresses import Addresses
@@ -121,7 +121,7 @@ class DockerProvider:
             tick=self._tick,
         )
 
-    def start(self, spec: FunctionSpec) -> Instance:
+    def start(self, spec: FunctionSpec, stop: Callable[[], bool] = never) -> Instance:
         """Starts one replica; see Provider.start.
 
         Raises:
@@ -132,7 +132,7 @@ class DockerProvider:
                 raise Unavailable(f"{spec.function} is not started: the controller is stopping")
             self._starting += 1
         try:
-            image = self._images.get(spec, self._containers.image_of(spec))
+            image = self._images.get(spec, self._containers.image_of(spec), stop)
             values = self._secrets.values(spec, self._about().get("SecurityOptions") or ())
             user = self._users.of(spec, image)
             network = self._network.ready()
@@ -371,6 +371,7 @@ class DockerProvider:
         discard(self._settings, self._engine, namespace, artifact)
 
     def tidy(self, needed: Collection[str], grace: float) -> int:
+        self._images.tidy(needed)
         return pulled.sweep(self._settings, self._engine, needed, grace)
 
     def disks(self) -> Sequence[Path]:
