@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +33,11 @@ from core.settings import Settings
 from engine.client import Engine
 from engine.references import plain, refuse_others
 
+log = logging.getLogger(__name__)
+
 _FRESH = 10.0
 """Seconds for which what the engine said of an image is taken as known."""
+
 _ASKED = re.compile(
     r"timeout|timed out|connection|EOF|no such host|TLS|certificate|toomanyrequests|5\d\d|lookup",
     re.I,
@@ -146,11 +150,16 @@ class Images:
                 f"the base image {name} is not in the engine and cannot be fetched ({told[:300]}): "
                 f"make it with 'make base-images', or set SLIPWAY_{which}_IMAGE"
             )
+        # Not for the owner: the engine quotes whatever server its registry sent it to.
+        log.warning("the image %s cannot be fetched: %s", name[:120], ascii(told[:300]))
         if _ASKED.search(told) and "not found" not in told:
-            raise Unavailable(f"the image {name[:120]} cannot be fetched now: {told[:300]}")
+            raise Unavailable(
+                f"the image {name[:120]} cannot be fetched now: its registry is not reached, or "
+                "is busy; push again later"
+            )
         raise BuildFailed(
-            f"the image {name[:120]} cannot be fetched: {told[:300]}; check its name, and that "
-            "anybody may read it",
+            f"the image {name[:120]} cannot be fetched: check its name, and that anybody may "
+            "read it",
             step="base",
         )
 
