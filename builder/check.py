@@ -23,14 +23,20 @@ from core.errors import (
     SlipwayError,
     TooLarge,
 )
+from core.models import Resources
 from core.settings import Settings, cpus, size
 from core.stackfile import Stack, StackFunction, read_environment_file
 from core.yamlnodes import MAX_TOLD
 
 MAX_CONFIGURATION = 256 * 1024
-"""Bytes of one function's variables, labels and annotations: they lie in the store's memory."""
+"""Bytes of what one function's specification holds (``_WEIGHED``), and of the files that it names
+in ``environment_file``: it lies in the store's memory."""
 MAX_CONFIGURATIONS = 4 * 2**20
 """Bytes of those of all functions of a commit, which are handed over in one request."""
+_WEIGHED = (
+    *("environment", "labels", "annotations", "constraints", "secrets", "fprocess"),
+    *("limits", "requests"),
+)
 
 
 def check_stack(
@@ -99,16 +105,15 @@ def check_stack(
             _memory(function, settings)
         with telling(function, "limits"):
             _cpus(function, settings)
-        weights = {
-            "environment": _weight(function.environment),
-            "labels": _weight(function.labels),
-            "annotations": _weight(function.annotations),
-            "environment_file": 0,
-        }
+        weights = {field: _weight(getattr(function, field)) for field in _WEIGHED}
+        weights["environment_file"] = 0
         for path in function.environment_file:
             if sum(weights.values()) <= MAX_CONFIGURATION:
                 with telling(function, "environment_file", path):
-                    weights["environment_file"] += _weight(environment_file(source, path))
+                    data = source.read(path, MAX_CONFIGURATION)
+                    weights["environment_file"] += len(data)  # what is read costs time as well
+                    more = _weight(read_environment_file(data, path)) - len(data)
+                    weights["environment_file"] += max(more, 0)
         total += sum(weights.values())
         with telling(function, max(weights, key=lambda key: weights[key])):
             _bounded(function, sum(weights.values()), total)
@@ -178,22 +183,26 @@ def _too_much(what: str, asked: str, settings: Settings, name: str) -> InvalidRe
     )
 
 
-def _weight(values: Mapping[str, str] | None) -> int:
-    return sum(
-        len(name.encode()) + len(value.encode("utf-8", "replace"))
-        for name, value in (values or {}).items()
-    )
+def _weight(value: object) -> int:
+    """Bytes of all texts in a field of a stack file."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "replace"))
+    if isinstance(value, Resources):
+        value = [value.memory, value.cpu]
+    if isinstance(value, Mapping):
+        return sum(_weight(name) + _weight(each) for name, each in value.items())
+    return sum(map(_weight, value)) if isinstance(value, list) else 0
 
 
 def _bounded(function: StackFunction, weight: int, total: int) -> None:
     hint = "keep data in files beside the handler"
     if weight > MAX_CONFIGURATION:
         raise TooLarge(
-            f"{function.name}: environment, labels and annotations have {weight} bytes together, "
-            f"and {MAX_CONFIGURATION} are allowed: {hint}"
+            f"{function.name}: environment, labels, annotations and the like have {weight} bytes "
+            f"together, and {MAX_CONFIGURATION} are allowed: {hint}"
         )
     if total > MAX_CONFIGURATIONS:
         raise TooLarge(
-            f"{function.name}: environment, labels and annotations of the functions up to here "
-            f"have {total} bytes together, and {MAX_CONFIGURATIONS} are allowed: {hint}"
+            f"{function.name}: environment, labels, annotations and the like of the functions up "
+            f"to here have {total} bytes together, and {MAX_CONFIGURATIONS} are allowed: {hint}"
         )

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
 from builder import folders
@@ -34,6 +34,8 @@ from core.errors import CheckoutFailed, InvalidRequest, NotSupported, Unavailabl
 from core.models import Repository
 from core.settings import Settings
 from core.signing import secret_file
+
+T = TypeVar("T")
 
 _MAX_PACKS = 50
 """Packs of a mirror before it is made anew: one commit at depth 1 is cheaper than to repack."""
@@ -187,34 +189,38 @@ class Mirror:
         return names.commit(commit)
 
     def commit_from(self, url: str, prefix: str) -> str:
-        """The one commit whose id begins with ``prefix`` (hex digits); where the mirror does not
-        know it yet, everything that the branches and tags hold is fetched.
+        """The one commit of the branches and tags whose id begins with ``prefix`` (hex digits);
+        where the mirror does not know it yet, everything that these hold is fetched.
+
+        What else lies in the mirror does not count: forges serve commits of forks, too, so
+        whoever names one by its whole id could give others his own for a short id of theirs.
 
         Raises:
             CheckoutFailed: there is none, or more than one; or as ``fetch``.
         """
-        with self._changing():
-            self._prepare()
-            if found := self._commit_from(prefix):
-                return found
-            git = self._git(url, self.git_dir, self._settings.max_push, False, "", self._fetching)
-            deeper = ["--unshallow"] if (self.git_dir / "shallow").exists() else []
-            specs = [f"+refs/{kind}/*:refs/slipway/{kind}/*" for kind in ("heads", "tags")]
-            self._bounded(git, url, *deeper, "--", url, *specs)
-            if found := self._commit_from(prefix):
-                return found
-        raise CheckoutFailed(
-            f"{shown(url)} has no commit, or more than one, whose id begins with {prefix}: write "
-            "all 40 digits"
-        )
+        found = self._mended(lambda: self._named(url, prefix))
+        if len(found) != 1:
+            raise CheckoutFailed(
+                f"{shown(url)} has {'more than one' if found else 'no'} commit on its branches and "
+                f"tags whose id begins with {prefix}: write all 40 digits"
+            )
+        return names.commit(found[0])
 
-    def _commit_from(self, prefix: str) -> str:
-        git = HardenedGit(self.git_dir, timeout=60)
-        try:
-            wanted = f"{prefix}^{{commit}}"
-            return str(git.execute(["git", "rev-parse", "--quiet", "--verify", wanted]))
-        except GitFailed:
-            return ""
+    def _named(self, url: str, prefix: str) -> list[str]:
+        if found := self._reached(url, prefix):
+            return found
+        git = self._git(url, self.git_dir, self._settings.max_push, False, "", self._fetching)
+        deeper = ["--unshallow"] if (self.git_dir / "shallow").exists() else []
+        specs = [f"+refs/{kind}/*:refs/slipway/{kind}/*" for kind in ("heads", "tags")]
+        self._bounded(git, url, "--prune", *deeper, "--", url, *specs)
+        return self._reached(url, prefix)
+
+    def _reached(self, url: str, prefix: str) -> list[str]:
+        """The commits that branches and tags lead to, as far as they were fetched."""
+        git = HardenedGit(self.git_dir, timeout=60, max_file=_MAX_LISTING, check=self._check)
+        kinds = ("--glob=refs/slipway/heads", "--glob=refs/slipway/tags")
+        listing = run(git, url, "rev-list", *kinds)
+        return re.findall(rf"^{prefix}[0-9a-f]*$", listing, re.MULTILINE)
 
     def has(self, commit: str) -> bool:
         """Whether the mirror has a commit, so that nothing is fetched for it."""
@@ -254,17 +260,21 @@ class Mirror:
         git = self._git(
             url, self.git_dir, self._settings.max_push, local, credential, self._fetching
         )
+        return self._mended(lambda: self._open(git, url, wanted, branch))
+
+    def _mended(self, attempt: Callable[[], T]) -> T:
+        """What ``attempt`` gives; it is made once more, from nothing, where the mirror seems to be
+        damaged."""
         with self._changing():
             fresh = self._prepare()
             try:
-                return self._open(git, url, wanted, branch)
+                return attempt()
             except (Unclear, Damaged):
                 if fresh:
                     raise
-            # Once more, from nothing.
             self._discard()
             self._prepare()
-            return self._open(git, url, wanted, branch)
+            return attempt()
 
     def _open(self, git: HardenedGit, url: str, commit: str, branch: str) -> Source:
         reading = self._lock(".use", fcntl.LOCK_SH, 60)

@@ -24,7 +24,7 @@ DAMAGE_MARK = "slipway-damaged"
 """A file in a mirror that tells the next fetch to make the mirror anew."""
 
 TREE, LINK, SUBMODULE = 0o040000, 0o120000, 0o160000
-_MAX_DEPTH = 64
+MAX_DEPTH = 64
 _MAX_PATH = 1024
 """Folders above a file, and bytes of its path, in the commit and in the function."""
 _MAX_NAME = 255
@@ -211,7 +211,7 @@ class Source:
         digest = hashlib.sha256()
         with self._lock:
             self.check()
-            self._room -= entry.size + _BLOCK
+            self._room -= disk_size(entry.size)
             if self._room < 0:
                 raise TooLarge(
                     "the functions of this commit are too large together: four times what one may "
@@ -365,10 +365,15 @@ def _refusal(node: Node) -> str:
     return ""
 
 
+def disk_size(size: int) -> int:
+    """Bytes of disk that a file of ``size`` bytes takes, at most."""
+    return size + _BLOCK
+
+
 def too_long(path: str) -> str:
     """Why a path cannot be part of a build; empty where it can."""
-    if path.count("/") >= _MAX_DEPTH or len(path.encode("utf-8", "surrogateescape")) > _MAX_PATH:
-        return f"is more than {_MAX_DEPTH} folders deep or {_MAX_PATH} bytes long"
+    if path.count("/") >= MAX_DEPTH or len(path.encode("utf-8", "surrogateescape")) > _MAX_PATH:
+        return f"is more than {MAX_DEPTH} folders deep or {_MAX_PATH} bytes long"
     return ""
 
 

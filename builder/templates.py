@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from builder.source import MAX_DEPTH
 from core import yamlnodes
 from core.errors import ConfigError, InvalidRequest, InvalidStack, Mistake, NotSupported
 from core.models import Struct
@@ -259,7 +260,7 @@ def _build_options(reader: Values, node: yamlnodes.Node) -> dict[str, list[str]]
 
 def _files(folder: Path, inside: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     """All files below ``folder``, links followed while they stay ``inside``."""
-    if prefix.count("/") > 32:
+    if prefix.count("/") > MAX_DEPTH:  # of others' templates none comes here: they have no links
         raise ConfigError(f"the template folder {folder} holds a link to itself")
     with os.scandir(folder) as found:
         entries = list(found)

@@ -13,6 +13,7 @@ content: another commit that has the same is no reason to build.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from builder import folders, templaterepositories
 from builder.context import MAX_POINTER, POINTER
-from builder.source import TREE, Entry, Source, quoted
+from builder.source import TREE, Entry, Source, disk_size, quoted
 from builder.templaterepositories import UNUSED, Place, Repositories
 from builder.templates import FOLDER, Template, available, find_template, own_name, read_foreign
 from core.errors import (
@@ -31,10 +32,16 @@ from core.errors import (
     InvalidRequest,
     NotFound,
     SlipwayError,
+    TooLarge,
 )
 from core.settings import Settings
 from core.stackfile import Stack, TemplateSource
 
+_KEPT = 4
+"""Folders as large as a function's may be: disk that the templates of one owner may take."""
+_IN_USE = 6 * 3600
+"""Seconds for which a template that was found stays in any case: a release may be building with it.
+"""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -146,8 +153,10 @@ class Templates:
         try:
             os.utime(home)  # tells the sweep that it is used
         except FileNotFoundError:
+            files = source.files(path)
             with folders.making(home.parent) as new:
-                for entry in source.files(path):
+                self._make_room(sum(map(disk_size, (file.size for file in files))))
+                for entry in files:
                     _write(source, entry, new / entry.path)
                 folders.settle(new, home)
         template, warnings = read_foreign(name, home, place)
@@ -155,6 +164,30 @@ class Templates:
             told = f"warning: template.yml of the template {name} ({place}): {warning!r}"
             self._repositories.say(told)
         return template
+
+    def _make_room(self, size: int) -> None:
+        """For ``size`` bytes more of this owner's: what he has not used lately goes, oldest first.
+
+        Raises:
+            TooLarge: he used too much lately.
+            Unavailable: the disk is full.
+        """
+        total = size + _weight(self._kept_in)
+        largest = self._settings.max_context + self._settings.max_files * disk_size(0)
+        allowed = _KEPT * largest
+        for home in sorted(self._kept_in.glob("[0-9a-f]*"), key=_used):
+            if total <= allowed or time.time() - _used(home) < _IN_USE:
+                break
+            total -= _weight(home)
+            folders.remove(home)
+        if total > allowed:
+            raise TooLarge(
+                f"the templates that you used within {_IN_USE // 3600} hours take {total} bytes "
+                f"together, and {allowed} are allowed: leave out of them what is not needed, or "
+                "ask the administrator (SLIPWAY_MAX_CONTEXT, SLIPWAY_MAX_FILES)"
+            )
+        if not folders.room(self._kept_in, size):
+            raise folders.full(self._kept_in)
 
     def _without_source(self, name: str, named: list[TemplateSource]) -> NotFound:
         return NotFound(
@@ -176,6 +209,24 @@ def sweep(settings: Settings) -> int:
             folders.remove(home)
             count += 1
     return count + templaterepositories.sweep(settings)
+
+
+def _used(home: Path) -> float:
+    """When it was used last, in seconds as of ``time.time``; now where it just went."""
+    try:
+        return home.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _weight(folder: Path) -> int:
+    """Bytes on disk of the files below a folder that others may be changing."""
+    total = 0
+    for inner, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += disk_size(Path(inner, name).stat().st_size)
+    return total
 
 
 def _write(source: Source, entry: Entry, target: Path) -> None:

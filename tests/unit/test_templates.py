@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import templaterepositories
+from builder import folders, templaterepositories, templatesources
 from builder.engines.process import ProcessEngine
 from builder.source import Source
 from builder.templaterepositories import Place, Repositories
@@ -216,6 +219,44 @@ def test_a_short_commit_that_no_ref_points_to(
     assert found.files["index.py"].read_text() == "1\n"
     told = refused(CheckoutFailed, commit, "py", ("py", f"{url}#sha-{'0' * 7}"))
     assert "write all 40 digits" in told
+
+
+def test_a_short_commit_is_one_of_the_repositorys_own(
+    commit: Commit,
+    upstream: BareRepository,
+    served: tuple[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mirror is shared, and forges serve what lies in forks by its whole id."""
+    monkeypatch.setattr(templaterepositories, "_SHA", re.compile(r"sha-([0-9a-f]{4,40})"))
+    url, _ = served
+    upstream.git("config", "uploadpack.allowAnySHA1InWant", "true")
+    legit = upstream.commit(template("py", index_py="good\n"))
+    upstream.commit(template("py", index_py="newer\n"))
+    tree = upstream.git("rev-parse", upstream.commit(template("py", index_py="evil\n")) + "^{tree}")
+    upstream.git("update-ref", "refs/heads/main", "refs/heads/main^")
+    head = f"tree {tree}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\n"
+    forged = (f"{head}{number}\n".encode() for number in itertools.count())
+    evil = next(
+        each
+        for each in forged
+        if hashlib.sha1(b"commit %d\0%s" % (len(each), each)).hexdigest().startswith(legit[:4])
+    )
+    id_ = upstream.git("hash-object", "-t", "commit", "-w", "--stdin", stdin=evil)
+
+    def content(ref: str, namespace: str = "alice") -> str:
+        found = commit.find("py", ("py", f"{url}#sha-{ref}"), namespace=namespace)
+        return found.files["index.py"].read_text().strip()
+
+    assert content(id_, "mallory") == "evil", "who writes a whole id says exactly what he wants"
+    assert content(legit[:4]) == "good", "before anything else was fetched"
+    assert content(legit[:4]) == "good"
+    told = refused(CheckoutFailed, commit, "py", ("py", f"{url}#sha-{id_[:12]}"))
+    assert f"no commit on its branches and tags whose id begins with {id_[:12]}" in told
+    upstream.git("update-ref", "refs/heads/taken-in", id_)
+    assert content(id_[:12]) == "evil"
+    told = refused(CheckoutFailed, commit, "py", ("py", f"{url}#sha-{legit[:4]}"))
+    assert "more than one commit" in told
 
 
 def test_a_moved_tag_is_another_template_and_the_same_content_is_not(
@@ -434,6 +475,19 @@ def test_a_template_of_very_many_files(commit: Commit) -> None:
     assert "has more than 20000 files" in refused(TooLarge, commit, "py")
 
 
+def test_folders_that_are_deep(commit: Commit) -> None:
+    def files(depth: int) -> dict[str, Content]:
+        return template("py") | {f"template/py/{'d/' * depth}x": "deep\n"}
+
+    commit.commit(files(63))
+    assert "d/" * 63 + "x" in commit.find("py").files
+    commit.commit(files(64))
+    told = refused(BuildFailed, commit, "py")
+    assert "'template/py/d/d/" in told
+    assert "folders deep" in told
+    assert str(commit.settings.state) not in told
+
+
 def test_a_link_in_place_of_the_folder(commit: Commit) -> None:
     commit.commit({**template("real"), "template/py": (LINK, "real")})
     assert "is a symbolic link" in refused(BuildFailed, commit, "py")
@@ -550,6 +604,40 @@ def test_an_owner_never_reads_what_another_one_keeps(commit: Commit) -> None:
     assert commit.find("py").folder == alices
 
 
+def test_templates_leave_the_reserve_of_the_disk_free(
+    commit: Commit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = 3_000_000
+    commit.commit(template("py") | {"template/py/big": b"x" * big})
+    free = folders.RESERVE + big
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 0, free))
+    assert "has no room" in refused(Unavailable, commit, "py")
+    assert not list(commit.settings.templates.glob("*/*"))
+    free += 100_000
+    assert commit.find("py").name == "py"
+
+
+def test_what_is_kept_for_one_owner_is_bounded(commit: Commit) -> None:
+    def heavy(name: str) -> dict[str, Content]:
+        return template(name) | {f"template/{name}/big": name.encode() * 110_000}
+
+    commit.settings = replace(commit.settings, max_context=130_000, max_files=6)
+    homes = []
+    for name in "abcd":  # four have room
+        commit.commit(heavy(name))
+        homes.append(commit.find(name).folder)
+    commit.commit(heavy("a") | heavy("e"))
+    assert "that you used within 6 hours take 67" in refused(TooLarge, commit, "e")
+    assert all(home.is_dir() for home in homes)
+    assert commit.find("e", namespace="bob").name == "e", "others are not concerned"
+    for age, home in enumerate(homes):
+        long_ago = time.time() - templatesources._IN_USE - 60 + age
+        os.utime(home, (long_ago, long_ago))
+    commit.find("a")  # which uses it again
+    commit.find("e")
+    assert [home.is_dir() for home in homes] == [True, False, True, True]
+
+
 def test_what_no_build_uses_goes(
     commit: Commit, upstream: BareRepository, served: tuple[str, list[str]], settings: Settings
 ) -> None:
@@ -571,17 +659,23 @@ def test_what_no_build_uses_goes(
     assert sweep(settings) == 0
 
 
+@pytest.mark.parametrize("short", [False, True])
 def test_a_mirror_that_was_damaged_is_made_anew(
-    commit: Commit, upstream: BareRepository, served: tuple[str, list[str]], settings: Settings
+    commit: Commit,
+    upstream: BareRepository,
+    served: tuple[str, list[str]],
+    settings: Settings,
+    short: bool,
 ) -> None:
-    upstream.commit(template("py"))
-    commit.find("py", ("py", served[0]))
+    first = upstream.commit(template("py"))
+    ref = f"#sha-{first[:9]}" if short else ""
+    commit.find("py", ("py", f"{served[0]}{ref}"))
     for pack in settings.mirrors.rglob("*.pack"):
         pack.chmod(0o600)
         pack.write_bytes(b"rubbish")
     for folder in settings.templates.glob("*"):
         shutil.rmtree(folder)
-    assert commit.find("py", ("py", served[0])).files["index.py"].read_text() == "one\n"
+    assert commit.find("py", ("py", f"{served[0]}{ref}")).files["index.py"].read_text() == "one\n"
 
 
 def test_a_wrong_template_of_ours_is_the_installations_mistake(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ BAD: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     ),
     "configuration without end": (
         one() + "    labels:\n" + "".join(f"      l{n}: {'v' * 100_000}\n" for n in range(3)),
-        ("line 8: stack-files: environment, labels and annotations have 300006 bytes together",),
+        ("line 8: stack-files: environment, labels, annotations and the like have 300006 bytes",),
     ),
     "an annotation that is misspelt": (
         one() + "    annotations:\n      com.slipway.egress: flase\n",
