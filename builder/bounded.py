@@ -15,7 +15,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -28,6 +28,31 @@ LINE_BYTES = 4096
 """A longer line is told in pieces."""
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Hidden:
+    """Words that are not told: asterisks stand in their place. A word longer than ``LONGEST``
+    counts as several."""
+
+    LONGEST = 1024
+
+    def __init__(self, words: Iterable[str] = ()) -> None:
+        longest = sorted({part for word in words for part in _parts(word)}, key=len, reverse=True)
+        self._words = re.compile("|".join(map(re.escape, longest))) if longest else None
+        self.reach = max((len(word.encode(errors="replace")) for word in longest), default=0)
+        """Bytes of the longest one: with so many more to come, it may be there in half."""
+
+    def mask(self, text: str) -> str:
+        return self._words.sub("****", text) if self._words else text
+
+
+def _parts(word: str) -> Iterable[str]:
+    count = -(-len(word) // Hidden.LONGEST)
+    size = -(-len(word) // max(count, 1))  # about the same of each: a rest of a letter hides much
+    return (word[at : at + size] for at in range(0, len(word), max(size, 1)))
+
+
+NOTHING = Hidden()
 
 
 class Group(Protocol):
@@ -67,6 +92,7 @@ def run(
     tail: int = 60,
     stop: Callable[[], bool] = lambda: False,
     group: Group | None = None,
+    hidden: Hidden = NOTHING,
 ) -> Ended:
     """Runs ``argv`` with exactly ``env``, standard input empty, both outputs in one stream.
 
@@ -77,12 +103,13 @@ def run(
         tail: lines kept for the result.
         stop: asked every second; true ends the program.
         group: joined right after the start, before the program can have done much.
+        hidden: what is not told, neither by ``on_line`` nor in the result.
 
     Raises:
         ConfigError: the program is not there or cannot be executed.
     """
     begun = time.monotonic()
-    lines = Lines(on_line, tail)
+    lines = Lines(on_line, tail, hidden)
     try:
         process = subprocess.Popen(
             list(argv),
@@ -157,16 +184,21 @@ def _follow(
 class Lines:
     """Cuts a stream of bytes into clean lines, passes them on and keeps the last ones."""
 
-    def __init__(self, on_line: Callable[[str], None], tail: int) -> None:
+    def __init__(self, on_line: Callable[[str], None], tail: int, hidden: Hidden = NOTHING) -> None:
         self.tail: collections.deque[str] = collections.deque(maxlen=tail)
         self._on_line = on_line
+        self._hidden = hidden
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             self._tell(line)
-        while len(self._rest) > LINE_BYTES:
+        if len(self._rest) > LINE_BYTES + self._hidden.reach:
+            # A word that begins before a cut is here in whole, and so is gone before it is cut.
+            text = self._rest.decode(errors="surrogateescape")
+            self._rest = self._hidden.mask(text).encode(errors="surrogateescape")
+        while len(self._rest) > LINE_BYTES + self._hidden.reach:
             self._tell(self._rest[:LINE_BYTES])
             self._rest = self._rest[LINE_BYTES:]
 
@@ -176,8 +208,9 @@ class Lines:
             self._rest = b""
 
     def _tell(self, line: bytes) -> None:
-        for start in range(0, max(len(line), 1), LINE_BYTES):
-            text = clean(line[start : start + LINE_BYTES].decode(errors="replace"))
+        whole = self._hidden.mask(clean(line.decode(errors="replace"))).encode()
+        for start in range(0, max(len(whole), 1), LINE_BYTES):
+            text = whole[start : start + LINE_BYTES].decode(errors="replace")
             self.tail.append(text)
             self._on_line(text)
 

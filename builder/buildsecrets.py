@@ -2,8 +2,9 @@
 
 A value that is a path of the commit, from the stack file's folder, is that file, as OpenFaaS'
 client reads it; another one is the name of a secret. In the build's key stands which content it
-was: git's id of the file, or the version of the secret. The values themselves are in files beside
-the context, for us alone, until the release is over.
+was: git's id of the file, or the version of the secret. The values themselves are in files for us
+alone until the release is over: those of the commit beside the context, secrets in memory where
+that can be (``builder.secrets``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from builder.source import TREE, Node, Source
 from core import names
-from core.errors import InvalidRequest, NotFound
+from core.errors import InvalidRequest, NotFound, Unavailable
 from core.stackfile import StackFunction
 
 MAX_VALUE = 500 * 1024
@@ -51,25 +52,45 @@ def stamp(source: Source, function: StackFunction, id_: str, versions: Versions)
 
 
 def write(
-    source: Source, function: StackFunction, folder: Path, value_of: Callable[[str], bytes]
+    source: Source,
+    function: StackFunction,
+    folder: Path,
+    secret: Path,
+    value_of: Callable[[str], bytes],
 ) -> dict[str, Path]:
-    """Writes their values into ``folder``, which is made; returns id → file.
+    """Writes their values; returns id → file.
 
-    ``value_of``: the value of one of the owner's secrets.
+    Args:
+        folder: for files of the commit; made.
+        secret: for secrets, each once for all functions of the release.
+        value_of: the value of one of the owner's secrets.
 
-    Raises as ``stamp``, and what ``value_of`` does.
+    Raises as ``stamp``, and what ``value_of`` does; Unavailable where ``secret`` has no room.
     """
     folder.mkdir(mode=0o700)
     files = {}
     for number, (id_, value) in enumerate(function.build_secrets.items()):
         if _file(source, function, value):
-            data = source.read(_path(function, value), MAX_VALUE)
-        else:
-            data = value_of(value)
-        files[id_] = path = folder / str(number)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
+            files[id_] = folder / str(number)
+            _write(files[id_], source.read(_path(function, value), MAX_VALUE))
+            continue
+        files[id_] = path = secret / value
+        if path.exists():
+            continue
+        draft = secret / f".{function.name}.{number}"  # functions are built side by side
+        try:
+            _write(draft, value_of(value))
+        except OSError as error:
+            raise Unavailable(
+                f"the build secret {value} cannot be laid out in {secret.parent}: {error.strerror}"
+            ) from error
+        draft.rename(path)
     return files
+
+
+def _write(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
 
 
 def _path(function: StackFunction, value: str) -> str:

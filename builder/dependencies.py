@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from builder import folders, node_dependencies, packagejson, python_dependencies, requirements
 from builder.context import MODIFIED
+from builder.secrets import memory
 from core.bundle import Layer
 from core.errors import BuildFailed
 from core.settings import Settings
@@ -131,7 +132,8 @@ def sweep(settings: Settings) -> int:
     """Removes what builds that were killed left half-made; returns how many folders."""
     kinds = (settings.bundles, settings.layers, settings.caches)
     owners = [owner for kind in kinds for owner in kind.glob("*") if owner.is_dir()]
-    return sum(folders.sweep(parent) for parent in (settings.state / folders.WORK, *owners))
+    places = (settings.state / folders.WORK, memory(settings), *owners)
+    return sum(folders.sweep(parent) for parent in places)
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -22,7 +22,7 @@ from builder.context import write_context
 from builder.handover import hand_over
 from builder.mirror import Mirror, origin
 from builder.plan import plan
-from builder.secrets import build_secret
+from builder.secrets import build_secret, room
 from builder.source import Source
 from builder.templates import laid_out
 from builder.work import Job, Tools, show
@@ -48,7 +48,8 @@ def build_release(release: Release, tools: Tools) -> None:
         release, source = checkout(release, repository, tools)
         with source:
             jobs = plan(release, source, tools)
-            jobs = _each(jobs, lambda job: assemble(job, source, folder, tools), tools)
+            secret = end.enter_context(room(tools.settings, folder))
+            jobs = _each(jobs, lambda job: assemble(job, source, folder, secret, tools), tools)
         tools.store.move(release.id, _BUILDER, State.TESTING)
         # What passed its tests is kept, also where another function fails.
         jobs = _each(jobs, lambda job: publish(test(job, tools), tools), tools)
@@ -101,8 +102,8 @@ def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
         tools.steps.pause(1.0)
 
 
-def assemble(job: Job, source: Source, folder: Path, tools: Tools) -> Job:
-    """Writes the function's files and builds what will run."""
+def assemble(job: Job, source: Source, folder: Path, secret: Path, tools: Tools) -> Job:
+    """Writes the function's files, secrets of the owner into ``secret``; builds what will run."""
     if job.reused:
         return job
     job = replace(job, begun=time.monotonic(), app=folder / job.name)
@@ -112,7 +113,8 @@ def assemble(job: Job, source: Source, folder: Path, tools: Tools) -> Job:
         if job.function.build_secrets:
             value_of = functools.partial(build_secret, tools.settings, job.release)
             beside = folder / f"{job.name}.secrets"  # no function's name has a dot
-            job = replace(job, secrets=buildsecrets.write(source, job.function, beside, value_of))
+            files = buildsecrets.write(source, job.function, beside, secret, value_of)
+            job = replace(job, secrets=files)
     return tools.engine.assemble(job, tools)
 
 

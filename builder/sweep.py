@@ -8,8 +8,8 @@ Every second, in little time whatever the number of repositories (``Sweep``):
 What may take long (``Upkeep``):
 
 - Heads at forges, likewise: a power cut may take an event that was answered with 202.
-- What killed builds left half-made goes: folders of layers, bundles and releases, and what the
-  build engine knows of.
+- What killed builds left half-made goes: folders of layers, bundles, releases and their secrets,
+  and what the build engine knows of.
 
 Heads of our own git remote are the gateway's to compare: a worker may be on another machine.
 """

@@ -40,12 +40,23 @@ def backup(context: Context, file: Path, passphrase_file: Path | None) -> None:
         f"{file}: {made.secrets} secrets, {made.functions} functions deployed by API, "
         f"{made.repositories} repositories, {made.size} bytes{sealed}"
     )
+    for repository in made.lost:
+        click.echo(
+            f"warning: the record of what is live of {repository} is missing, so the backup does "
+            "not name that commit: after a restore its branch's head is released",
+            err=True,
+        )
 
 
 @click.command()
 @_file
 @_passphrase
-@click.option("--force", is_flag=True, help="Move aside what is in the state folder.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Move aside what is in the state folder, and delete what is Slipway's in the Redis of "
+    "SLIPWAY_REDIS_URL: of that nothing is kept.",
+)
 @click.pass_obj
 def restore(context: Context, file: Path, passphrase_file: Path | None, force: bool) -> None:
     """Start anew from a backup, in an empty state folder; nothing of Slipway may run on it.

@@ -29,3 +29,17 @@ def warnings(paths: Iterable[Path], low: int) -> Iterator[str]:
             if left < low and left not in told:
                 told.add(left)
                 yield f"only {left / 2**30:.1f} GiB are free at {path}: make room before it is full"
+
+
+def is_tmpfs(folder: Path) -> bool:
+    """Whether a tmpfs is mounted there, by proc(5), mountinfo: ``… <mount point> <options> … -
+    <type> <source> …``."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return False
+    for line in reversed(lines):
+        fields = line.split(" ")
+        if fields[4] == str(folder.resolve()):
+            return fields[fields.index("-") + 1] == "tmpfs"
+    return False

@@ -6,9 +6,18 @@ JSON: rq's own default is pickle, which would let whoever writes to Redis run co
 
 from __future__ import annotations
 
+import redis
 from rq import Queue
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job, JobStatus
+from rq.registry import (
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
 from rq.serializers import JSONSerializer
 
 from core.store import Store
@@ -61,3 +70,34 @@ def waits_in_queue(store: Store, release: str, attempt: int) -> bool:
     if job.get_status() is not JobStatus.QUEUED:
         return False
     return id_ in builds(store).job_ids
+
+
+_LISTS = (
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+
+
+def keys_of(store: Store) -> list[bytes]:
+    """The keys of our queue and its jobs, and of no other application's."""
+    queue = builds(store)
+    names = [queue.key, queue.intermediate_queue_key, queue.registry_cleaning_key]
+    names += [each(queue=queue).key for each in _LISTS]
+    found = [name.encode() for name in names]
+    first = Job.redis_job_namespace_prefix.encode()
+    for key in store.redis.scan_iter(first + b"*", count=1000):
+        if _is_ours(store.redis, key):
+            id_ = key.removeprefix(first)
+            found += [key, b"rq:executions:" + id_, b"rq:results:" + id_]
+    return [key for key in found if store.redis.exists(key)]
+
+
+def _is_ours(connection: redis.Redis, job: bytes) -> bool:
+    try:
+        return connection.hget(job, "origin") == BUILDS.encode()
+    except redis.ResponseError:  # another application's, and no hash
+        return False

@@ -85,9 +85,9 @@ def create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
         Conflict: the namespace belongs to an owner at a forge.
     """
     path = folder(settings, namespace, name)
-    store.claim_namespace(namespace, "git")
-    if store.find_repository(f"{namespace}/{name}") is None:
-        store.save_repository(Repository(namespace=namespace, name=name, source="git"))
+    store.claim_namespace(
+        namespace, "git", Repository(namespace=namespace, name=name, source="git")
+    )
     if (path / "HEAD").is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

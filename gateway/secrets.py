@@ -138,11 +138,7 @@ def _checked(gateway: Gateway, given: Given) -> tuple[str, str, bytes]:
 def _namespace(gateway: Gateway, given: str | None) -> str:
     """As the body says, else the query, else OpenFaaS' own; raises InvalidRequest."""
     space = names.namespace(given or request.args.get("namespace") or DEFAULT_NAMESPACE)
-    if not gateway.store.has_namespace(space):
-        raise InvalidRequest(
-            f"there is no namespace {space}: it comes with the first push to it, or with "
-            "POST /system/namespace/"
-        )
+    gateway.store.require_namespace(space)
     return space
 
 

@@ -63,9 +63,5 @@ def delete() -> Response:
 
 def _namespace(gateway: Gateway, given: str) -> str:
     space = names.namespace(given or DEFAULT_NAMESPACE)
-    if not gateway.store.has_namespace(space):
-        raise InvalidRequest(
-            f"there is no namespace {space}: it comes with the first push to it, or with "
-            "POST /system/namespace/"
-        )
+    gateway.store.require_namespace(space)
     return space

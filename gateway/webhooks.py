@@ -66,7 +66,6 @@ def from_github() -> Response:
 def _release(gateway: Gateway, push: github.Push) -> Response:
     namespace = namespace_of(push.owner)
     store = gateway.store
-    store.claim_namespace(namespace, f"{gateway.settings.github_url}#{push.owner_id}")
     repository = Repository(
         namespace=namespace,
         name=push.name,
@@ -75,6 +74,8 @@ def _release(gateway: Gateway, push: github.Push) -> Response:
         forge_id=str(push.repository_id),
         deploy_branch=push.branch,
     )
+    holder = f"{gateway.settings.github_url}#{push.owner_id}"
+    store.claim_namespace(namespace, holder, repository)
     store.save_repository(repository)
     delivery = github.delivery_id(request.headers.get(github.DELIVERY, ""))
     release = store.create_release(

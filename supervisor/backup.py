@@ -41,6 +41,8 @@ class Made(msgspec.Struct, frozen=True):
     repositories: int
     size: int = 0
     """Bytes of the file."""
+    lost: tuple[str, ...] = ()
+    """Repositories whose live commit is unknown: see ``core.store.snapshot.Snapshot``."""
 
 
 def key_files(settings: Settings) -> dict[str, Path]:
@@ -78,7 +80,7 @@ def backup(settings: Settings, env: Mapping[str, str], target: Path, passphrase:
     except BaseException:
         writer.give_up()
         raise
-    return Made(len(snapshot.functions), secrets, repositories, size)
+    return Made(len(snapshot.functions), secrets, repositories, size, snapshot.lost)
 
 
 def own_repositories(snapshot: Snapshot) -> list[Repository]:

@@ -1,5 +1,8 @@
 """Starts an installation anew from a backup: all of it beside the state folder first, then moved to
 its place in one step. What is damaged or hostile changes nothing.
+
+A Redis of the admin's own is filled after that, in one transaction; where that fails, the folder
+goes back. Killed between the two, the earlier Redis is whole, and it can be done again by force.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import redis
 
-from core import keys, names
-from core.errors import ConfigError, InvalidRequest
+from core import keys, names, queues
+from core.errors import ConfigError, InvalidRequest, Unavailable
 from core.models import Repository
 from core.settings import Settings
 from core.store import Store, connect
@@ -42,26 +46,38 @@ def restore(
     Raises:
         InvalidRequest: it is no backup, or a damaged one.
         ConfigError: something runs or is there already, or it cannot be written.
+        Unavailable: a Redis of the admin's own does not answer.
     """
     state = settings.state
     if state.is_mount():
         raise ConfigError(
             f"{state} is a mount point, which cannot be replaced in one step: name a folder on it "
-            "with --state"
+            "with --state. Under compose volumes are copied instead: see docs/compose.md, Backup"
         )
     lock = claims.claim_state(settings)
     try:
         _refuse_what_is_there(settings, force=force)
+        own = Store(connect(settings.redis_url)) if settings.redis_url else None
         side = state.with_name(f".{state.name}.restore-{secrets.token_hex(4)}")
         try:
+            if own:
+                _to_replace(own, force=force)
             side.mkdir(mode=0o700)
             beside = replace(settings, state=side)
             snapshot, repositories = _unpack(settings, beside, source, passphrase)
-            _fill(settings, beside, env, snapshot, force=force)
+            if own is None:
+                _fill(beside, env, snapshot)
             os.sync()
-            earlier = _swap(state, side)
+            with _swapped(state, side) as earlier:
+                if own:
+                    own.begin_with(snapshot, _to_replace(own, force=force))
         except OSError as error:
             raise ConfigError(f"{side} cannot be made: {error.strerror}") from error
+        except redis.RedisError as error:
+            which = "the Redis of SLIPWAY_REDIS_URL" if own else "the store"
+            raise Unavailable(
+                f"{which} does not answer: {error}. Restore again when it does"
+            ) from error
         finally:
             shutil.rmtree(side, ignore_errors=True)
     finally:
@@ -141,13 +157,20 @@ def _snapshot(source: Path, raw: bytes) -> Snapshot:
 
 
 def _put_key(settings: Settings, beside: Settings, name: str, value: bytes, *, used: bool) -> None:
-    """A file that the settings name elsewhere is the admin's own, and is left alone."""
-    outside = key_files(settings)[name]
-    if outside.parent == settings.state:
-        _write(beside.state / name, [value])
-    elif name == "secrets-key" and used and _content_of(outside) != value.strip():
+    """A file that the settings name outside of the state folder is the admin's own, and is left
+    alone."""
+    # Links stay as they are named: what is moved aside takes its links along.
+    path, state = (
+        Path(os.path.abspath(each))  # noqa: PTH100 - resolve() would follow them
+        for each in (key_files(settings)[name], settings.state)
+    )
+    if path.is_relative_to(state):
+        path = beside.state / path.relative_to(state)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(path, [value])
+    elif name == "secrets-key" and used and _content_of(path) != value.strip():
         raise ConfigError(
-            f"{outside} is not the key that the secrets of this backup are sealed with. Unset "
+            f"{path} is not the key that the secrets of this backup are sealed with. Unset "
             "SLIPWAY_SECRETS_KEY_FILE to have the backup's own, or put the right file there"
         )
 
@@ -184,29 +207,45 @@ def _make_repository(beside: Settings, repository: Repository, bundle: Path | No
         bundle.unlink()
 
 
-def _fill(
-    settings: Settings,
-    beside: Settings,
-    env: Mapping[str, str],
-    snapshot: Snapshot,
-    *,
-    force: bool,
-) -> None:
-    if not settings.redis_url:
-        with ownstore.started(beside, env) as store:
-            store.begin_with(snapshot)
-        shutil.rmtree(beside.run)
-        shutil.rmtree(beside.state / "parts")
-        return
-    store = Store(connect(settings.redis_url))
-    if not store.is_empty():
-        if not force:
-            raise ConfigError(
-                "the Redis of SLIPWAY_REDIS_URL is in use already: name an empty one, or have it "
-                "emptied with --force"
-            )
-        store.clear()
-    store.begin_with(snapshot)
+def _fill(beside: Settings, env: Mapping[str, str], snapshot: Snapshot) -> None:
+    with ownstore.started(beside, env) as store:
+        store.begin_with(snapshot)
+    shutil.rmtree(beside.run)
+    shutil.rmtree(beside.state / "parts")
+
+
+def _to_replace(store: Store, *, force: bool) -> list[bytes]:
+    """The keys of an earlier Slipway in a Redis of the admin's own.
+
+    Raises:
+        ConfigError: a Slipway lives there, or there are such keys without ``force``.
+    """
+    if living := sorted(store.beats("")):
+        raise ConfigError(
+            f"a Slipway runs on the Redis of SLIPWAY_REDIS_URL ({', '.join(living[:5])}): end it, "
+            "and restore when its last signs of life are gone, in half a minute; or name another "
+            "Redis"
+        )
+    found = [*store.ours(), *queues.keys_of(store)]
+    if found and not force:
+        raise ConfigError(
+            "the Redis of SLIPWAY_REDIS_URL is in use already: name an empty one, or have what is "
+            "Slipway's in it deleted with --force"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _swapped(state: Path, side: Path) -> Iterator[Path | None]:
+    """``_swap``, undone where the body fails."""
+    earlier = _swap(state, side)
+    try:
+        yield earlier
+    except BaseException:
+        state.rename(side)
+        if earlier:
+            earlier.rename(state)
+        raise
 
 
 def _swap(state: Path, side: Path) -> Path | None:

@@ -58,12 +58,14 @@ class Cli:
         stop: Callable[[], bool] = lambda: False,
         env: Mapping[str, str] | None = None,
         timeout: float = math.inf,
+        hidden: bounded.Hidden = bounded.NOTHING,
     ) -> bounded.Ended:
         """Runs one command; how it went is the caller's to judge.
 
         Args:
             env: further variables: what is not for everybody's eyes does not go in ``arguments``.
             timeout: seconds; the bound of a build step holds anyhow.
+            hidden: what is not told.
 
         Raises:
             ConfigError: the program went away.
@@ -78,6 +80,7 @@ class Cli:
             max_output=_OUTPUT,
             on_line=on_line,
             stop=stop,
+            hidden=hidden,
         )
 
 

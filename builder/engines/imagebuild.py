@@ -98,14 +98,14 @@ def build(
         Conflict: the release was decided meanwhile.
     """
     progress = Progress(lambda line: out(registries.without_passwords(line)), settings.build_output)
-    mask = _mask(order.hidden)
     with folders.making(settings.state / folders.WORK) as folder:
         (folder / "Dockerfile").write_bytes(order.dockerfile)
         arguments = ["build", "--progress=plain", "--file", str(folder / "Dockerfile")]
         arguments += ["--tag", order.tag, *_flags(order, folder), str(order.context)]
         ended = cli.run(
             arguments,
-            on_line=lambda line: progress(mask(line)),
+            on_line=progress,
+            hidden=_hidden(order.hidden),
             stop=lambda: progress.clipped or watch(),
             env={"BUILDKIT_CACHE_MOUNT_NS": caches_of(settings, namespace)},
         )
@@ -141,16 +141,13 @@ def registries_file(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _mask(values: Iterable[bytes]) -> Callable[[str], str]:
-    """Puts asterisks in place of every line of a secret, but for short ones."""
+def _hidden(values: Iterable[bytes]) -> bounded.Hidden:
+    """Every line of the secrets, but for short ones."""
     lines = {
         line.strip() for value in values for line in value.decode(errors="replace").split("\n")
     }
     longest = sorted((each for each in lines if len(each) >= _SHORT), key=len)[-_MASKED:]
-    if not longest:
-        return lambda line: line
-    hidden = re.compile("|".join(re.escape(each) for each in reversed(longest)))
-    return lambda line: hidden.sub("****", line)
+    return bounded.Hidden(longest)
 
 
 def _flags(order: Order, folder: Path) -> list[str]:

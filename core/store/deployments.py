@@ -16,11 +16,10 @@ from core.errors import Conflict, InvalidRequest, NotFound
 from core.models import FunctionRecord, FunctionSpec, now
 from core.store.base import encode
 from core.store.functions import Functions
-from core.store.namespaces import Namespaces
 from core.store.secrets import Secrets
 
 
-class Deployments(Functions, Namespaces, Secrets):
+class Deployments(Functions, Secrets):
     def deploy(
         self, spec: FunctionSpec, *, update: bool, check: Callable[[], object]
     ) -> FunctionRecord:

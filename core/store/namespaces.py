@@ -12,7 +12,7 @@ import msgspec
 from redis.client import Pipeline
 
 from core import keys
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, InvalidRequest, NotFound
 from core.names import DEFAULT_NAMESPACE
 from core.openfaas import Namespace
 from core.store.base import Base, encode, text
@@ -25,6 +25,14 @@ _TOLD = 10
 class Namespaces(Base):
     def has_namespace(self, name: str) -> bool:
         return name == DEFAULT_NAMESPACE or bool(self.redis.hexists(keys.NAMESPACES, name))
+
+    def require_namespace(self, name: str) -> None:
+        """For what is put into one. Raises InvalidRequest where there is none."""
+        if not self.has_namespace(name):
+            raise InvalidRequest(
+                f"there is no namespace {name}: it comes with the first push to it, or with "
+                "POST /system/namespace/"
+            )
 
     def describe_namespace(self, name: str) -> Namespace:
         """Raises NotFound. Every namespace here is for functions, which is what OpenFaaS' label

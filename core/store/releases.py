@@ -102,16 +102,7 @@ class Releases(Base):
         otherwise a forge's repository is asked for its branch's head when the build begins.
         """
         key = repository.key
-        number = self.redis.incr(keys.SEQUENCE)
-        fresh = Release(
-            id=f"r{number}-{commit[:7]}",
-            namespace=repository.namespace,
-            repository=repository.name,
-            branch=branch,
-            commit=commit,
-            state=State.QUEUED,
-            created_at=now(),
-        )
+        fresh = queued(self.redis.incr(keys.SEQUENCE), repository, commit, branch)
 
         def change(pipe: Pipeline) -> Release:
             if delivery and (seen := pipe.get(keys.delivery(*delivery))):
@@ -138,13 +129,8 @@ class Releases(Base):
                     self._write(pipe, after)
                     if release.id == turn:
                         pipe.delete(keys.turn(key))
-            pipe.set(keys.waiting(key), fresh.id)
-            pipe.zadd(keys.RELEASES, {fresh.id: number})
-            pipe.zadd(keys.repository_releases(key), {fresh.id: number})
-            pipe.hset(keys.release(fresh.id), "doc", encode(fresh))
-            if pinned:
-                pipe.hset(keys.release(fresh.id), "pinned", "1")
-            else:
+            self._add(pipe, fresh, pinned=pinned)
+            if not pinned:
                 pipe.set(keys.head(key), commit)
             self._remember(pipe, delivery, fresh.id)
             return fresh
@@ -225,6 +211,17 @@ class Releases(Base):
 
     # Inside
 
+    @staticmethod
+    def _add(pipe: Pipeline, fresh: Release, *, pinned: bool) -> None:
+        """Writes down a new release, which then waits for its turn."""
+        key, place = repository_key(fresh), {fresh.id: fresh.number}
+        pipe.set(keys.waiting(key), fresh.id)
+        pipe.zadd(keys.RELEASES, place)
+        pipe.zadd(keys.repository_releases(key), place)
+        pipe.hset(keys.release(fresh.id), "doc", encode(fresh))
+        if pinned:
+            pipe.hset(keys.release(fresh.id), "pinned", "1")
+
     def _write(self, pipe: Pipeline, release: Release, *, end: bool = True) -> None:
         doc = msgspec.structs.replace(release, functions=[])
         pipe.hset(keys.release(release.id), "doc", encode(doc))
@@ -244,3 +241,16 @@ class Releases(Base):
     def _remember(pipe: Pipeline, delivery: tuple[str, str] | None, id_: str) -> None:
         if delivery:
             pipe.set(keys.delivery(*delivery), id_, ex=DELIVERY_SECONDS)
+
+
+def queued(number: int, repository: Repository, commit: str, branch: str) -> Release:
+    """A new release, as it begins."""
+    return Release(
+        id=f"r{number}-{commit[:7]}",
+        namespace=repository.namespace,
+        repository=repository.name,
+        branch=branch,
+        commit=commit,
+        state=State.QUEUED,
+        created_at=now(),
+    )

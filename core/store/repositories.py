@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import msgspec
+from redis.client import Pipeline
 
 from core import keys
 from core.errors import Conflict, NotFound
@@ -13,20 +14,31 @@ from core.store.base import Base, encode, text
 
 
 class Repositories(Base):
-    def claim_namespace(self, namespace: str, holder: str) -> None:
-        """Gives the namespace to ``holder`` if nobody has it.
+    def claim_namespace(
+        self, namespace: str, holder: str, repository: Repository | None = None
+    ) -> None:
+        """Gives the namespace to ``holder`` if nobody has it, together with its first
+        ``repository``, which is left as it is where it is known: so nobody can delete the
+        namespace between the two.
 
         Raises:
             Conflict: somebody else holds it.
         """
-        self.redis.hsetnx(keys.NAMESPACES, namespace, holder)
-        held = text(self.redis.hget(keys.NAMESPACES, namespace))
-        if held != holder:
-            whose = "Slipway's own git remote" if held == "git" else held
-            raise Conflict(
-                f"the namespace {namespace!r} belongs to {whose}: use another namespace, or have "
-                "the admin link the two owners"
-            )
+
+        def change(pipe: Pipeline) -> None:
+            held = text(pipe.hget(keys.NAMESPACES, namespace)) or holder
+            pipe.multi()
+            if held != holder:
+                whose = "Slipway's own git remote" if held == "git" else held
+                raise Conflict(
+                    f"the namespace {namespace!r} belongs to {whose}: use another namespace, or "
+                    "have the admin link the two owners"
+                )
+            pipe.hsetnx(keys.NAMESPACES, namespace, holder)
+            if repository:
+                pipe.hsetnx(keys.REPOSITORIES, repository.key, encode(repository))
+
+        self._transaction(change, keys.NAMESPACES)
 
     def namespaces(self) -> list[str]:
         return sorted(text(name) for name in self.redis.hkeys(keys.NAMESPACES))

@@ -17,7 +17,8 @@ from core import keys, names
 from core.errors import ConfigError, Conflict, NotFound
 from core.sealing import KEY_BYTES, SealingKey
 from core.signing import secret_file
-from core.store.base import Base, encode, text
+from core.store.base import encode, text
+from core.store.namespaces import Namespaces
 
 MAX_SECRETS = 256
 """Of one namespace."""
@@ -35,7 +36,7 @@ class Sealed(msgspec.Struct, frozen=True):
     value: bytes
 
 
-class Secrets(Base):
+class Secrets(Namespaces):
     def sealing_key(self, path: Path) -> SealingKey:
         """The key to seal with, made where there is none and nothing is sealed yet.
 
@@ -58,10 +59,15 @@ class Secrets(Base):
         return sorted(place[len(first) :] for place in found if place.startswith(first))
 
     def create_secret(self, key: SealingKey, namespace: str, name: str, value: bytes) -> None:
-        """Raises Conflict: it exists, or the namespace has as many as it may."""
+        """
+        Raises:
+            InvalidRequest: there is no such namespace.
+            Conflict: it exists, or the namespace has as many as it may.
+        """
         place, sealed = _place(namespace, name), _sealed(key, namespace, name, value)
 
         def change(pipe: Pipeline) -> None:
+            self.require_namespace(namespace)
             exists, held = pipe.hexists(keys.SECRETS, place), len(self.secrets(namespace))
             pipe.multi()
             if exists:
@@ -73,7 +79,7 @@ class Secrets(Base):
                 )
             pipe.hset(keys.SECRETS, place, sealed)
 
-        self._transaction(change, keys.SECRETS)
+        self._transaction(change, keys.SECRETS, keys.NAMESPACES)
 
     def update_secret(self, key: SealingKey, namespace: str, name: str, value: bytes) -> None:
         """Raises NotFound."""

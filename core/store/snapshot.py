@@ -6,16 +6,16 @@ of the repository. What was deployed by API is in it as it was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 from redis.client import Pipeline
 
 from core import keys, names
-from core.errors import InvalidRequest, SlipwayError
+from core.errors import InvalidRequest, NotFound, SlipwayError
 from core.models import FunctionRecord, Repository, Struct
 from core.store.base import encode, text
-from core.store.releases import Releases
+from core.store.releases import Releases, queued
 from core.store.repositories import Repositories
 
 _SCAN = 1000
@@ -42,6 +42,9 @@ class Snapshot(Struct, frozen=True):
     live: list[Live]
     heads: dict[str, str]
     """Repository key → the branch's head that had a release."""
+    lost: tuple[str, ...] = ()
+    """Repositories whose live release has no record any more: their branches' heads are released
+    instead."""
 
 
 class Snapshots(Repositories, Releases):
@@ -63,7 +66,12 @@ class Snapshots(Repositories, Releases):
         heads = {key: text(next(found)) for key in repositories}
         live = [text(id_) for id_ in found]
         records = {n: msgspec.json.decode(v, type=FunctionRecord) for n, v in functions.items()}
-        releases = [self.release(id_) for id_ in live if id_]
+        releases, lost = [], []
+        for repository, id_ in zip(repositories, live, strict=True):
+            try:
+                releases += [self.release(id_)] if id_ else []
+            except NotFound:
+                lost.append(repository)
         return Snapshot(
             sequence=sequence,
             hashes=hashes,
@@ -72,19 +80,27 @@ class Snapshots(Repositories, Releases):
                 Live(repository=f"{r.namespace}/{r.repository}", commit=r.commit, branch=r.branch)
                 for r in releases
             ],
-            heads={key: head for key, head in heads.items() if head},
+            heads={key: head for key, head in heads.items() if head and key not in lost},
+            lost=tuple(lost),
         )
 
-    def begin_with(self, snapshot: Snapshot) -> None:
-        """Fills a store that has nothing of Slipway's, and asks for what was live to be released.
+    def begin_with(self, snapshot: Snapshot, instead_of: Sequence[bytes] = ()) -> None:
+        """Fills a store that has nothing of Slipway's but the keys ``instead_of``, which go, and
+        asks for what was live to be released: all of it, or none.
 
         Raises:
             InvalidRequest: the snapshot is not one that ``snapshot`` made.
         """
         repositories = checked(snapshot)
+        fresh = [
+            queued(number, repositories[each.repository], each.commit, each.branch)
+            for number, each in enumerate(snapshot.live, snapshot.sequence + 1)
+        ]
 
         def change(pipe: Pipeline) -> None:
             pipe.multi()
+            for start in range(0, len(instead_of), _SCAN):
+                pipe.delete(*instead_of[start : start + _SCAN])
             for key, rows in snapshot.hashes.items():
                 if rows:
                     pipe.hset(key, mapping=dict(rows.items()))
@@ -92,24 +108,15 @@ class Snapshots(Repositories, Releases):
                 pipe.hset(keys.FUNCTIONS, name, encode(record))
             for key, head in snapshot.heads.items():
                 pipe.set(keys.head(key), head)
-            pipe.set(keys.SEQUENCE, snapshot.sequence)
+            pipe.set(keys.SEQUENCE, snapshot.sequence + len(fresh))
+            for release in fresh:
+                self._add(pipe, release, pinned=True)
 
         self._transaction(change)
-        for each in snapshot.live:
-            repository = repositories[each.repository]
-            self.create_release(repository, each.commit, each.branch, again=True, pinned=True)
 
-    def is_empty(self) -> bool:
-        return not any(True for _ in self._ours())
-
-    def clear(self) -> None:
-        """Removes all that is Slipway's, its queues included. Nothing may run."""
-        for key in self._ours():
-            self.redis.delete(key)
-
-    def _ours(self) -> Iterable[bytes]:
-        for pattern in (f"{keys.ROOT}:*", "rq:*"):
-            yield from self.redis.scan_iter(pattern, count=_SCAN)
+    def ours(self) -> list[bytes]:
+        """Every key of Slipway's, but for those of its queue: ``core.queues.keys_of``."""
+        return list(self.redis.scan_iter(f"{keys.ROOT}:*", count=_SCAN))
 
 
 def checked(snapshot: Snapshot) -> dict[str, Repository]:
@@ -150,4 +157,6 @@ def _checked(snapshot: Snapshot) -> dict[str, Repository]:
     for each in snapshot.live:
         names.commit(each.commit)
         _ = repositories[each.repository]
+    if len({each.repository for each in snapshot.live}) < len(snapshot.live):
+        raise ValueError("a repository has two live releases")
     return repositories

@@ -12,7 +12,8 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import InvalidRequest, NotFound
-from core.store.base import Base, encode
+from core.store.base import encode
+from core.store.namespaces import Namespaces
 
 MAX_VARIABLES = 256
 MAX_VALUE = 16 * 1024
@@ -23,7 +24,7 @@ _NOT_PLAIN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]
 """What YAML cannot hold, or what would begin a new line of a stack file."""
 
 
-class Variables(Base):
+class Variables(Namespaces):
     def variables(self, namespace: str) -> dict[str, str]:
         """Name → value, in the order of names."""
         raw = cast("bytes | None", self.redis.hget(keys.VARIABLES, namespace))
@@ -33,7 +34,8 @@ class Variables(Base):
         """Adds or changes these; others stay. All of them, or none.
 
         Raises:
-            InvalidRequest: with every name and value that cannot be.
+            InvalidRequest: with every name and value that cannot be; or there is no such
+                namespace.
         """
         mistakes = [told for name, value in variables.items() if (told := _mistake(name, value))]
         if mistakes:
@@ -68,6 +70,7 @@ class Variables(Base):
 
     def _change(self, namespace: str, how: Callable[[dict[str, str]], dict[str, str]]) -> None:
         def change(pipe: Pipeline) -> None:
+            self.require_namespace(namespace)
             after = how(_decoded(cast("bytes | None", pipe.hget(keys.VARIABLES, namespace))))
             pipe.multi()
             if after:
@@ -75,7 +78,7 @@ class Variables(Base):
             else:
                 pipe.hdel(keys.VARIABLES, namespace)
 
-        self._transaction(change, keys.VARIABLES)
+        self._transaction(change, keys.VARIABLES, keys.NAMESPACES)
 
 
 def _decoded(raw: bytes | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from core import disk
 from core.errors import InvalidRequest, NotFound, NotSupported, Unavailable
 from core.models import FunctionSpec
 from core.settings import Settings
@@ -114,7 +115,7 @@ class SecretFolders:
             status = os.lstat(self.folder)
         except OSError as error:
             raise NotSupported(f"secrets cannot lie in {self.folder}: {error.strerror}") from error
-        if not self.in_container and not _is_tmpfs(self.folder.parent):
+        if not self.in_container and not disk.is_tmpfs(self.folder.parent):
             raise NotSupported(
                 f"secrets need a tmpfs at {self.folder.parent}, so that they reach no disk: mount "
                 "one there"
@@ -124,12 +125,3 @@ class SecretFolders:
                 f"{self.folder} belongs to somebody else, or is open to others: remove it, so "
                 "that secrets can lie there"
             )
-
-
-def _is_tmpfs(folder: Path) -> bool:
-    """By proc(5), mountinfo: ``… <mount point> <options> … - <type> <source> …``."""
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        fields = line.split(" ")
-        if fields[4] == str(folder.resolve()):
-            return fields[fields.index("-") + 1] == "tmpfs"
-    return False

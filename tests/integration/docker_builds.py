@@ -19,6 +19,7 @@ import requests
 from builder import folders, pipeline, plan
 from builder.lease import Lease
 from builder.mirror import local_url
+from builder.secrets import room
 from builder.steps import ReleaseLog, Steps
 from builder.work import Job, Tools
 from core import queues
@@ -72,13 +73,18 @@ class Workbench:
         tools = Tools(self.settings, self.store, steps)
         release = self.store.move(release.id, [State.QUEUED], State.BUILDING)
         work = self.settings.state / folders.WORK
-        with Lease(self.store, release.id), folders.making(work) as folder:
+        with (
+            Lease(self.store, release.id),
+            folders.making(work) as folder,
+            room(self.settings, folder) as secret,
+        ):
             try:
                 release, source = pipeline.checkout(release, self.repository, tools)
                 with source:
                     jobs = self._timed("plan", lambda: plan.plan(release, source, tools))
                     jobs = self._timed(
-                        "build", lambda: [pipeline.assemble(j, source, folder, tools) for j in jobs]
+                        "build",
+                        lambda: [pipeline.assemble(j, source, folder, secret, tools) for j in jobs],
                     )
                 jobs = self._timed("test", lambda: [pipeline.test(job, tools) for job in jobs])
                 return self._timed(

@@ -16,10 +16,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from nacl.pwhash import argon2id
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from core import keys, queues
-from core.errors import ConfigError, InvalidRequest, SlipwayError
+from core.errors import ConfigError, InvalidRequest, SlipwayError, Unavailable
 from core.models import FunctionRecord, FunctionSpec, Repository, State, now
 from core.sealing import SealingKey
 from core.settings import ROOT, Settings
@@ -210,9 +211,59 @@ def test_a_redis_of_ones_own_is_filled_if_it_is_empty(
     with pytest.raises(ConfigError, match="Redis of SLIPWAY_REDIS_URL is in use"):
         house.restore()
     assert not (house.elsewhere.state / "git").exists()
+    store.beat("controller", 60, "docker")
+    with pytest.raises(ConfigError, match=r"a Slipway runs on the Redis .*\(controller\)"):
+        house.restore(force=True)
+    store.beat("controller", -1)
+    ours = Repository(namespace="somebody", name="fns", source="git", deploy_branch="main")
+    store.save_repository(ours)
+    released(store, ours, "a" * 40)  # has a job in the queue
+    stranger = {"rq:job:a-stranger": b"x", "rq:queue:others": b"y", "others": b"z"}
+    for key, value in stranger.items():
+        store.redis.set(key, value)
     house.restore(force=True)
     assert store.namespaces() == ["ann", "bob"]
     assert list(store.functions()) == ["figlet.openfaas-fn"]
+    assert {key: store.redis.get(key) for key in stranger} == stranger
+    assert queues.builds(store).job_ids == []
+    assert {each.decode() for each in store.redis.scan_iter("rq:*")} - {"rq:queues"} == {
+        each for each in stranger if each.startswith("rq:")
+    }
+    waiting = {each.repository: each for each in store.releases()}
+    assert waiting["fns"].state is State.QUEUED
+    assert queues.dispatch(store, "ann/fns")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_redis_that_fails_leaves_all_as_it_was_and_it_can_be_done_again(
+    house: House, store: Store, valkey: str, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    house.backup()
+    house.elsewhere = replace(house.elsewhere, redis_url=valkey)
+    if force:
+        store.claim_namespace("somebody", "git")
+        house.elsewhere.state.mkdir()
+        (house.elsewhere.state / "admin-password").write_text("of another one\n")
+
+    def away(*_: object) -> None:
+        raise RedisConnectionError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_transaction", away)
+        with pytest.raises(Unavailable, match="does not answer: away"):
+            house.restore(force=force)
+    assert store.namespaces() == (["somebody"] if force else [])
+    state = house.elsewhere.state
+    assert state.exists() == force
+    assert not force or (state / "admin-password").read_text() == "of another one\n"
+    assert not list(state.parent.glob("*before-restore*"))
+    monkeypatch.setattr(restore, "_swap", lambda *_: away())
+    with pytest.raises(Unavailable):
+        house.restore(force=force)
+    assert store.namespaces() == (["somebody"] if force else [])
+    monkeypatch.undo()
+    house.restore(force=force)
+    assert store.namespaces() == ["ann", "bob"]
 
 
 @pytest.fixture
@@ -320,6 +371,44 @@ def test_other_hostile_archives_are_refused(house: House, plain: bytes) -> None:
     long = MAGIC + b'{"version":1}\n' + b"store.json\n" + (2**31).to_bytes(4, "big") + b"x"
     refused(house, summed(long), "damaged")
     refused(house, summed(MAGIC + b'{"version":1}\n' + b"n" * 10**6), "damaged")
+
+
+@pytest.mark.parametrize("place", ["my.key", "keys/k"])
+def test_keys_in_the_state_folder_come_back_whatever_their_names_are(
+    house: House, place: str
+) -> None:
+    def named(settings: Settings) -> Settings:
+        return replace(
+            settings,
+            secrets_key_file=settings.state / place,
+            admin_password_file=settings.state / f"{place}-of-admin",
+            builder_token_file=settings.state / "x" / ".." / f"{place}-of-builder",
+        )
+
+    before = backup.key_files(house.settings)
+    house.settings, house.elsewhere = named(house.settings), named(house.elsewhere)
+    (house.settings.state / "x").mkdir()
+    for name, path in backup.key_files(house.settings).items():
+        path.parent.mkdir(exist_ok=True)
+        before[name].rename(path)
+    house.backup()
+    house.restore()
+    (house.elsewhere.state / "x").mkdir()
+    for name, path in backup.key_files(house.settings).items():
+        after = backup.key_files(house.elsewhere)[name]
+        assert after.read_bytes() == path.read_bytes(), name
+        assert after.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_release_without_a_record_is_told_and_hinders_no_backup(house: House) -> None:
+    with ownstore.started(house.settings, ENV) as store:
+        store.redis.delete(keys.release(store.live_release("ann/fns")))
+    assert house.backup().lost == ("ann/fns",)
+    house.restore()
+    with ownstore.started(house.elsewhere, ENV) as store:
+        assert [each.namespace for each in store.releases()] == ["bob"]
+        heads.compare(house.elsewhere, store)
+        assert [each.commit for each in store.releases("ann")] == [house.later]
 
 
 def test_a_key_that_is_missing_or_another_one_is_told(house: House) -> None:

@@ -137,6 +137,28 @@ def test_lines_are_safe_to_show(tmp_path: Path) -> None:
     assert ended.tail == ("red \ufffd", "done", "]0;t")
 
 
+@pytest.mark.parametrize("end", ["", "\\n"])
+@pytest.mark.parametrize(
+    "word", ["hunter2-very-secret-token", "0123456789abcdef" * 192 + ".", "ä" * 20]
+)
+def test_a_hidden_word_is_not_told_wherever_it_is_cut(tmp_path: Path, word: str, end: str) -> None:
+    hidden = bounded.Hidden([word])
+    for before in (0, 4090, 4095, 8190, 12_000):
+        program = (
+            f"import sys, time; sys.stdout.buffer.write(('.' * {before} + {word[:9]!r}).encode())\n"
+            f"sys.stdout.flush(); time.sleep(0.05)\n"
+            f"sys.stdout.buffer.write(({word[9:]!r} + ',' * 9000 + '{end}').encode())"
+        )
+        told: list[str] = []
+        ended = run(program, tmp_path, on_line=told.append, hidden=hidden)
+        everything = "".join(told)
+        assert everything == "".join(ended.tail)
+        masked = everything.strip(".,")
+        assert set(masked) == {"*"}, masked
+        assert (everything.count("."), everything.count(",")) == (before, 9000)
+        assert all(len(each) <= bounded.LINE_BYTES for each in told)
+
+
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be started"):
         bounded.run([str(tmp_path / "no")], cwd=tmp_path, env={}, timeout=1, max_output=1)

@@ -177,6 +177,7 @@ def test_a_secret_by_its_name_and_a_ready_made_image(
         api.remove_image(place)
     docker = {"SLIPWAY_RUNTIME": "docker", "SLIPWAY_REGISTRY": settings.registry}
     with harness.running(short_tmp, settings.redis_url, **docker) as gateway:
+        store.claim_namespace("ann", "git")
         store.create_secret(
             store.sealing_key(gateway.settings.secrets_key), "ann", "api-key", SESAME.encode()
         )

@@ -171,6 +171,8 @@ def test_the_owners_variables_and_secrets_reach_the_specification(
         "two.yml": "environment: {C: two}",
         "fn/handler.py": DEF,
     }
+    for owner in ("alice", "bob"):
+        store.claim_namespace(owner, "git")
     store.set_variables("alice", {"HOST": "example"})
     store.set_variables("bob", {"HOST": "bobs", "HOW": "bobs"})
     with pytest.raises(InvalidStack, match="line 7: alice has not the secret key: create it"):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from core import queues
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, InvalidRequest, NotFound
 from core.models import (
     Artifact,
     Build,
@@ -160,6 +163,50 @@ def test_a_namespace_has_one_holder(store: Store) -> None:
     store.claim_namespace("alice", "git")
     with pytest.raises(Conflict, match="Slipway's own git remote"):
         store.claim_namespace("alice", "https://github.com#1")
+
+
+def test_nothing_comes_into_a_namespace_that_is_deleted_meanwhile(
+    store: Store, tmp_path: Path
+) -> None:
+    key = store.sealing_key(tmp_path / "key")
+    deeds: tuple[Callable[[], None], ...] = (
+        lambda: store.create_secret(key, "alice", "s", b"x"),
+        lambda: store.set_variables("alice", {"A": "b"}),
+    )
+    for deed in deeds:
+        with pytest.raises(InvalidRequest, match="there is no namespace alice"):
+            deed()
+    fns = Repository(namespace="alice", name="fns", source="git")
+    store.claim_namespace("alice", "git", fns)
+    with pytest.raises(Conflict, match="repositories fns"):
+        store.delete_namespace("alice")
+    main = msgspec.structs.replace(fns, deploy_branch="main")
+    store.save_repository(main)
+    store.claim_namespace("alice", "git", fns)
+    assert store.repositories() == [main]
+
+
+def test_a_deletion_between_look_and_write_counts(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = store.sealing_key(tmp_path / "key")
+    require = Store.require_namespace
+
+    def then_deleted(self: Store, name: str) -> None:
+        require(self, name)
+        store.delete_namespace(name)
+
+    monkeypatch.setattr(Store, "require_namespace", then_deleted)
+    deeds: tuple[Callable[[], None], ...] = (
+        lambda: store.create_secret(key, "alice", "s", b"x"),
+        lambda: store.set_variables("alice", {"A": "b"}),
+    )
+    for deed in deeds:
+        store.claim_namespace("alice", "git")
+        with pytest.raises(InvalidRequest, match="there is no namespace alice"):
+            deed()
+    assert store.secrets("alice") == []
+    assert store.variables("alice") == {}
 
 
 def test_a_log_ends_with_the_state(store: Store) -> None:

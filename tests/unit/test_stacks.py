@@ -304,7 +304,19 @@ def test_a_build_secret_is_a_file_of_the_commit_or_a_secret(commit: Commit, tmp_
     oid = source.tree_id("sub/token")
     other = source.tree_id("other/token")
     assert stamps == [f"file {oid}", f"file {oid}", "secret v1", f"file {other}"]
-    files = buildsecrets.write(source, fn, tmp_path / "s", lambda name: f"<{name}>".encode())
+    (tmp_path / "memory").mkdir()
+    asked: list[str] = []
+
+    def value_of(name: str) -> bytes:
+        asked.append(name)
+        return f"<{name}>".encode()
+
+    files = buildsecrets.write(source, fn, tmp_path / "s", tmp_path / "memory", value_of)
+    for each in ("again", "and-again"):
+        buildsecrets.write(source, fn, tmp_path / each, tmp_path / "memory", value_of)
+    assert asked == ["api-key"], "once for all functions of a release"
+    assert {each.name for each in (tmp_path / "s").iterdir()} == {"0", "1", "3"}
+    assert [each.name for each in (tmp_path / "memory").iterdir()] == ["api-key"]
     assert [files[each].read_text() for each in "abcd"] == [
         *("from the commit", "from the commit", "<api-key>", "elsewhere")
     ]
