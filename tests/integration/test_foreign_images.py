@@ -271,6 +271,7 @@ def test_all_replicas_of_a_revision_run_the_same_image(pier: Pier, house: House)
     again = house.provider()  # after a restart of the controller
     assert isinstance(again, DockerProvider)
     assert again._containers.image_of(spec("slipway-dog:moves")) == first
+    again.close()  # two at once take each other's starts for what a crash left
     new = pier.start("slipway-dog:moves", deployment="anew")
     assert ask(new)["env"]["WHICH"] == "second"
     pier.provider.remove(one)
@@ -285,6 +286,7 @@ def test_all_replicas_of_a_revision_run_the_same_image(pier: Pier, house: House)
     asleep.remove(woken)
     asleep.tidy([], 3600.0)
     assert not list((pier.house.settings.state / "resolved-images").iterdir())
+    asleep.close()
 
 
 def test_an_image_that_was_removed_meanwhile_is_asked_for_anew(pier: Pier) -> None:
