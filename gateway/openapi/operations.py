@@ -490,12 +490,12 @@ def _calls() -> list[Operation]:
             tag=tag,
             summary="Calls a function and waits; every other method there is works as well",
             who="open",
-            takes_bytes=method == "POST",
+            takes_bytes=method not in ("GET", "HEAD", "OPTIONS"),
             answers=(answer,),
             errors=(400, 404, 501, 502, 504),
         )
         for path in ("/function/{name}", "/function/{name}/{path}")
-        for method in ("GET", "POST")
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
     ]
     later = [
         Operation(

@@ -24,6 +24,8 @@ EMPTY = "empty"
 CLAIMED = "claimed"
 """A namespace whose function of that name belongs to a repository."""
 CALL = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+BODILESS = ("Get", "Head", "Options")
+WITH_BODY = ("Post", "Put", "Patch", "Delete")
 SECRET = "it is a secret to everybody"
 """Of the webhook."""
 JSON = "application/json"
@@ -139,10 +141,10 @@ def good_requests(waiting: Release, building: Release) -> dict[str, list[Request
         "putArtifacts": Request(
             path={"id": building.id}, body=json.loads(msgspec.json.encode(built))
         ),
-        "callGet": Request(path=name),
-        "callPost": call,
-        "callBelowGet": Request(path=below.path),
-        "callBelowPost": below,
+        **{f"call{method}": Request(path=name) for method in BODILESS},
+        **{f"call{method}": call for method in WITH_BODY},
+        **{f"callBelow{method}": Request(path=below.path) for method in BODILESS},
+        **{f"callBelow{method}": below for method in WITH_BODY},
         "callLater": call,
         "callLaterBelow": below,
         "readLater": Request(path={"name": CALL}),

@@ -81,9 +81,10 @@ class Function(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", "2")
         self.end_headers()
-        self.wfile.write(b"ok")
+        if self.command != "HEAD":
+            self.wfile.write(b"ok")
 
-    do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
     def log_message(self, *_: object) -> None:
         pass
