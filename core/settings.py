@@ -31,6 +31,8 @@ _MAX_SIZE = 2**50
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
 """Neither other scripts' digits nor so many that they overflow."""
+_QUANTITY = rf"(?:{_NUMBER}|\.[0-9]{{1,18}}|[0-9]{{1,18}}\.)"
+_SMALL = {"n": -9, "u": -6, "m": -3, "": 0, None: 0}
 _SOCKET_ROOM = 60
 """Bytes the run folder may take: HAProxy refuses socket paths over 97 bytes."""
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
@@ -38,7 +40,7 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
 
 def size(text: str) -> int:
     """``128Mi``, ``1G``, ``65536``, ``1e9`` → bytes, as Kubernetes writes quantities."""
-    number = rf"({_NUMBER})(?:e([+-]?[0-9]{{1,2}})|\s*([kmgt]i?)?b?)"
+    number = rf"({_QUANTITY})(?:e([+-]?[0-9]{{1,2}})|\s*([kmgt]i?)?b?)"
     match = re.fullmatch(number, text.strip().lower())
     value = float(f"{match[1]}e{match[2] or 0}") * _SIZES[match[3] or ""] if match else math.inf
     if value > _MAX_SIZE:
@@ -64,9 +66,9 @@ def _size_text(value: int) -> str:
 
 
 def cpus(text: str) -> float:
-    """``0.5``, ``2``, ``500m`` → CPUs, as Kubernetes writes quantities."""
-    match = re.fullmatch(rf"({_NUMBER})(m?)", text.strip())
-    value = float(match[1]) / (1000 if match[2] else 1) if match else 0.0
+    """``0.5``, ``2``, ``500m``, ``1e-1`` → CPUs, as Kubernetes writes quantities."""
+    match = re.fullmatch(rf"({_QUANTITY})(?:[eE]([+-]?[0-9]{{1,2}})|([num]?))", text.strip())
+    value = float(f"{match[1]}e{match[2] or _SMALL[match[3]]}") if match else 0.0
     if not 0 < value <= 1024:
         message = "write CPUs such as 0.5 or 500m"
         raise ValueError(message)

@@ -104,13 +104,17 @@ def test_ends_are_told_in_words(status: int | None, out_of_memory: bool, told: s
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("0.5", 0.5), ("2", 2.0), ("500m", 0.5), ("1m", 0.001)]
+    ("text", "value"),
+    [
+        *(("0.5", 0.5), ("2", 2.0), ("500m", 0.5), ("1m", 0.001), (".5", 0.5), ("2.", 2.0)),
+        *(("1e-1", 0.1), ("500000u", 0.5), ("1E3", 1000.0)),
+    ],
 )
 def test_cpus_are_read_as_kubernetes_writes_them(text: str, value: float) -> None:
     assert cpus(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1k", "0.5.1", "m", "1e3", "5000"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1k", "0.5.1", "m", "1e4", "0e9", "5000", "1M"])
 def test_cpus_that_cannot_be(text: str) -> None:
     with pytest.raises(ValueError, match="CPUs"):
         cpus(text)

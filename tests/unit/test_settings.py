@@ -101,7 +101,7 @@ def test_odd_durations_are_refused(text: str) -> None:
         seconds(text)
 
 
-@pytest.mark.parametrize("text", ["9" * 400, "1" + "0" * 5000 + "Gi", "²", "1.", "٣", "1e99"])
+@pytest.mark.parametrize("text", ["9" * 400, "1" + "0" * 5000 + "Gi", "²", ".", "٣", "1e99"])
 @pytest.mark.parametrize("read", [size, cpus, seconds])
 def test_no_number_overflows(read: Callable[[str], float], text: str) -> None:
     with pytest.raises(ValueError, match="write "):
