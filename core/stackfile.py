@@ -323,6 +323,11 @@ class _Reader(Values):
         lines = _lines(name, entries)
         return StackFunction(name=name.text, folder=self.folder, lines=lines, **known)  # type: ignore[arg-type]  # by table
 
+    def lang(self, node: Node, what: str) -> str | None:
+        """OpenFaaS' client knows ``dockerfile`` in any case, and templates as they are written."""
+        word = self.word(node, what)
+        return "dockerfile" if word and word.lower() == "dockerfile" else word
+
     # What is kept, and has no effect on one server.
 
     def _not_pushed(self, node: Node, what: str, image: str) -> None:
@@ -330,6 +335,12 @@ class _Reader(Values):
         if slash and _REGISTRY.fullmatch(host):
             told = f"{what}: nothing is pushed to {host[:80]}, what is built stays on this server"
             self.warn(node.line, told)
+
+    def read_only(self, node: Node, what: str) -> bool | None:
+        value = self.boolean(node, what)
+        if value is False:
+            self.warn(node.line, f"{what}: false has no effect: only /tmp can be written to")
+        return value
 
     def platforms(self, node: Node, what: str) -> str | None:
         self.warn(node.line, f"{what} has no effect: builds are for this server's own platform")
@@ -360,7 +371,7 @@ def _with_copies(function: StackFunction, copies: list[str], line: int) -> Stack
 
 
 _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
-    "lang": _Reader.word,
+    "lang": _Reader.lang,
     "handler": _Reader.path,
     "image": _Reader.word,
     "namespace": _Reader.namespace,
@@ -373,7 +384,7 @@ _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
     "constraints": _Reader.constraints,
     "limits": _Reader.resources,
     "requests": _Reader.resources,
-    "readonly_root_filesystem": _Reader.boolean,
+    "readonly_root_filesystem": _Reader.read_only,
     "build_args": _Reader.build_args,
     "build_options": _Reader.words,
     "build_secrets": _Reader.build_secrets,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 from builder import testcommands
 from builder.engines import dockerfile as dockerfiles
 from builder.engines import imagetests, sealed
-from builder.engines.dockerfile import Dockerfile
+from builder.engines.dockerfile import Dockerfile, Stage
 from builder.engines.workshop import Out, Workshop
+from builder.templates import DOCKERFILE
 from core.bundle import HOME
 from core.errors import BuildFailed, ConfigError, TestFailed
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from builder.work import Job, Tools
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TOX_IS_RUN = re.compile(r"""TEST_COMMAND=["']?tox\b""")
+_TOX = (
+    "tests are skipped: the template runs tox, which installs from the network, and tests have "
+    "none: give TEST_COMMAND in build_args, such as 'python3 -m unittest', or TEST_ENABLED: 'true'"
+)
+"""OpenFaaS' Python templates until 2026; BuildKit leaves that stage out where OpenFaaS builds."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ def of_dockerfile(shop: Workshop, job: Job, found: Dockerfile, tools: Tools) -> 
         if testcommands.skipped(job.function.build_args):
             out(testcommands.SKIPPED)
             return False
+        if job.template is not DOCKERFILE and _fetches(plan.stage, job.function.build_args):
+            out(_TOX)
+            return False
         text = dockerfiles.render(found)
         names = {}
         with contextlib.ExitStack() as kept:
@@ -120,6 +131,14 @@ def of_dockerfile(shop: Workshop, job: Job, found: Dockerfile, tools: Tools) -> 
             if plan.runs:
                 _run(shop, job, tools, out, tag, _Container())
     return True
+
+
+def _fetches(stage: Stage, build_args: Mapping[str, str]) -> bool:
+    """Whether a template of others would run tox though the function does not ask for it."""
+    if {"TEST_COMMAND", "TEST_ENABLED"} & build_args.keys():
+        return False
+    rests = [each.rest for each in stage.instructions if each.word == "ARG"]
+    return any(_TOX_IS_RUN.match(rest) for rest in rests)
 
 
 def _run(

@@ -48,6 +48,12 @@ class ProcessEngine:
         """Of what is built, nothing more is known before the dependencies are read."""
         if function.skip_build:
             raise _no_images(function.image or "")
+        if function.build_options:
+            raise NotSupported(
+                f"{function.name}.build_options: builds for the process runtime install no system "
+                "packages: take them out, or have this installation run images "
+                "(SLIPWAY_RUNTIME=docker)"
+            )
         if function.build_secrets:
             raise NotSupported(
                 f"{function.name}.build_secrets: builds for the process runtime run nobody's "

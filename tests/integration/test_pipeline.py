@@ -225,6 +225,11 @@ def test_functions_of_several_stack_files_are_one_release(
             "fn.build_secrets: builds for the process runtime run nobody's commands",
         ),
         (
+            "    lang: python3-http\n    handler: ./fn\n    build_options: [dev]\n",
+            4,
+            "fn.build_options: builds for the process runtime install no system packages",
+        ),
+        (
             "    lang: python3-http\n    handler: ./fn\n    environment_file: [big.yml]\n",
             6,
             "'big.yml' has 20000000 bytes, and 262144 are allowed",

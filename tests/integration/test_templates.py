@@ -228,6 +228,17 @@ def test_its_tests_are_run_or_left_out_as_the_function_says(bench: Workbench, do
     (job,) = bench.build({**mine(more=skipped), **theirs()})
     assert not job.tested
     assert "tests are skipped: TEST_ENABLED is false" in bench.log
+    text = theirs()[f"template/{LANG}/Dockerfile"]
+    assert isinstance(text, bytes)
+    tox = text.replace(b'TEST_COMMAND="python3 -m unittest"', b"TEST_COMMAND=tox")
+    assert tox != text
+    upstream = theirs(Dockerfile=tox)  # until 2026, where BuildKit never came to that stage
+    (job,) = bench.build({**mine(more=f"build_args: {{DOG: {dog}}}"), **upstream})
+    assert not job.tested
+    assert "tests are skipped: the template runs tox" in bench.log
+    asked = f"build_args: {{DOG: {dog}, TEST_ENABLED: 'true'}}"
+    with pytest.raises(TestFailed):
+        bench.build({**mine(more=asked), **upstream})
 
 
 @on_docker

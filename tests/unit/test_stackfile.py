@@ -266,6 +266,22 @@ functions:
         read(text)
 
 
+def test_what_counts_otherwise_here_is_warned_of() -> None:
+    more = "    readonly_root_filesystem: false\n"
+    text = f"{HEAD}functions:\n{function('a')}{more}"
+    assert warned(text) == [
+        (8, "a.readonly_root_filesystem: false has no effect: only /tmp can be written to")
+    ]
+    assert read(text).functions[0].readonly_root_filesystem is False
+    assert not warned(text.replace("false", "true"))
+
+
+@pytest.mark.parametrize("lang", ["dockerfile", "Dockerfile", "DockerFile"])
+def test_dockerfile_is_known_in_any_case(lang: str) -> None:
+    text = f"{HEAD}functions:\n  a:\n    lang: {lang}\n    handler: ./a\n"
+    assert read(text).functions[0].lang == "dockerfile"
+
+
 def test_two_functions_of_one_name() -> None:
     text = f"{HEAD}functions:\n{function('a')}{function('b')}{function('a')}"
     assert told(text) == [
