@@ -306,8 +306,10 @@ class Settings:
     max_functions: int = _setting(200, _number(1, 5000), "most functions of one commit")
     function_memory: int = _setting(256 * 2**20, size, "memory of a replica without a limit")
     function_cpus: float = _setting(1.0, _decimal, "CPUs of a replica without a limit")
-    function_max_memory: int = _setting(4 * 2**30, size, "most memory that a limit may ask for")
-    function_max_cpus: float = _setting(4.0, _decimal, "most CPUs that a limit may ask for")
+    function_max_memory: int = _setting(
+        4 * 2**30, size, "most memory that a stack file may ask for"
+    )
+    function_max_cpus: float = _setting(4.0, _decimal, "most CPUs that a stack file may ask for")
     function_pids: int = _setting(128, _number(8, 32768), "processes and threads of a replica")
     function_log: int = _setting(
         4 * 2**20, _log_size, "log kept of a function on disk, at most 64Mi"
@@ -514,6 +516,11 @@ class Settings:
     def secrets_key(self) -> Path:
         """File with the key that secrets are sealed with; not for the builder."""
         return self.secrets_key_file or self.state / "secrets-key"
+
+    @property
+    def demo_folder(self) -> Path:
+        """Of the demo while it is pushed."""
+        return self.state / "demo"
 
     @property
     def git_folder(self) -> Path:

@@ -295,6 +295,7 @@ class _Reader(Values):
         return [function for function in read if function]
 
     def _function(self, name: Scalar, node: Node) -> StackFunction | None:
+        before = len(self.mistakes)
         try:
             names.function_name(name.text)
         except InvalidRequest as error:
@@ -317,8 +318,8 @@ class _Reader(Values):
                     self.mistake(name.line, f"{shown} has no '{key}:': name {what}")
             if values.get("image"):
                 self._not_pushed(entries["image"][1], f"{shown}.image", str(values["image"]))
-        if self.mistakes:
-            return None  # this one's or an earlier one's: nothing of the file will be used
+        if len(self.mistakes) > before:
+            return None
         known = {key: value for key, value in values.items() if value is not None}
         lines = _lines(name, entries)
         return StackFunction(name=name.text, folder=self.folder, lines=lines, **known)  # type: ignore[arg-type]  # by table

@@ -98,6 +98,7 @@ def status_of(record: FunctionRecord, observed: Observed | None, count: int) -> 
     }
     told = {name: value for name, value in ours.items() if value}
     own = {name: value for name, value in (spec.annotations or {}).items() if name not in ours}
+    annotations = {**own, **told}
     return FunctionStatus(
         name=spec.name,
         image=spec.artifact,
@@ -107,7 +108,7 @@ def status_of(record: FunctionRecord, observed: Observed | None, count: int) -> 
         constraints=spec.constraints,
         secrets=spec.secrets,
         labels={**(spec.labels or {}), FUNCTION_LABEL: spec.name},
-        annotations={**own, **told} or spec.annotations,
+        annotations=annotations or (None if spec.annotations is None else {}),
         limits=spec.limits,
         requests=spec.requests,
         read_only_root_filesystem=spec.read_only_root_filesystem,

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -269,13 +269,15 @@ def _slipway() -> str:
 
 def main() -> int:
     settings = Settings.from_env(os.environ)
-    with tempfile.TemporaryDirectory(prefix="slipway-demo-") as folder:
-        try:
-            Demo(settings, os.environ, Path(folder)).run()
-        except (SlipwayError, OSError, subprocess.SubprocessError) as error:
-            say(f"the demo failed: {error}")
-            say("the platform itself runs")
-            return 1
+    folder = settings.demo_folder
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a supervisor that was killed
+        folder.mkdir(mode=0o700)
+        Demo(settings, os.environ, folder).run()
+    except (SlipwayError, OSError, subprocess.SubprocessError) as error:
+        say(f"the demo failed: {error}")
+        say("the platform itself runs")
+        return 1
     return 0
 
 

@@ -153,6 +153,7 @@ class Installation:
             keeper.start(parts.store(settings, self.env))
             self._await("starting the store", STORE_SECONDS, self._store_is_fresh, "store")
         self.settings = settings = self.docker.settle()
+        claims.tell_settings(settings)
         stand = keeper.names
         public = [self.listener] if settings.edge == "none" else []
         keeper.start(parts.gateway([each.fileno() for each in (self.within, *public)]))
@@ -296,7 +297,10 @@ class Installation:
     def _show(self) -> str:
         """Runs the demo; returns the words of the closing line."""
         argv = parts.python("supervisor.demo")
-        status = self.keeper.run("demo", argv, DEMO_SECONDS, on_screen=True)
+        try:
+            status = self.keeper.run("demo", argv, DEMO_SECONDS, on_screen=True)
+        finally:  # ended with us, it leaves its repository and the password for it
+            shutil.rmtree(self.settings.demo_folder, ignore_errors=True)
         if status == 0:
             return "ready"
         why = "see above" if status is not None else f"over {DEMO_SECONDS:.0f} s, or ended"
@@ -324,6 +328,9 @@ class Installation:
 
     def _stop_work(self) -> None:
         self.keeper.stop(["workers", "queue"])
+        from builder.secrets import memory  # not carried while everything runs
+
+        shutil.rmtree(memory(self.settings), ignore_errors=True)  # of builds that were cut off
 
     def _stop_requests(self) -> None:
         self._close_listeners()

@@ -19,6 +19,7 @@ import pytest
 import redis
 import requests
 
+from builder.secrets import memory as secrets_of_builds
 from core.sandbox import nft
 from core.sandbox.network import Network
 from core.sandbox.process import start_time
@@ -27,6 +28,7 @@ from supervisor import parts, processes
 from supervisor.leftovers import Leftovers
 from tests.conftest import missing
 from tests.integration.followed import Followed
+from tests.waiting import until
 
 SUPERVISOR_MB = 20.0
 """The supervisor's own share of memory (PSS)."""
@@ -405,6 +407,20 @@ def test_the_demo_goes_live_and_outlives_restarts(settings: Settings, started: l
     assert requests.get(url, timeout=20).ok
     assert replicas.isdisjoint(each.name for each in settings.instances.iterdir())
     assert last.end() == 0
+
+
+def test_stopped_while_it_pushes_and_builds_it_leaves_no_password_and_no_secret(
+    settings: Settings, started: list[Up]
+) -> None:
+    made = up(started, settings)
+    until(lambda: (settings.demo_folder / "credentials").exists(), 60)
+    cut_off = secrets_of_builds(settings) / ".new-release"
+    if os.geteuid() == 0:  # what the build of a killed worker had there
+        cut_off.mkdir(parents=True)
+        (cut_off / "token").write_text("sesame")
+    assert made.end() == 0
+    assert not settings.demo_folder.exists()
+    assert not cut_off.parent.exists()
 
 
 def live_already(started: list[Up], settings: Settings) -> Up:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import stackfile
 from core.errors import InvalidStack
 from core.models import Resources
 from core.stackfile import Stack, StackFunction, parse, read_environment_file
@@ -280,6 +281,14 @@ def test_what_counts_otherwise_here_is_warned_of() -> None:
 def test_dockerfile_is_known_in_any_case(lang: str) -> None:
     text = f"{HEAD}functions:\n  a:\n    lang: {lang}\n    handler: ./a\n"
     assert read(text).functions[0].lang == "dockerfile"
+
+
+def test_what_is_right_is_read_beside_mistakes_so_that_it_is_looked_up_too() -> None:
+    head = HEAD.replace("1.0", "2.0")
+    text = f"{head}functions:\n{function('a')}  b: {{lang: node}}\n{function('c')}"
+    reading = stackfile.read(text.encode(), "stack.yml", max_functions=200)
+    assert [each.name for each in reading.stack.functions] == ["a", "c"]
+    assert len(reading.mistakes) >= 2
 
 
 def test_two_functions_of_one_name() -> None:

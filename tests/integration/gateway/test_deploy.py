@@ -118,6 +118,9 @@ def test_values_come_back_as_they_were_sent(images: Gateway, store: Store) -> No
     found = read(images, "figlet")
     del found["annotations"]["com.slipway.trouble"]
     assert found["annotations"] == {"topic": "x,y"}, "what Slipway itself tells cannot be made up"
+    made_up = {"com.slipway.release": "r1-made-up", "com.slipway.repository": "fns"}
+    assert send(images, "PUT", **{**sent, "annotations": made_up}).status_code == 202
+    assert set(read(images, "figlet")["annotations"]) == {"com.slipway.trouble"}
     assert found["labels"] == {**sent["labels"], "faas_function": "figlet"}  # type: ignore[dict-item]  # it is one
     assert found["replicas"] == 2
     for name in ("envProcess", "envVars", "constraints", "secrets", "limits", "requests"):
