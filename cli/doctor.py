@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import requests
 
-from cli import docker_checks
+from cli import docker_checks, installation
 from cli.findings import FAIL, OK, WARN, Finding
 from core import disk
 from core.errors import SlipwayError
@@ -27,12 +26,16 @@ FULL = 200 * 2**20
 """Bytes of free disk below which builds fail."""
 
 
-def examine(settings: Settings, url: str, *, elsewhere: bool) -> list[Finding]:
-    """All findings. ``elsewhere``: the installation at ``url`` need not be of this machine, so
-    that of its parts only the health is looked at."""
-    runs = installation_runs(settings)
+def examine(
+    settings: Settings, url: str, *, elsewhere: bool, differences: Sequence[str] = ()
+) -> list[Finding]:
+    """All findings. ``settings``: of the installation that runs, or as one would have them here;
+    ``differences``: of these to the shell's; ``elsewhere``: the installation at ``url`` need not
+    be of this machine, so that of its parts only the health is looked at."""
+    runs = installation.runs(settings)
     settings = runtime_choice.in_use(settings, os.environ, runs=runs)
-    found: list[Finding] = []
+    advice = "what runs keeps its own until its next start"
+    found = [Finding("settings", WARN, each, advice) for each in differences]
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _git,
@@ -122,10 +125,10 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
         yield Finding("network", OK, sandbox.enforced()["network"])
     elif os.geteuid() != 0:
         yield Finding("network", WARN, "functions reach nothing outside", "run Slipway as root")
-    elif installation_runs(settings) and sandbox.network.exists():
+    elif installation.runs(settings) and sandbox.network.exists():
         advice = "the controller repairs it within seconds; if not, its log says why"
         yield Finding("network", FAIL, "its fence is damaged", advice)
-    elif installation_runs(settings):
+    elif installation.runs(settings):
         advice = f"see {settings.state / 'log' / 'network.log'} and what 'make up' said of it"
         yield Finding("network", WARN, "functions reach nothing outside", advice)
     else:
@@ -201,6 +204,8 @@ def _store(settings: Settings) -> Iterator[Finding]:
             connection.ping()
         took = (time.monotonic() - begun) * 1000
         yield Finding("store", OK, f"answered in {took:.1f} ms")
+    except redis.AuthenticationError:  # what runs tells its settings without passwords
+        yield Finding("store", OK, f"{where} answered, and wants a password that is not known here")
     except redis.RedisError as error:
         advice = f"see {settings.state / 'log' / 'store.log'}"
         yield Finding("store", FAIL, f"{where} does not answer: {error}", advice)
@@ -221,21 +226,6 @@ def _health(url: str, settings: Settings) -> Iterator[Finding]:
         good = told == "ok"
         advice = "" if good else f"see {name}.log in the folder log/ of the state folder"
         yield Finding(name, OK if good else FAIL, str(told), advice)
-
-
-def installation_runs(settings: Settings) -> bool:
-    """Whether a supervisor holds the state folder's lock."""
-    try:
-        lock = os.open(settings.state / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _output(argv: list[str]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import click
+
 from cli.client import Client
 from core.errors import InvalidRequest, NotFound
 
@@ -22,6 +24,7 @@ def lines(
 
     Raises:
         NotFound: it is neither.
+        UsageError: it is a release, of whose log no part can be chosen.
     """
     following = {"follow": 1} if follow else {}
     chosen: dict[str, str | int] = {"tail": tail, "since": moment(since), "instance": instance}
@@ -37,7 +40,22 @@ def lines(
         else:
             yield from client.lines(f"/system/releases/{id_}/logs", **following)
         return
-    yield from client.lines("/system/logs", name=what, **query, **following)
+    try:
+        yield from client.lines("/system/logs", name=what, **query, **following)
+    except NotFound:
+        if query and _is_release(client, what):
+            raise click.UsageError(
+                f"{what} is a release: --tail, --since and --instance are for functions' logs"
+            ) from None
+        raise
+
+
+def _is_release(client: Client, what: str) -> bool:
+    try:
+        client.release(what)
+    except NotFound:
+        return False
+    return True
 
 
 def moment(text: str) -> str:

@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cli import backup, functions, secrets, show
+from cli import backup, functions, installation, secrets, show
 from cli.variables import variables
-from core.errors import InvalidRequest, NotFound, SlipwayError, Unavailable
+from core.errors import ConfigError, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import PREFIX, ROOT, Settings
 
 if TYPE_CHECKING:
@@ -44,20 +44,51 @@ class Context:
     def settings(self) -> Settings:
         return Settings.from_env(self.env)
 
+    @property
+    def running(self) -> Settings | None:
+        """What the installation uses, where one runs on the state folder and says so."""
+        return installation.running(self.settings)
+
+    @property
+    def differences(self) -> list[str]:
+        """What this shell says otherwise than the installation that runs."""
+        running = self.running
+        return installation.differences(self.env, running) if running else []
+
     def client(self) -> Client:
+        """
+        Raises:
+            ConfigError: the state folder that was named has no installation.
+        """
         from cli.client import Client
 
-        return Client(self.settings, self.base_url)
+        settings = self.settings
+        named = self.state or os.environ.get(f"{PREFIX}STATE")
+        if named and not self._asked and installation.absent(settings):
+            raise ConfigError(
+                f"there is no installation in {settings.state}: name its folder with --state, or "
+                "its address with --url"
+            )
+        return Client(settings, self.base_url)
+
+    @property
+    def _asked(self) -> str:
+        """The address to ask, where that was told."""
+        return self.url or self.settings.gateway_url
 
     @property
     def base_url(self) -> str:
-        """Where the installation answers: as told, else as it wrote down when it started."""
+        """Where the installation answers: as told, else as it says itself while it runs, else as
+        it wrote down when it started."""
+        if self._asked:
+            return self._asked
+        if running := self.running:
+            return running.base_url
         settings = self.settings
         # With TLS it answers on a port of this machine's own, which only the file knows.
-        named = ("GATEWAY_URL",) if settings.tls_cert else ("PORT", "BIND", "GATEWAY_URL")
-        told = {f"{PREFIX}{name}" for name in named} & self.env.keys()
-        if self.url or told:
-            return self.url or settings.base_url
+        told = {f"{PREFIX}PORT", f"{PREFIX}BIND"} & self.env.keys()
+        if told and not settings.tls_cert:
+            return settings.base_url
         try:
             return (settings.state / "url").read_text().strip()
         except OSError:
@@ -65,7 +96,11 @@ class Context:
 
     @property
     def functions_url(self) -> str:
-        """What functions' URLs begin with, as far as the settings here know."""
+        """What functions' URLs begin with: as the installation says, else as far as the settings
+        here know."""
+        running = self.running
+        if running and self.base_url == running.base_url:
+            return running.functions_url
         settings = self.settings
         known = settings.public_url or settings.domain or settings.tls_cert
         return settings.functions_url if known else self.base_url
@@ -117,12 +152,16 @@ def up(context: Context, no_demo: bool) -> None:
 @output
 @click.pass_obj
 def config(context: Context, output: str) -> None:
-    """Print every setting, and what bounds functions on this machine."""
-    from cli.doctor import installation_runs
+    """Print every setting, and what bounds functions on this machine.
+
+    While an installation runs on the state folder: its own; else those that one would have here.
+    """
     from cli.enforced import enforced
 
-    settings = context.settings
-    runs = installation_runs(settings)
+    settings = context.running or context.settings
+    runs = installation.runs(settings)
+    for each in context.differences:
+        click.echo(f"slipway: {each}", err=True)
     told = {"settings": settings.describe(), "enforced": enforced(settings, runs=runs)}
     if output == "json":
         show.as_json(told)
@@ -279,7 +318,12 @@ def doctor(context: Context, output: str) -> None:
     from cli import doctor as checks
     from cli.findings import FAIL
 
-    found = checks.examine(context.settings, context.base_url, elsewhere=bool(context.url))
+    found = checks.examine(
+        context.running or context.settings,
+        context.base_url,
+        elsewhere=bool(context.url),
+        differences=context.differences,
+    )
     if output == "json":
         show.as_json([vars(each) for each in found])
     else:

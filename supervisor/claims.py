@@ -1,20 +1,27 @@
-"""What one Slipway has for itself: the state folder and its lock, the run folder, the port."""
+"""What one Slipway has for itself: the state folder and its lock, the run folder, the port. And
+what it says of itself there, for commands in shells that know nothing of its settings."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import ipaddress
+import json
 import os
+import re
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
-from core.errors import ConfigError
+from core.errors import ConfigError, SlipwayError
 from core.settings import Settings
 
 BACKLOG = 4096
 """Connections that wait while the edge is being restarted; the kernel may cap it (somaxconn)."""
+_MASK = "********"
+_PASSWORD = re.compile(r"(//[^/:]*:).*(?=@)|([?&]password=)[^&]*")
+"""In a URL."""
 
 
 def claim_state(settings: Settings) -> int:
@@ -45,7 +52,37 @@ def claim_state(settings: Settings) -> int:
         ) from None
     os.truncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    _told(settings.state).unlink(missing_ok=True)  # an earlier run's
     return lock
+
+
+def tell_settings(settings: Settings) -> None:
+    """Writes down what this run uses, without its secrets."""
+    path = _told(settings.state)
+    draft = path.with_name(f".{path.name}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        json.dump(masked(settings), out)
+    draft.replace(path)  # in one step: others read it
+
+
+def told_settings(state: Path) -> Settings | None:
+    """What the run that has the state folder uses, its secrets masked; None where it does not say:
+    it is only starting, or another version, or somebody else's."""
+    with suppress(OSError, ValueError, SlipwayError):
+        return Settings.from_env(json.loads(_told(state).read_text()))
+    return None
+
+
+def masked(settings: Settings) -> dict[str, str]:
+    """Settings as an environment, with asterisks for what is secret of them."""
+    shown = settings.describe()
+    told = {
+        name: _MASK if shown[name] == _MASK else value
+        for name, value in settings.environment().items()
+    }
+    if settings.redis_url:
+        told["SLIPWAY_REDIS_URL"] = _PASSWORD.sub(rf"\1\2{_MASK}", settings.redis_url)
+    return told
 
 
 def make_run_folder(folder: Path, *inside: Path) -> None:
@@ -143,6 +180,10 @@ def claim_inside(settings: Settings, address: str) -> socket.socket:
 def exposed(settings: Settings) -> bool:
     """Whether others than this machine reach the port."""
     return not _ip(_resolve(settings)[1]).is_loopback
+
+
+def _told(state: Path) -> Path:
+    return state / "settings.json"
 
 
 def _listen(family: int, address: tuple[str, int], *, share: bool) -> socket.socket:

@@ -97,7 +97,7 @@ class Secrets(Namespaces):
     def delete_secret(self, namespace: str, name: str) -> None:
         """Raises NotFound. Needs no key: one that nobody can open can still be deleted."""
         if not self.redis.hdel(keys.SECRETS, _place(namespace, name)):
-            raise _missing(namespace, [name])
+            raise NotFound(f"{namespace} has not the secret {name}")
 
     def secret_versions(self, namespace: str, names: Sequence[str]) -> dict[str, str]:
         """Name → version of its value now.

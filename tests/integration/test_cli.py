@@ -227,6 +227,25 @@ def test_logs_of_a_function(gateway: Gateway) -> None:
     assert (nobody.exit_code, "there is no release" in nobody.stderr) == (1, True)
 
 
+def test_options_for_functions_logs_are_not_for_releases(gateway: Gateway) -> None:
+    release = gateway.release()
+    for what in (release.id, COMMIT[:7]):
+        for option in (("--tail", "3"), ("--since", "1h"), ("--instance", "i0")):
+            done = gateway.run("logs", what, *option)
+            assert done.exit_code == 2, done.stderr
+            assert f"{what} is a release: --tail, --since and --instance are for" in done.stderr
+    nobody = gateway.run("logs", "nobody", "--tail", "3")
+    assert (nobody.exit_code, "there is no function nobody" in nobody.stderr) == (1, True)
+
+
+def test_removing_a_secret_that_is_not_there_tells_just_that(gateway: Gateway) -> None:
+    gateway.store.claim_namespace("ann", "git")
+    removed = gateway.run("secret", "remove", "k9", "-n", "ann")
+    assert (removed.exit_code, removed.stderr) == (1, "slipway: ann has not the secret k9\n")
+    updated = gateway.run("secret", "update", "k9", "-n", "ann", stdin=b"x")
+    assert "create it with" in updated.stderr
+
+
 def test_wait_succeeds_when_it_goes_live(gateway: Gateway) -> None:
     release = gateway.release()
     timer = later(lambda: gateway.go_live(release))

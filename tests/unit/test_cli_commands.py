@@ -106,10 +106,36 @@ def test_the_state_folder_of_the_checkout_is_the_default() -> None:
 def test_commands_find_an_installation_on_another_port(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "lock").touch()
     (tmp_path / "url").write_text("http://127.0.0.1:9\n")
     assert "at http://127.0.0.1:9:" in run("list", state=tmp_path).stderr
     monkeypatch.setenv("SLIPWAY_PORT", "7")
     assert "at http://127.0.0.1:7:" in run("list", state=tmp_path).stderr
+
+
+def test_in_compose_no_supervisor_has_the_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "git").mkdir()
+    monkeypatch.setenv("SLIPWAY_STATE", str(tmp_path))
+    monkeypatch.setenv("SLIPWAY_PORT", "7")
+    assert "at http://127.0.0.1:7:" in CliRunner().invoke(main, ["list"]).stderr
+
+
+def test_a_state_folder_without_an_installation_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "none"
+    told = f"slipway: there is no installation in {state}: name its folder with --state"
+    monkeypatch.setenv("SLIPWAY_PORT", "7")  # of another installation, perhaps
+    named = run("list", state=state)
+    monkeypatch.setenv("SLIPWAY_STATE", str(state))
+    for done in (named, CliRunner().invoke(main, ["list"])):
+        assert (done.exit_code, told in done.stderr) == (1, True), done.stderr
+    assert not state.exists()
+    url = nobody()
+    monkeypatch.setenv("SLIPWAY_GATEWAY_URL", url)
+    assert f"nothing answers at {url}" in run("list", state=state).stderr
 
 
 def test_doctor_looks_at_the_machine_where_nothing_runs(tmp_path: Path) -> None:
