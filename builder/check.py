@@ -6,12 +6,15 @@ What a user can have got wrong and what can be known without building is told at
 from __future__ import annotations
 
 import math
+import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from builder.buildsecrets import Versions, stamp
+from builder.context import layout
 from builder.engines import BuildEngine
-from builder.source import TREE, Source
+from builder.source import TREE, Entry, Source, quoted
 from builder.templates import DOCKERFILE, Template
 from builder.templatesources import Templates
 from core.errors import (
@@ -37,6 +40,12 @@ _WEIGHED = (
     *("environment", "labels", "annotations", "constraints", "secrets", "fprocess"),
     *("limits", "requests"),
 )
+_SERVED = {
+    "handler.py": re.compile(r"handler(/__init__)?\.(py|pyc|([\w-]+\.)?so)|__init__\.py"),
+    "handler.js": re.compile(r"handler\.(js|mjs|cjs)(/.*)?"),
+}
+"""The sample in a template of ours → what of a function's files can stand for it. A Python package
+that says something itself may bring its module in its own way."""
 
 
 def check_stack(
@@ -91,8 +100,9 @@ def check_stack(
                 with telling(function, "build_secrets", id_):
                     stamp(source, function, id_, versions)
         if not function.skip_build:
+            found = None
             with telling(function, "lang"):
-                template(function.lang)
+                found = template(function.lang)
             if function.build_options:
                 with telling(function, "build_options"):
                     template(function.lang).packages(function.build_options)
@@ -101,6 +111,9 @@ def check_stack(
             for path in function.copy:
                 with telling(function, "copy"):
                     source.tree_id(path)
+            if found and len(mistakes) == before:
+                with telling(function, "handler"):
+                    _handler_file(source, function, found)
         with telling(function, "limits"):
             _memory(function, settings)
         with telling(function, "limits"):
@@ -155,6 +168,25 @@ def _handler(source: Source, function: StackFunction) -> None:
         )
     if node.kind != TREE:
         raise NotFound(f"{function.name}.handler: {function.handler!r} is a file: name its folder")
+
+
+def _handler_file(source: Source, function: StackFunction, template: Template) -> None:
+    """Looks for what our own templates serve; others' may take anything."""
+    inside = f"{template.handler_folder}/"
+    sample = next((name for name in _SERVED if inside + name in template.files), "")
+    if not template.ours or not sample or function.fprocess:  # which starts what it likes
+        return
+    path = posixpath.normpath(f"{function.handler}/{sample}")
+    if source.find(path):
+        return
+    for place, content in layout(source, function, template).items():
+        theirs = isinstance(content, Entry) and content.size and place.startswith(inside)
+        if theirs and _SERVED[sample].fullmatch(place.removeprefix(inside)):
+            return
+    raise NotFound(
+        f"{function.name}.handler: commit {source.commit[:12]} has no file {quoted(path)}, which "
+        f"the template {template.name} serves: is it committed, and spelled so?"
+    )
 
 
 def _memory(function: StackFunction, settings: Settings) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import secrets
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -81,7 +80,7 @@ def run_tests(
         network="none",
         hostname=function,
     )
-    last: collections.deque[str] = collections.deque(maxlen=testcommands.TOLD)
+    last: collections.deque[str] = collections.deque(maxlen=testcommands.KEPT)
 
     def line(text: str) -> None:
         last.append(clean(text))
@@ -100,7 +99,7 @@ def run_tests(
     if result.outcome == "exited" and command.found_none(result.status):
         out(testcommands.NOTHING)
         return True
-    told = testcommands.told_of(result.outcome, result.status, shlex.join(argv), settings, last)
+    told = testcommands.told_of(result.outcome, result.status, command.shown, settings, last)
     raise TestFailed(told, function, "test")
 
 

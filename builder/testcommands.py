@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder import dependencies, packagejson
+from builder.reasons import cut, reason
 from core.bundle import HOME, LAYER_MOUNTS
 from core.errors import BuildFailed
 from core.settings import Settings
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 LOCKS = Path(__file__).parent / "locks"
 TMP = 256 * 2**20
 """Bytes of the tests' /tmp."""
-TOLD = 25
-"""Last lines of output in the error."""
+KEPT = 25
+"""Last lines of output that are looked at where tests fail."""
 PROGRAMS = (
     f"{LAYER_MOUNTS['node']}/.bin",
     f"{LAYER_MOUNTS['python']}/bin",
@@ -37,6 +38,8 @@ PROGRAMS = (
 SKIPPED = "tests are skipped: TEST_ENABLED is false"
 NOTHING = "pytest found no tests in these files: that passes"
 
+_SHOWN = 80
+"""Characters of a command line in an error."""
 _PASSED_BY = ("node_modules", "venv", "build", "dist")
 """Folders in which pytest does not look either; nor in hidden ones."""
 _NO_TESTS = 5
@@ -55,6 +58,13 @@ class Command:
     argv: Sequence[str]
     needs: Literal["pytest", "tox", "npm", ""] = ""
     """What of ours it needs. The first word of an npm command is ``npm`` or ``npx``."""
+    named: str = ""
+    """What people call it, where ``argv`` has more of ours than of theirs."""
+
+    @property
+    def shown(self) -> str:
+        """The command line for people."""
+        return self.named or shlex.join(self.argv)
 
     def found_none(self, status: int) -> bool:
         """Whether this exit status says that there was nothing to test."""
@@ -95,7 +105,7 @@ def command_of(app: Path, template: Template, build_args: Mapping[str, str]) -> 
     if asked:
         return _asked(asked)
     if dependencies.language(template) == "python":
-        return Command(_pytest([]), "pytest")
+        return _pytest([])
     manifest = dependencies.read_manifest(own)
     if not packagejson.has_test_script(manifest):
         return Command(())
@@ -145,13 +155,15 @@ def environment(
 
 
 def told_of(outcome: str, status: int, shown: str, settings: Settings, last: Iterable[str]) -> str:
-    """Why tests failed, for people, with the last lines of what they wrote.
+    """Why tests failed, for people, with the end of what they wrote.
 
     Args:
         outcome: how they ended: ``exited``, ``timeout``, ``output`` or ``memory``.
         shown: the command line.
+        last: the last lines that they wrote.
     """
-    shown = shown[:200]
+    shown = cut(shown, _SHOWN)
+    last = list(last)
     match outcome:
         case "timeout":
             what = (
@@ -172,12 +184,12 @@ def told_of(outcome: str, status: int, shown: str, settings: Settings, last: Ite
             what = f"there is no such program where tests run: {shown}"
         case _:
             what = f"the tests failed: {shown} exited with status {status}"
-    text = "\n".join(last).strip()
+    text = "\n".join(last)
     if _OFFLINE.search(text):
         what += "; tests run without a network, so put a stand-in where they call out"
     if "Resource temporarily unavailable" in text or "can't start new thread" in text:
         what += f"; at most {settings.function_pids} processes and threads run at once"
-    return f"{what}\n{text}" if text else what
+    return reason(what, last)
 
 
 def _asked(text: str) -> Command:
@@ -194,23 +206,25 @@ def _asked(text: str) -> Command:
         )
     match words:
         case ["pytest", *rest] | ["python" | "python3", "-m", "pytest", *rest]:
-            return Command(_pytest(rest), "pytest")
+            return _pytest(rest)
         case ["tox", *rest] | ["python" | "python3", "-m", "tox", *rest]:
-            return Command(_tox(rest), "tox")
+            return _tox(rest)
         case ["npm" | "npx", *_]:
             return Command(words, "npm")
     return Command(words)
 
 
-def _pytest(rest: Sequence[str]) -> list[str]:
-    return ["python3", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", *rest]
+def _pytest(rest: Sequence[str]) -> Command:
+    argv = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", *rest]
+    return Command(argv, "pytest", shlex.join(["pytest", *rest]))
 
 
-def _tox(rest: Sequence[str]) -> list[str]:
+def _tox(rest: Sequence[str]) -> Command:
     """tox in the environment that is there: making one would need a package registry."""
     ours = ["--current-env", "--workdir", "/tmp/tox", "--colored=no"]
     passed = ["--override", "testenv.pass_env=*", "--override", "testenv.allowlist_externals=*"]
-    return ["python3", "-m", "tox", "run", *ours, *passed, *rest]
+    argv = ["python3", "-m", "tox", "run", *ours, *passed, *rest]
+    return Command(argv, "tox", shlex.join(["tox", *rest]))
 
 
 def _python_tests(folder: Path) -> list[str]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ class _Container:
     argv: Sequence[str] | None = None
     env: Mapping[str, str] | None = None
     folder: str | None = None
+    shown: str = "the command of the stage test"
     passes: Callable[[int], bool] = lambda _: False
     """Exit statuses, besides 0, that say that there was nothing to test."""
 
@@ -73,6 +73,7 @@ def of_template(shop: Workshop, job: Job, found: Dockerfile, tools: Tools) -> bo
             argv=command.argv,
             env=testcommands.environment(command, job.template, args, _PATH),
             folder=f"{HOME}/{job.template.handler_folder}",
+            shown=command.shown,
             passes=command.found_none,
         )
         with shop.untagging(shop.tag()) as tag:
@@ -144,7 +145,7 @@ def _fetches(stage: Stage, build_args: Mapping[str, str]) -> bool:
 def _run(
     shop: Workshop, job: Job, tools: Tools, out: Out, image: str, container: _Container
 ) -> None:
-    last: deque[str] = deque(maxlen=testcommands.TOLD)
+    last: deque[str] = deque(maxlen=testcommands.KEPT)
 
     def line(text: str) -> None:
         last.append(text)
@@ -169,6 +170,5 @@ def _run(
     if ran.outcome == "exited" and container.passes(ran.status):
         out(testcommands.NOTHING)
         return
-    shown = shlex.join(container.argv) if container.argv else "the command of the stage test"
-    told = testcommands.told_of(ran.outcome, ran.status, shown, shop.settings, last)
+    told = testcommands.told_of(ran.outcome, ran.status, container.shown, shop.settings, last)
     raise TestFailed(told, job.name, "test")

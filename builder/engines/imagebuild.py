@@ -6,13 +6,15 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder import bounded, folders, node_dependencies, python_dependencies, registries
 from builder.engines.buildkit import Cli
 from builder.engines.progress import Progress
+from builder.reasons import cut, reason
 from builder.steps import Steps
 from core.errors import BuildFailed, Conflict, SlipwayError, Unavailable
 from core.settings import Settings
@@ -21,6 +23,17 @@ from engine.client import Engine
 
 _AWAY = re.compile(r"Cannot connect to the Docker daemon|error during connect|the docker daemon")
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.I)
+_RAN = re.compile(
+    r'(?:process "|executor failed running \[)(?P<command>.*)'
+    r'(?:" did not complete successfully|\]): (?P<how>exit code: \d+)',
+    re.DOTALL,
+)
+"""What BuildKit says of a command that failed; the second form until its 0.9."""
+_KEPT = 200
+"""Lines that are looked for the cause: npm lists its options below it."""
+_STEP = re.compile(r"\[[^\]]*\d/\d+\] ")
+_COMMAND, _ERROR = 60, 200
+"""Characters of a command, and of BuildKit's error, in ours."""
 _SHORT, _MASKED = 6, 200
 """Characters and lines of secrets from and up to which output is masked."""
 _ASK_EVERY, _SILENT = 5.0, 30.0
@@ -97,7 +110,13 @@ def build(
         Unavailable: the engine, the disk, a registry.
         Conflict: the release was decided meanwhile.
     """
-    progress = Progress(lambda line: out(registries.without_passwords(line)), settings.build_output)
+    printed: deque[str] = deque(maxlen=_KEPT)
+
+    def told(line: str) -> None:
+        printed.append(registries.without_passwords(line))
+        out(printed[-1])
+
+    progress = Progress(told, settings.build_output)
     with folders.making(settings.state / folders.WORK) as folder:
         (folder / "Dockerfile").write_bytes(order.dockerfile)
         arguments = ["build", "--progress=plain", "--file", str(folder / "Dockerfile")]
@@ -111,11 +130,14 @@ def build(
         )
     if progress.clipped:
         raise BuildFailed(
-            f"the build was ended: it printed more than {settings.build_output} bytes "
-            f"(SLIPWAY_BUILD_OUTPUT), or more than the engine keeps of one step\n{progress.text}"
+            reason(
+                f"the build was ended: it printed more than {settings.build_output} bytes "
+                "(SLIPWAY_BUILD_OUTPUT), or more than the engine keeps of one step",
+                printed,
+            )
         )
     if not ended.ok:
-        raise _error(ended, progress, order, settings, watch)
+        raise _error(ended, progress, printed, order, settings, watch)
 
 
 def caches_of(settings: Settings, namespace: str) -> str:
@@ -168,35 +190,55 @@ def _flags(order: Order, folder: Path) -> list[str]:
 
 
 def _error(
-    ended: bounded.Ended, progress: Progress, order: Order, settings: Settings, watch: Watch
+    ended: bounded.Ended,
+    progress: Progress,
+    printed: Sequence[str],
+    order: Order,
+    settings: Settings,
+    watch: Watch,
 ) -> SlipwayError:
     text = registries.without_passwords(progress.text)
-    error = registries.without_passwords(progress.error)[-400:] or f"status {ended.status}"
+    error = registries.without_passwords(progress.error) or f"status {ended.status}"
+    ran = _RAN.search(error)
+    error = error[-_ERROR:]
+    # Which step it was is in the error, or is one of ours.
+    last = [line for line in printed or text.splitlines() if not _STEP.match(line)]
     if ended.outcome == "stopped":
         return watch.error()
     if ended.outcome == "timeout":
         return BuildFailed(
-            f"the build was ended after {settings.build_timeout:g} s (SLIPWAY_BUILD_TIMEOUT): "
-            f"something in it waits, loads or loops for ever\n{text}"
+            reason(
+                f"the build was ended after {settings.build_timeout:g} s (SLIPWAY_BUILD_TIMEOUT): "
+                "something in it waits, loads or loops for ever",
+                printed,
+            )
         )
     if ended.outcome == "output":
-        return BuildFailed(f"the build was ended: it printed without end\n{text}")
+        return BuildFailed(reason("the build was ended: it printed without end", last))
     if _FULL.search(error + text):
         return folders.full(settings.state)
     if _AWAY.search(error):
         return Unavailable(f"the Docker engine went away while it built: {error}")
     if order.ours:
         if python_dependencies.NETWORK.search(text) or node_dependencies.NETWORK.search(text):
-            return Unavailable(f"the package registry cannot be reached; try again\n{text}")
+            return Unavailable(reason("the package registry cannot be reached; try again", last))
+        what = "the dependencies were not installed"
+        if not ran:
+            what += f": {error}"
+        elif not last:
+            what += f": {ran['how']}"
         if python_dependencies.NO_WHEEL.search(text):
-            text += (
-                "\nOnly wheels are installed: source packages run foreign code while they build. "
-                "Choose a version that has a wheel for the base image's Python."
-            )
-        return BuildFailed(f"the dependencies were not installed: {error}\n{text}", step="build")
+            what += "; only wheels are: choose versions that have one for the base image's Python"
+        return BuildFailed(reason(what, last), step="build")
     hint = ""
     if "exit code: 137" in error:
         hint = "; it was killed: builds share a bound of memory, which it may have reached"
     if not order.network:
         hint += "; nothing is fetched here, as there is no network"
-    return BuildFailed(f"the image was not built: {error}{hint}\n{text}", step="build")
+    told = f"{_command(ran['command'])}: {ran['how']}" if ran else error
+    return BuildFailed(reason(f"the image was not built: {told}{hint}", last), step="build")
+
+
+def _command(text: str) -> str:
+    """A user's RUN line, short."""
+    return cut(" ".join(text.removeprefix("/bin/sh -c ").split()), _COMMAND)

@@ -99,10 +99,7 @@ def run(
                 memswap_limit=settings.build_memory,
                 nano_cpus=int(settings.build_cpus * 1e9),
                 pids_limit=settings.function_pids,
-                log_config=LogConfig(
-                    type="json-file",  # which every engine can read from
-                    config={"max-size": str(2 * settings.build_output), "max-file": "1"},
-                ),
+                log_config=LogConfig(type="none"),  # its output is followed, and fills no disk
                 restart_policy={"Name": "no"},
                 init=True,
             ),
@@ -161,32 +158,35 @@ def _follow(
     stop: Callable[[], bool],
 ) -> Outcome:
     """Starts it and tells its output until it has ended or reached a bound."""
-    pieces: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
-    over = threading.Event()
+    pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def read(stream: Any) -> None:
+        """Waits for nobody, as the engine drops what is not taken soon after the end. No more than
+        the bound is held: beyond it nothing is read, which halts the tests until they are ended."""
+        left = settings.build_output
         try:
             for piece in stream:
-                while not over.is_set():
-                    with contextlib.suppress(queue.Full):
-                        pieces.put(piece, timeout=1)
-                        break
+                pieces.put(piece)
+                left -= len(piece)
+                if left < 0:
+                    break
         except Exception:  # the connection broke: what the engine says of the container decides
             pass
         finally:
             with contextlib.suppress(Exception):  # it may be closed already
-                stream.close()
-            with contextlib.suppress(queue.Full):
-                pieces.put(None, timeout=1)
+                stream._response.close()  # its own close() leaves half of an upgraded one open
+            pieces.put(None)
 
     lines = Lines(on_line, 0)
     deadline = time.monotonic() + settings.build_timeout
     asked = time.monotonic()
     written = 0
     with engine.asking("the tests") as api:
-        api.start(container)
-        stream = api.logs(container, stdout=True, stderr=True, stream=True, follow=True)
+        # Before the start, so that nothing is missed. Not the engine's log of it: one that is kept
+        # small is emptied as it fills, read or not.
+        stream = api.attach(container, stdout=True, stderr=True, stream=True)
         threading.Thread(target=read, args=(stream,), daemon=True).start()
+        api.start(container)
         try:
             while True:
                 now = time.monotonic()
@@ -206,7 +206,6 @@ def _follow(
                 lines.feed(piece)
                 if written > settings.build_output:
                     return "output"
-            lines.end()
             # Its output is closed: mostly because it ended, but it may have closed it and go on.
             while api.inspect_container(container)["State"]["Running"]:
                 if time.monotonic() > deadline:
@@ -216,7 +215,7 @@ def _follow(
                 time.sleep(0.05)
             return "exited"
         finally:
-            over.set()
+            lines.end()
 
 
 def _remove(engine: Engine, container: str) -> None:

@@ -29,6 +29,7 @@ from core.settings import Settings
 from core.stackfile import StackFunction
 from core.store import Store, connect
 from engine.client import Engine
+from gateway.progress import one_line
 from tests.conftest import missing
 from tests.integration.docker_builds import (
     HELLO,
@@ -229,6 +230,27 @@ def test_mistakes_of_requirements_are_told_as_ever(bench: Workbench) -> None:
         bench.build(files)
 
 
+def test_why_packages_are_not_installed_is_told_within_a_reason(bench: Workbench) -> None:
+    """Not by our own command line, and not by npm's list of options."""
+    files = python() | {"hello/requirements.txt": "no-such-package-xyzzy-1\n"}
+    node: dict[str, Any] = {
+        "stack.yml": stack(function("hello", "node")),
+        "hello/handler.js": "module.exports = async () => 'ahoy'\n",
+        "hello/package.json": '{"dependencies": {"left-pad": "1.3.0"}}',
+        "hello/package-lock.json": '{"lockfileVersion": 3, "packages": {"": {}}}',
+    }
+    for content, cause in (
+        (files, "no-such-package-xyzzy-1 was not found in the package registry"),
+        (node, "Missing: left-pad@1.3.0 from lock file"),
+    ):
+        with pytest.raises(BuildFailed) as caught:
+            bench.build(content)
+        told = one_line(jobs._told(caught.value))
+        assert told.startswith("hello build: the dependencies were not installed; ")
+        assert cause in told
+        assert "/run/secrets" not in told
+
+
 def test_uv_and_npm_read_only_what_the_builder_wrote(bench: Workbench) -> None:
     """Options that our reader takes for a comment, and a user's own registry, come to nothing."""
     index = "--extra-index-url http://127.0.0.1:1/${UV_INDEX_CORP_PASSWORD}/simple"
@@ -285,7 +307,9 @@ def test_a_failing_test_fails_the_release(
         bench.build(python(test="assert 'that' == 'this'"))
     assert (caught.value.function, caught.value.step) == ("hello", "test")
     assert "exited with status 1" in str(caught.value)
-    assert "AssertionError" in str(caught.value)
+    told = one_line(jobs._told(caught.value))
+    assert told.startswith("hello test: the tests failed: pytest exited with status 1; ")
+    assert "FAILED handler_test.py::test_it - AssertionError" in told
     assert not leftovers(engine, settings)
 
 
@@ -334,6 +358,83 @@ def test_tests_are_bounded(
         )
     assert time.monotonic() - begun < 40
     assert not leftovers(engine, settings)
+
+
+BOUND = 2**17
+
+
+@pytest.mark.parametrize(
+    ("script", "ran", "last"),
+    [
+        # Just below the bound, and above it; of the shortest lines, of short ones, and of none.
+        (f"head -c {BOUND - 100} /dev/zero | tr '\\0' '\\n'; echo END; exit 3", 3, "END"),
+        (f"yes {'y' * 28} | head -n {BOUND // 29 - 9}; echo END; exit 3", 3, "END"),
+        (f"head -c {BOUND - 100} /dev/zero | tr '\\0' x; printf END; exit 3", 3, "xEND"),
+        (f"head -c {BOUND + 100} /dev/zero | tr '\\0' '\\n'; exit 3", "output", ""),
+        (f"yes {'y' * 28} | head -n {BOUND // 29 + 9}; exit 3", "output", "yyy"),
+        ("yes", "output", "y"),
+        ("tr '\\0' x < /dev/zero", "output", "xxx"),
+        ("printf 'a prompt: '; exec >&- 2>&-; sleep 1; exit 3", 3, "a prompt: "),
+    ],
+    ids=["empty", "short", "one", "empty-over", "short-over", "endless", "endless-one", "closed"],
+)
+def test_output_of_tests_is_bounded_by_its_bytes_and_its_end_is_told(
+    engine: Engine, settings: Settings, script: str, ran: int | str, last: str
+) -> None:
+    lines: list[str] = []
+    found = imagetests.run(
+        engine,
+        replace(settings, build_output=BOUND),
+        settings.python_image,
+        argv=["sh", "-c", script],
+        env={},
+        folder=None,
+        tmp=2**20,
+        on_line=lines.append,
+        stop=lambda: False,
+    )
+    assert (found.outcome, found.status) == (("exited", ran) if ran == 3 else (ran, 137))
+    assert lines[-1].endswith(last)
+    if ran == "output":
+        assert sum(len(line) + 1 for line in lines) > BOUND, "what was written up to there is told"
+    assert not leftovers(engine, settings)
+
+
+def test_who_reads_the_output_of_tests_slowly_misses_nothing(
+    engine: Engine, settings: Settings
+) -> None:
+    """The engine waits for two seconds after the end, and then drops what was not read."""
+    lines: list[str] = []
+
+    def slowly(line: str) -> None:
+        if not lines:
+            until(lambda: "Exited" in states(engine), 20)
+        lines.append(line)
+
+    found = imagetests.run(
+        engine,
+        replace(settings, build_output=2**22),
+        settings.python_image,
+        argv=["sh", "-c", f"yes {'y' * 28} | head -n 100000; echo END"],
+        env={},
+        folder=None,
+        tmp=2**20,
+        on_line=slowly,
+        stop=lambda: False,
+    )
+    assert found == imagetests.Ran("exited", 0)
+    assert (len(lines), lines[-1]) == (100_001, "END")
+
+
+def test_a_flood_of_a_node_functions_tests_is_ended(bench: Workbench, settings: Settings) -> None:
+    flood = "for i in $(seq 300000); do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyy; done; exit 0"
+    files: dict[str, Any] = {
+        "stack.yml": stack(function("hello", "node")),
+        "hello/handler.js": "module.exports = async () => 'ahoy'\n",
+        "hello/package.json": json.dumps({"scripts": {"test": flood}}),
+    }
+    with pytest.raises(TestFailed, match=f"wrote more than {settings.build_output} bytes"):
+        bench.build(files)
 
 
 def test_a_cancelled_release_ends_its_tests_at_once(
@@ -397,6 +498,13 @@ def test_a_container_of_tests_gets_nothing_of_the_host(
     assert "No space left on device" in "\n".join(lines)
     assert {each["Type"] for each in seen[0]["Mounts"]} <= {"tmpfs"}
     assert seen[0]["Config"]["Labels"]["traefik.enable"] == ""
+
+
+def states(engine: Engine) -> str:
+    """Of containers of tests."""
+    with engine.asking("") as api:
+        found = api.containers(all=True, filters={"label": imagetests.LABEL})
+    return " ".join(each["Status"] for each in found)
 
 
 def running(engine: Engine) -> str:

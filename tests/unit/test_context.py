@@ -20,7 +20,7 @@ from builder.check import check_stack
 from builder.context import MODIFIED, write_context
 from builder.source import Damaged, Source
 from builder.templaterepositories import Repositories
-from builder.templates import available, find_template
+from builder.templates import FOLDER, available, find_template
 from builder.templatesources import Templates
 from core.errors import (
     BuildFailed,
@@ -633,6 +633,68 @@ def checked(source: Source, templates: Path, text: str, **settings: str) -> list
     except InvalidStack as error:
         return [(mistake.line - 5, mistake.text) for mistake in error.mistakes]
     return []
+
+
+PYTHON, WEB = "python3-http", "node"
+
+
+@pytest.mark.parametrize(
+    ("lang", "files", "missing"),
+    [
+        (PYTHON, ["fn/main.py", "fn/handler.js"], "'fn/handler.py'"),
+        ("python3-flask", ["fn/Handler.py"], "'fn/handler.py'"),
+        ("python3", ["fn/sub/handler.py"], "'fn/handler.py'"),
+        (WEB, ["fn/handler.py", "fn/index.js"], "'fn/handler.js'"),
+        ("node20", ["fn/handler.ts", "fn/watchdog/handler.js"], "'fn/handler.js'"),
+        (PYTHON, ["fn/handler.py"], ""),
+        (PYTHON, ["fn/handler/__init__.py"], ""),
+        (PYTHON, ["fn/handler.cpython-312-x86_64-linux-gnu.so"], ""),
+        (PYTHON, ["fn/handler.pyc"], ""),
+        (PYTHON, ["fn/x", "handler.py", "copy: [handler.py]"], ""),
+        (PYTHON, ["fn/x", "handler/__init__.py", "copy: [handler]"], ""),
+        (PYTHON, ["fn/x", "fprocess: python3 function/x"], ""),
+        (PYTHON, ["fn/__init__.py", "fn/main.py"], ""),  # which may name another module
+        (WEB, ["fn/handler.js"], ""),
+        (WEB, ["fn/handler.mjs"], ""),
+        (WEB, ["fn/handler.cjs", "fn/package.json"], ""),
+        (WEB, ["fn/x", "handler.mjs", "copy: [handler.mjs]"], ""),
+    ],
+)
+def test_a_handler_file_that_is_missing_is_told_with_its_line(
+    opened: Open, lang: str, files: list[str], missing: str
+) -> None:
+    fields = "".join(f"    {each}\n" for each in files if ": " in each)
+    told = f"functions:\n  f:\n    lang: {lang}\n    handler: ./fn\n{fields}"
+    text = f"provider: {{name: openfaas}}\n{told}"
+    stack, _ = parse(text.encode(), "stack.yml", max_functions=9)
+    source = opened({each: "content" for each in files if ": " not in each})
+    if not missing:
+        look_up(source, stack, Settings.from_env({}), FOLDER)
+        return
+    with pytest.raises(InvalidStack) as caught:
+        look_up(source, stack, Settings.from_env({}), FOLDER)
+    (mistake,) = caught.value.mistakes
+    assert mistake.line == 5
+    assert f"f.handler: commit {source.commit[:12]} has no file {missing}, " in mistake.text
+
+
+def test_what_another_template_takes_is_its_own_matter(
+    opened: Open, templates: Path, tmp_path: Path
+) -> None:
+    """Whether it is somebody else's in the place of ours, or one of this installation's own."""
+    told = "functions:\n  f: {lang: python3-http, handler: fn}\n  g: {lang: own, handler: fn}\n"
+    text = f"provider: {{name: openfaas}}\n{told}"
+    stack, _ = parse(text.encode(), "stack.yml", max_functions=9)
+    write(templates / "own" / "template.yml", "language: go\nfprocess: ./serve\n")
+    write(templates / "own" / "function" / "handler.go", "package function\n")
+    yml = "template/python3-http/template.yml"
+    files: dict[str, Content] = {
+        yml: "language: python\nfprocess: python3 index.py\n",
+        "template/python3-http/function/handler.py": "",
+        "fn/main.py": "",
+    }
+    settings = Settings.from_env({"SLIPWAY_STATE": str(tmp_path / "state")})
+    look_up(opened(files), stack, settings, templates)
 
 
 def test_limits_have_a_ceiling(opened: Open, templates: Path) -> None:
