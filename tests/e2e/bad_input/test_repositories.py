@@ -178,7 +178,8 @@ def test_a_name_that_no_file_system_takes(victim: Victim) -> None:
 
 
 def test_a_folder_in_the_place_of_a_lock(victim: Victim) -> None:
-    files = {"stack.yml": stack(NAME, lang="node"), f"{NAME}/package-lock.json/x": ""}
+    files = {"stack.yml": stack(NAME, lang="node"), f"{NAME}/handler.js": ""}
+    files[f"{NAME}/package-lock.json/x"] = ""
     victim.refuses(files, "'package-lock.json' is a folder", "rename the folder")
 
 
