@@ -52,16 +52,16 @@ def absent(settings: Settings) -> bool:
 
 def differences(env: Mapping[str, str], running: Settings) -> list[str]:
     """Settings of this shell that the installation does not run with."""
-    here, there = claims.masked(Settings.from_env(env)), claims.masked(running)
+    here, there = Settings.from_env(env).describe(), running.describe()
     told = sorted(name for name, value in env.items() if value and name not in _OWN)
     return [
-        f"{name} is {here.get(name, 'unset')} in this shell, and {there.get(name, 'unset')} in "
-        "what runs"
+        f"{name} is {here[name] or 'unset'} in this shell, and {there[name] or 'unset'} in what "
+        "runs"
         for name in told
-        if here.get(name) != there.get(name) and not _left_open(name, here.get(name))
+        if here[name] != there[name] and not _left_open(name, here[name])
     ]
 
 
-def _left_open(name: str, value: str | None) -> bool:
+def _left_open(name: str, value: str) -> bool:
     """Whether it leaves the choice to the start, which has made it."""
     return (name, value) in {(f"{PREFIX}RUNTIME", "auto"), (f"{PREFIX}LOCAL_PORT", "0")}

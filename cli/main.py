@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -44,7 +45,7 @@ class Context:
     def settings(self) -> Settings:
         return Settings.from_env(self.env)
 
-    @property
+    @functools.cached_property
     def running(self) -> Settings | None:
         """What the installation uses, where one runs on the state folder and says so."""
         return installation.running(self.settings)

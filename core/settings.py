@@ -35,6 +35,9 @@ _QUANTITY = rf"(?:{_NUMBER}|\.[0-9]{{1,18}}|[0-9]{{1,18}}\.)"
 _SMALL = {"n": -9, "u": -6, "m": -3, "": 0, None: 0}
 _SOCKET_ROOM = 60
 """Bytes the run folder may take: HAProxy refuses socket paths over 97 bytes."""
+_MASK = "********"
+_IN_URL = re.compile(r"(//[^/:]*:).*(?=@)|([?&]password=)[^&]*")
+"""A password."""
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
 
 
@@ -367,18 +370,19 @@ class Settings:
         return cls(**values)
 
     def describe(self) -> dict[str, str]:
-        """Returns every setting as text under its environment name, secrets masked."""
+        """Returns every setting as ``from_env`` takes it, secrets and passwords in URLs masked."""
         told = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            masked = "********" if each.metadata["secret"] and value else value
+            masked = _MASK if each.metadata["secret"] and value else value
             if isinstance(masked, tuple):
                 masked = ",".join(masked)
             elif each.metadata["read"] in (size, _log_size):
                 masked = _size_text(value)
             elif each.metadata["read"] is seconds:
                 masked = f"{value:g}s"
-            told[PREFIX + each.name.upper()] = "" if masked is None else str(masked)
+            text = "" if masked is None else str(masked)
+            told[PREFIX + each.name.upper()] = _IN_URL.sub(rf"\1\2{_MASK}", text)
         return told
 
     def environment(self) -> dict[str, str]:

@@ -8,7 +8,6 @@ import fcntl
 import ipaddress
 import json
 import os
-import re
 import socket
 import stat
 from contextlib import suppress
@@ -19,9 +18,6 @@ from core.settings import Settings
 
 BACKLOG = 4096
 """Connections that wait while the edge is being restarted; the kernel may cap it (somaxconn)."""
-_MASK = "********"
-_PASSWORD = re.compile(r"(//[^/:]*:).*(?=@)|([?&]password=)[^&]*")
-"""In a URL."""
 
 
 def claim_state(settings: Settings) -> int:
@@ -61,7 +57,7 @@ def tell_settings(settings: Settings) -> None:
     path = _told(settings.state)
     draft = path.with_name(f".{path.name}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump(masked(settings), out)
+        json.dump(settings.describe(), out)
     draft.replace(path)  # in one step: others read it
 
 
@@ -71,18 +67,6 @@ def told_settings(state: Path) -> Settings | None:
     with suppress(OSError, ValueError, SlipwayError):
         return Settings.from_env(json.loads(_told(state).read_text()))
     return None
-
-
-def masked(settings: Settings) -> dict[str, str]:
-    """Settings as an environment, with asterisks for what is secret of them."""
-    shown = settings.describe()
-    told = {
-        name: _MASK if shown[name] == _MASK else value
-        for name, value in settings.environment().items()
-    }
-    if settings.redis_url:
-        told["SLIPWAY_REDIS_URL"] = _PASSWORD.sub(rf"\1\2{_MASK}", settings.redis_url)
-    return told
 
 
 def make_run_folder(folder: Path, *inside: Path) -> None:

@@ -55,6 +55,29 @@ def test_secrets_are_masked() -> None:
     assert "hunter2" not in str(told)
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2@h:1/0", "redis://u:hunt/er2@h", "redis://h?password=hunter2"]
+)
+def test_passwords_in_urls_are_masked(url: str) -> None:
+    told = Settings.from_env({"SLIPWAY_REDIS_URL": url}).describe()["SLIPWAY_REDIS_URL"]
+    assert "********" in told
+    assert "er2" not in told
+
+
+def test_what_is_told_reads_as_the_same_settings() -> None:
+    settings = Settings.from_env(
+        {
+            "SLIPWAY_STATE": "/tmp/x",
+            "SLIPWAY_BUILD_TIMEOUT": "90.5s",
+            "SLIPWAY_EGRESS": "0",
+            "SLIPWAY_MAX_IMAGE": "1000001",
+            "SLIPWAY_ALLOW_HOSTS": "a.example,b.example",
+            "SLIPWAY_FUNCTION_CPUS": "0.1",
+        }
+    )
+    assert Settings.from_env(settings.describe()) == settings
+
+
 def test_sockets_get_a_short_folder_where_state_lies_deep() -> None:
     deep = Settings.from_env({"SLIPWAY_STATE": "/tmp/" + "d" * 80})
     assert len(str(deep.run)) <= 60

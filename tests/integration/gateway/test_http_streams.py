@@ -446,8 +446,8 @@ def test_a_function_that_is_silent_beyond_its_time_is_504(way: Way) -> None:
     way.store.redis.hset(keys.FUNCTIONS, "f.ways", encode(record))
 
 
-def test_clients_that_are_slow_are_cut_and_hold_nothing(way: Way) -> None:
-    """A body that does not end holds no handler: the function's own server gives it up."""
+def test_bodies_that_break_off_hold_nothing_and_are_no_requests(way: Way) -> None:
+    """While they are awaited others are served; the function's own server gives them up."""
     recorder = way.recorder()
     held = [way.dial(f"POST {way.target} HTTP/1.1\nHost: a\nContent-Length: 9") for _ in range(5)]
     for client in held:
