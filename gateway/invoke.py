@@ -165,7 +165,10 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
     g.called = function  # what metrics.py counts
     observed = gateway.store.observed(function)
     if observed is None or not observed.endpoints:
-        trouble = observed.trouble if observed and observed.trouble else "none is healthy yet"
+        trouble = (observed and observed.trouble) or "none is healthy yet"
+        if record.spec.foreign and observed and observed.trouble:
+            # It may quote what a registry answered, and anybody may ask.
+            trouble = f"it does not run: 'slipway describe {function}' says why"
         if not record.replicas:
             trouble = "it is scaled to zero: scale it up first, nothing wakes it yet"
         raise NoEndpoints(f"no endpoints available for {function}: {trouble}")

@@ -349,6 +349,19 @@ def test_a_function_at_zero_says_so(images: Gateway) -> None:
     assert read(images, "figlet")["replicas"] == 1, "a deploy wakes it"
 
 
+def test_what_a_registry_said_is_not_for_everybody(images: Gateway, store: Store) -> None:
+    assert send(images, "POST", **FIGLET).ok
+    words = "the registry inside.example is not reached (dial tcp 10.0.0.1:5000)"
+    deployment = store.functions()["figlet.openfaas-fn"].spec.deployment
+    seen = Observed(available=0, trouble=words, deployment=deployment)
+    store.save_observed({"figlet.openfaas-fn": seen})
+    answer = images.anonymous("GET", "/function/figlet")
+    assert answer.status_code == 503
+    assert "slipway describe figlet.openfaas-fn" in answer.text
+    assert "inside" not in answer.text
+    assert read(images, "figlet")["annotations"]["com.slipway.trouble"] == words
+
+
 def alert(status: str, name: str) -> dict[str, Any]:
     return {
         "status": status,
