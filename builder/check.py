@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from builder.buildsecrets import Versions, stamp
 from builder.context import layout
@@ -40,6 +39,7 @@ _WEIGHED = (
     *("environment", "labels", "annotations", "constraints", "secrets", "fprocess"),
     *("limits", "requests"),
 )
+Mistakes = dict[tuple[int, str], Mistake]
 _SERVED = {
     "handler.py": re.compile(r"handler(/__init__)?\.(py|pyc|([\w-]+\.)?so)|__init__\.py"),
     "handler.js": re.compile(r"handler\.(js|mjs|cjs)(/.*)?"),
@@ -70,24 +70,18 @@ def check_stack(
         InvalidStack: with every mistake and its line.
         SlipwayError: what ``source.check`` raises.
     """
-    mistakes: dict[tuple[int, str], Mistake] = {}
+    mistakes: Mistakes = {}
     total = before
 
-    @contextmanager
-    def telling(function: StackFunction, key: str, item: str = "") -> Iterator[None]:
+    def telling(function: StackFunction, key: str, item: str = "") -> _Telling:
         """What the body raises is a mistake in the line of ``key``, or of ``item`` below it."""
         source.check()
-        try:
-            yield
-        except SlipwayError as error:
-            if error.retryable or isinstance(error, Conflict):  # ours, or the release's end
-                raise
-            mistake = Mistake(function.line(key, item), str(error))
-            mistakes[mistake.line, mistake.text] = mistake  # a shared line is told once
+        return _Telling(mistakes, function, key, item)
 
     def template(lang: str) -> Template:
         return engine.template(lang, templates) if engine else templates.find(lang)
 
+    source.read_ahead(each.handler for each in stack.functions if not each.skip_build)
     for function in stack.functions:
         before = len(mistakes)
         with telling(function, "namespace"):
@@ -140,6 +134,25 @@ def check_stack(
         told = [mistakes[place] for place in sorted(mistakes)]
         raise InvalidStack(stack.path, told[:MAX_TOLD])
     return total
+
+
+class _Telling:
+    """A context manager; no generator, as a large commit has thousands of these."""
+
+    def __init__(self, mistakes: Mistakes, function: StackFunction, key: str, item: str) -> None:
+        self.mistakes, self.function, self.key, self.item = mistakes, function, key, item
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, SlipwayError):
+            return False
+        if error.retryable or isinstance(error, Conflict):  # ours, or the release's end
+            return False
+        mistake = Mistake(self.function.line(self.key, self.item), str(error))
+        self.mistakes[mistake.line, mistake.text] = mistake  # a shared line is told once
+        return True
 
 
 def environment_file(source: Source, path: str) -> dict[str, str]:

@@ -14,7 +14,6 @@ The same commit gives the same bytes, modes and times, whoever writes it and whe
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import stat
@@ -22,15 +21,15 @@ from pathlib import Path
 
 from builder.folders import disk_trouble, full, room
 from builder.source import Entry, Source, quoted, too_long
-from builder.templates import Template
+from builder.templates import Template, is_sample
 from core.errors import BuildFailed, TooLarge
 from core.stackfile import StackFunction, inner
 
 MODIFIED = 315532800
 """Time of every file, Unix seconds: 1980-01-01, the earliest that archives can write."""
 
-_LEFT_OUT = ("build", "template")
-_SAMPLES = ("handler.*", "test_*", "*_test.*", "*.test.*")
+LEFT_OUT = ("build", "template")
+"""Entries of the handler folder's own level."""
 POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_POINTER = 1024
 
@@ -67,8 +66,9 @@ def layout(
     folder = f"{template.handler_folder}/" if template else ""
     files: dict[str, Content] = {}
     if template:
-        files.update((p, f) for p, f in template.files.items() if not _is_sample(p, folder))
-    entries = source.files(function.handler, without=_LEFT_OUT)
+        own = template.handler_folder
+        files.update((p, f) for p, f in template.files.items() if not is_sample(p, own))
+    entries = source.files(function.handler, without=LEFT_OUT)
     files.update((folder + entry.path, entry) for entry in entries)
     count, size = len(entries), sum(entry.size for entry in entries)
     for path in function.copy:
@@ -145,8 +145,3 @@ def _write_file(source: Source, path: str, content: Content, target: Path) -> tu
         os.fchmod(file.fileno(), 0o755 if executable else 0o644)
         os.utime(file.fileno(), (MODIFIED, MODIFIED))
     return executable, checksum
-
-
-def _is_sample(path: str, folder: str) -> bool:
-    name = path.rpartition("/")[2].lower()
-    return path.startswith(folder) and any(fnmatch.fnmatchcase(name, each) for each in _SAMPLES)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,6 +73,10 @@ _MEMORY = 2**30
 """Bytes of data one git process may allocate: a delta can unfold to anything."""
 
 
+_AT_ONCE = 500
+"""Object ids that one write to git holds: it must fit in a pipe, as nobody reads meanwhile."""
+
+
 class GitFailed(Exception):
     """A command ended with this status (negative: by a signal) and said this on stderr."""
 
@@ -111,6 +115,40 @@ class HardenedGit(Git):
         limits = [f"--data={_MEMORY}", "--core=0"] + ([f"--fsize={max_file}"] if max_file else [])
         self._limits = ["prlimit", *limits, "--"]
         self._closed_environment = _environment(git_dir, {**_CONFIG, **(config or {})})
+
+    def headers(self, oids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Object → (kind, bytes), of those that are there; asked in one go.
+
+        Raises ValueError, BrokenPipeError: git ended.
+        """
+        git = self._get_persistent_cmd("cat_file_header", "cat_file", batch_check=True)
+        found = {}
+        for oid in self._asked(git, oids):
+            words = git.stdout.readline().split()
+            if len(words) < 2:
+                raise ValueError("git cat-file ended")
+            if len(words) == 3:  # else "<id> missing"
+                found[oid] = (words[1].decode(), int(words[2]))
+        return found
+
+    def contents(self, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """(object, content) of objects that are there, asked in one go; to be read to its end.
+
+        Raises ValueError, BrokenPipeError: git ended.
+        """
+        git = self._get_persistent_cmd("cat_file_all", "cat_file", batch=True)
+        for oid in self._asked(git, oids):
+            size = self._parse_object_header(git.stdout.readline())[2]
+            yield oid, git.stdout.read(size + 1)[:-1]
+
+    @staticmethod
+    def _asked(git: Git.AutoInterrupt, oids: Sequence[str]) -> Iterator[str]:
+        """Asks for some at a time, as many as a pipe holds; gives each whose answer comes next."""
+        for begin in range(0, len(oids), _AT_ONCE):
+            some = oids[begin : begin + _AT_ONCE]
+            git.stdin.write("".join(f"{oid}\n" for oid in some).encode())
+            git.stdin.flush()
+            yield from some
 
     def execute(  # type: ignore[override]  # of GitPython's options we serve those we use
         self,
@@ -162,7 +200,7 @@ class HardenedGit(Git):
             self._check()
             left = deadline - time.monotonic()
             try:
-                return process.wait(max(min(left, 0.2), 0))
+                return process.wait(max(min(left, 0.1), 0))
             except subprocess.TimeoutExpired:
                 if left <= 0:
                     raise subprocess.TimeoutExpired(process.args, self._timeout) from None

@@ -15,6 +15,7 @@ import platform
 import sysconfig
 from collections.abc import Mapping, Sequence
 
+from builder.context import LEFT_OUT
 from builder.source import Source
 from builder.templates import Template
 from core.models import Struct
@@ -38,7 +39,9 @@ def build_key(
     *,
     extra: Mapping[str, str] | None = None,
 ) -> BuildKey:
-    """The key of one function at one commit; reads names and ids from git, no contents.
+    """The key of one function at one commit; reads names and ids from git, no contents. Paths that
+    ``copy`` names are part of it with their names, the handler's is not: its files lie in the same
+    place whatever their folder is called.
 
     ``extra``: further named inputs, such as the digest of a base image.
 
@@ -47,8 +50,8 @@ def build_key(
     """
     return key_of(
         {
-            "handler": source.tree_id(function.handler),
-            **{f"copy {inner(function, path)}": source.tree_id(path) for path in function.copy},
+            "handler": source.content_id(function.handler, without=LEFT_OUT),
+            **{f"copy {inner(function, path)}": source.content_id(path) for path in function.copy},
             "template": template.name,
             "template files": template.digest,
             "handler folder": template.handler_folder,

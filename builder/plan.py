@@ -1,14 +1,20 @@
 """What a commit's functions are: its stack files are read and held against all they name; then for
-each function whether it is built, was built before, or is an image that is not built here."""
+each function whether it is built, was built before, or is an image that is not built here, and what
+of it changed.
+
+Of store and engine everything is asked once for all functions: so a hundred and fifty are decided
+in the time of one.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
-from builder import buildsecrets, folders
+from builder import buildsecrets, changes, folders
 from builder.check import check_stack, environment_file
 from builder.key import BuildKey, build_key
 from builder.source import Source
@@ -16,9 +22,9 @@ from builder.stacks import Stacks, read_stacks
 from builder.templaterepositories import Repositories
 from builder.templates import DOCKERFILE
 from builder.templatesources import Templates
-from builder.work import Job, Tools, show
+from builder.work import Job, Tools, row_of
 from core.errors import Conflict, InvalidStack, Mistake, SlipwayError
-from core.models import Build, FunctionSpec, Release
+from core.models import Build, ChangeKind, FunctionSpec, Release
 from core.stackfile import Stack, StackFunction
 from core.yamlnodes import MAX_TOLD
 
@@ -46,12 +52,14 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
                 for stack in found.stacks
                 for function in stack.functions
             ]
-        tools.store.clear_rows(release.id)
+        jobs = _explained(_built_before(jobs, release, tools), release, source, tools)
+        tools.store.save_rows(
+            release.id,
+            (row_of(job, Build.REUSED if job.reused else Build.PENDING) for job in jobs),
+        )
         for job in jobs:
-            show(job, Build.REUSED if job.reused else Build.PENDING, tools)
             if job.reused:
-                why = "ready-made" if job.spec.foreign else "unchanged"
-                tools.steps.log.add(job.name, "plan", "step", f"{why}: nothing to build")
+                tools.steps.log.add(job.name, "plan", "step", _told(job), at_once=False)
         return jobs
 
 
@@ -82,9 +90,8 @@ def _check(
         except InvalidStack as error:
             found.mistakes[stack.path] += error.mistakes
     found.refuse()
-    tools.store.check_claims(
-        release, [function.name for stack in found.stacks for function in stack.functions]
-    )
+    functions = [function for stack in found.stacks for function in stack.functions]
+    tools.store.check_claims(release, {each.name: each.takes_over for each in functions})
 
 
 def _job(
@@ -125,21 +132,7 @@ def _job(
         given = buildsecrets.stamp(source, function, id_, versions)
         extra[f"{buildsecrets.INPUT} {id_}"] = given
     key = build_key(source, function, template, extra=extra)
-    artifact = tools.store.artifact(release.namespace, key.digest)
-    if artifact:  # housekeeping may be about to remove it: what is found here stays
-        tools.store.note_unneeded({}, [f"{release.namespace} {artifact}"])
-    reused = bool(artifact) and tools.steps.patiently(
-        lambda: tools.engine.there(release.namespace, artifact)
-    )
-    return Job(
-        release=release,
-        function=function,
-        template=template,
-        key=key,
-        spec=spec,
-        artifact=artifact if reused else "",
-        reused=reused,
-    )
+    return Job(release=release, function=function, template=template, key=key, spec=spec)
 
 
 def _ready_made(
@@ -165,3 +158,59 @@ def _ready_made(
         artifact=artifact,
         reused=True,
     )
+
+
+def _built_before(jobs: Sequence[Job], release: Release, tools: Tools) -> list[Job]:
+    """The same jobs; those whose key gave an artifact that is still there have it."""
+    namespace = release.namespace
+    digests = [job.key.digest for job in jobs if not job.spec.foreign]
+    # Housekeeping may be about to remove some: what is found here stays.
+    built = tools.store.claim_artifacts(namespace, digests)
+    there = tools.steps.patiently(lambda: tools.engine.there(namespace, set(built.values())))
+    return [
+        replace(job, artifact=artifact, reused=True)
+        if (artifact := built.get(job.key.digest, "")) in there
+        else job
+        for job in jobs
+    ]
+
+
+def _explained(jobs: Sequence[Job], release: Release, source: Source, tools: Tools) -> list[Job]:
+    """The same jobs, with what changed since what is live."""
+    namespace = release.namespace
+    live = tools.store.of_names(job.spec.function for job in jobs)
+    ours = {job.key.digest: job.key.inputs for job in jobs if job.reused and not job.spec.foreign}
+    known = tools.store.inputs(
+        namespace, [*ours, *(record.spec.key for record in live.values() if record.spec.key)]
+    )
+    # Builds of before inputs were kept.
+    tools.store.save_inputs(namespace, {key: ours[key] for key in ours.keys() - known.keys()})
+    secrets = sorted({name for job in jobs for name in job.spec.secrets or ()})
+    versions = tools.store.secret_versions(namespace, secrets) if secrets else {}
+    done = []
+    for job in jobs:
+        record = live.get(job.spec.function)
+        if record is None:
+            done.append(replace(job, why=(changes.FIRST,)))
+            continue
+        before = record.spec
+        inputs = known.get(before.key)
+        if job.spec.foreign:
+            found = changes.of_image(job.artifact, before)
+        else:
+            found = changes.of_build(job.key, before, inputs, job.reused)
+            found = changes.with_files(found, inputs, source, job.function)
+        its = {name: versions[name] for name in job.spec.secrets or ()} or None
+        now = msgspec.structs.replace(job.spec, secret_versions=its)
+        found += changes.of_configuration(now, before)
+        done.append(replace(job, why=tuple(found), since=record.release))
+    return done
+
+
+def _told(job: Job) -> str:
+    """Why there is nothing to build."""
+    if job.spec.foreign:
+        return "ready-made: nothing to build"
+    how = "built before" if any(each.kind is ChangeKind.BUILD for each in job.why or ()) else ""
+    how = how or ("unchanged" if not job.why else "same build")
+    return f"{how}: nothing to build" if not job.why else f"{how}: {changes.in_words(job.why)}"

@@ -8,11 +8,12 @@ and counts and sizes are checked before anything is written.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -23,7 +24,7 @@ from core.errors import BuildFailed, CheckoutFailed, NotFound, TooLarge
 DAMAGE_MARK = "slipway-damaged"
 """A file in a mirror that tells the next fetch to make the mirror anew."""
 
-TREE, LINK, SUBMODULE = 0o040000, 0o120000, 0o160000
+TREE, FILE, LINK, SUBMODULE = 0o040000, 0o100000, 0o120000, 0o160000
 MAX_DEPTH = 64
 _MAX_PATH = 1024
 """Folders above a file, and bytes of its path, in the commit and in the function."""
@@ -149,6 +150,50 @@ class Source:
             BuildFailed: as ``find``.
         """
         return self._at(path).oid
+
+    def content_id(self, path: str, *, without: Collection[str] = ()) -> str:
+        """The content address of what a build takes from ``path``: git's own; of a file also
+        whether it is executable, which git notes in the folder above; and where a folder has
+        entries of its own level that are left out, the one that it would have without them.
+
+        Raises as ``tree_id``.
+        """
+        node = self._at(path)
+        if node.kind != TREE:
+            return f"{node.oid} executable" if node.executable else node.oid
+        nodes = self._tree(node.oid) if without else {}
+        if nodes.keys().isdisjoint(without):
+            return node.oid
+        return _tree_id(each for each in nodes.values() if each.name not in without)
+
+    def listing(self, oid: str) -> Mapping[str, Node] | None:
+        """What lies in the folder that is a ``tree_id``, of any commit; None where it is not, or
+        no longer, known here."""
+        with self._lock:
+            try:
+                return self._tree(oid) if self._git.get_object_header(oid)[1] == "tree" else None
+            except (ValueError, BrokenPipeError, BuildFailed, TooLarge):
+                return None
+
+    def read_ahead(self, paths: Iterable[str]) -> None:
+        """Reads the folders at ``paths`` in one go: what is asked of them later is known then.
+        What is not there, or cannot be read, is for whoever asks for it to tell."""
+        oids = set()
+        for path in paths:
+            with contextlib.suppress(BuildFailed, TooLarge):
+                node = self.find(path)
+                if node and node.kind == TREE and node.oid not in self._trees:
+                    oids.add(node.oid)
+        with self._lock, contextlib.suppress(ValueError, BrokenPipeError):
+            room = _MAX_TREE
+            wanted = []
+            for oid, (kind, size) in self._git.headers(sorted(oids)).items():
+                room -= size
+                if kind == "tree" and room > 0:
+                    wanted.append(oid)
+            for oid, data in list(self._git.contents(wanted)):
+                with contextlib.suppress(BuildFailed):
+                    self._keep(oid, data)
 
     def is_folder(self, path: str) -> bool:
         """Whether ``path`` is a folder of the commit; raises as ``tree_id``."""
@@ -288,18 +333,22 @@ class Source:
         with self._lock:
             nodes = self._trees.get(oid)
             if nodes is None:
-                nodes = {}
-                for node in _nodes(self._object(oid, "tree", _MAX_TREE)):
-                    if node.name in nodes:
-                        told = f"a folder of the commit has {quoted(node.name)} twice"
-                        raise BuildFailed(f"{told}: repair it (see 'git fsck')", step="context")
-                    nodes[node.name] = node
-                self._nodes += len(nodes)
-                if self._nodes > _CACHED_NODES:
-                    self._trees.clear()
-                    self._nodes = len(nodes)
-                self._trees[oid] = nodes
+                nodes = self._keep(oid, self._object(oid, "tree", _MAX_TREE))
             return nodes
+
+    def _keep(self, oid: str, data: bytes) -> dict[str, Node]:
+        nodes: dict[str, Node] = {}
+        for node in _nodes(data):
+            if node.name in nodes:
+                told = f"a folder of the commit has {quoted(node.name)} twice"
+                raise BuildFailed(f"{told}: repair it (see 'git fsck')", step="context")
+            nodes[node.name] = node
+        self._nodes += len(nodes)
+        if self._nodes > _CACHED_NODES:
+            self._trees.clear()
+            self._nodes = len(nodes)
+        self._trees[oid] = nodes
+        return nodes
 
     def _object(self, oid: str, wanted: str, limit: int, path: str = "") -> bytes:
         """One whole object. The size is asked first: what is too large is never begun."""
@@ -341,6 +390,16 @@ def _nodes(data: bytes) -> Iterator[Node]:
             name.decode("utf-8", "surrogateescape"), bits & 0o170000, bool(bits & 0o100), oid
         )
         position = end + 21
+
+
+def _tree_id(nodes: Iterable[Node]) -> str:
+    """The id that git gives a tree of these, in their order."""
+    data = b""
+    for node in nodes:
+        mode = node.kind if node.kind != FILE else node.kind | (0o755 if node.executable else 0o644)
+        name = node.name.encode("utf-8", "surrogateescape")
+        data += b"%o %b\0%b" % (mode, name, bytes.fromhex(node.oid))
+    return hashlib.sha1(b"tree %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029\ud800-\udfff]")

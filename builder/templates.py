@@ -12,6 +12,7 @@ In templates/ a symbolic link stands for the file or folder it names, as long as
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
 import os
@@ -45,6 +46,10 @@ LABEL = b"com.slipway.template="
 """In its Dockerfile: the template's server takes its socket as our own templates do (adr 0005)."""
 
 
+_HANDLER_FOLDER = "function"
+_SAMPLES = ("handler.*", "test_*", "*_test.*", "*.test.*")
+
+
 class Template(Struct, frozen=True):
     """One language template."""
 
@@ -54,8 +59,8 @@ class Template(Struct, frozen=True):
     fprocess: str
     """The command line of the function's server, as written; of others' templates perhaps none."""
     digest: str
-    """SHA-256 of names, modes and contents of all files."""
-    handler_folder: str = "function"
+    """SHA-256 of names, modes and contents of all files that become part of a function."""
+    handler_folder: str = _HANDLER_FOLDER
     build_options: dict[str, list[str]] = msgspec.field(default_factory=dict)
     """Packages that each named option adds."""
     welcome_message: str = ""
@@ -172,7 +177,7 @@ def read_foreign(name: str, home: Path, place: str) -> tuple[Template, list[Mist
         raise InvalidRequest(f"there is no {path}: a template's folder has to have one")
     with real.open("rb") as file:
         found, warnings = described(file.read(yamlnodes.MAX_BYTES + 1), path, ours=False)
-    digest = _digest(files)
+    digest = _digest(files, found)
     files_ = dict(files)
     return Template(name, home, digest=digest, files=files_, ours=False, place=place, **found), (
         warnings
@@ -189,7 +194,7 @@ def _read(
         found, _warnings = described(path.read_bytes(), path.name, ours=True)
     except InvalidStack as error:
         raise ConfigError(f"the template {home.name} cannot be used: {error}") from error
-    return Template(home.name, home, digest=_digest(files), files=dict(files), **found)
+    return Template(home.name, home, digest=_digest(files, found), files=dict(files), **found)
 
 
 def described(data: bytes, path: str, *, ours: bool) -> tuple[dict[str, Any], list[Mistake]]:
@@ -276,9 +281,19 @@ def _files(folder: Path, inside: Path, prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + each.name, real
 
 
-def _digest(files: Sequence[tuple[str, Path]]) -> str:
+def is_sample(path: str, handler_folder: str) -> bool:
+    """Whether a file of a template is its sample handler, or a test of that: these never become
+    part of a function."""
+    name = path.rpartition("/")[2].lower()
+    inside = path.startswith(f"{handler_folder}/")
+    return inside and any(fnmatch.fnmatchcase(name, each) for each in _SAMPLES)
+
+
+def _digest(files: Sequence[tuple[str, Path]], found: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for path, real in files:
+        if is_sample(path, found.get(_WHERE, _HANDLER_FOLDER)):
+            continue
         content = hashlib.sha256(real.read_bytes()).hexdigest()
         executable = bool(real.stat().st_mode & stat.S_IXUSR)
         digest.update(f"{path}\0{executable:d}\0{content}\n".encode())

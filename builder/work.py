@@ -13,7 +13,7 @@ from builder.key import BuildKey
 from builder.steps import Steps
 from builder.templates import Template
 from core.bundle import Layer
-from core.models import Build, FunctionRow, FunctionSpec, Release
+from core.models import Build, Change, FunctionRow, FunctionSpec, Release
 from core.settings import Settings
 from core.stackfile import StackFunction
 from core.store import Store
@@ -53,6 +53,9 @@ class Job:
     tested: bool = False
     artifact: str = ""
     reused: bool = False
+    why: tuple[Change, ...] | None = None
+    since: str = ""
+    """What changed since the release of this id that was live; see ``FunctionRow``."""
     begun: float = 0.0
 
     @property
@@ -64,16 +67,19 @@ class Job:
         return self.spec.namespace
 
 
+def row_of(job: Job, build: Build) -> FunctionRow:
+    """What became of a function so far."""
+    return FunctionRow(
+        name=job.name,
+        key=job.key.digest,
+        build=build,
+        artifact=job.artifact,
+        seconds=round(time.monotonic() - job.begun, 3) if job.begun else 0.0,
+        why=None if job.why is None else list(job.why),
+        since=job.since,
+    )
+
+
 def show(job: Job, build: Build, tools: Tools) -> None:
     """Writes what became of a function so far, for all who look at the release."""
-    seconds = round(time.monotonic() - job.begun, 3) if job.begun else 0.0
-    tools.store.save_row(
-        job.release.id,
-        FunctionRow(
-            name=job.name,
-            key=job.key.digest,
-            build=build,
-            artifact=job.artifact,
-            seconds=seconds,
-        ),
-    )
+    tools.store.save_row(job.release.id, row_of(job, build))

@@ -8,7 +8,7 @@ differs between the runtimes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from core.settings import Settings
@@ -89,8 +89,8 @@ class BuildEngine(Protocol):
         its time, and ``tools.steps.check`` is to be asked where it does."""
         ...
 
-    def there(self, namespace: str, artifact: str) -> bool:
-        """Whether what ``publish`` returned is still there, and of this engine at all.
+    def there(self, namespace: str, artifacts: Collection[str]) -> set[str]:
+        """Those of what ``publish`` returned that are still there, and of this engine at all.
 
         Raises:
             Unavailable: that cannot be told now.

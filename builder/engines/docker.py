@@ -14,8 +14,9 @@ the engine's own garbage collection; nothing is pruned here, as others may use t
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from builder.templates import DOCKERFILE, Template
 from core.errors import BuildFailed, InvalidRequest, NotFound, TooLarge
 from core.images import check_owned
 from core.settings import Settings
+from core.stackfile import inner
 from engine.pull import pin
 from engine.references import refuse_others
 
@@ -85,12 +87,13 @@ class DockerEngine:
         # The same files are built in another way where they are not the installation's.
         return told if template.ours else told | {"template of": "others"}
 
-    def there(self, namespace: str, artifact: str) -> bool:
-        try:
-            check_owned(self.settings, namespace, artifact)
-        except InvalidRequest:  # of another runtime, or another registry
-            return False
-        return self.registry.there(artifact)
+    def there(self, namespace: str, artifacts: Collection[str]) -> set[str]:
+        own = set()
+        for artifact in artifacts:
+            with contextlib.suppress(InvalidRequest):  # of another runtime, or another registry
+                check_owned(self.settings, namespace, artifact)
+                own.add(artifact)
+        return self.registry.there(own)
 
     def assemble(self, job: Job, tools: Tools) -> Job:
         with tools.steps.step("build", job.name, "building its image") as out:
@@ -152,8 +155,11 @@ class DockerEngine:
             data = _dockerfile_of(template)
         elif template is DOCKERFILE:
             folder = "" if function.handler == "." else f"{function.handler}/"
+            path = f"{folder}Dockerfile"
+            for each in function.copy:  # which comes to lie above the handler's own
+                path = each if inner(function, each) == "Dockerfile" else path
             try:
-                data = source.read(f"{folder}Dockerfile", dockerfiles.MAX_BYTES)
+                data = source.read(path, dockerfiles.MAX_BYTES)
             except NotFound as error:
                 raise BuildFailed(
                     f"lang dockerfile wants a file {folder}Dockerfile, and the commit has none: "

@@ -64,9 +64,14 @@ class Images:
         self._known: dict[str, tuple[float, dict[str, Any]]] = {}
 
     def bring(
-        self, name: str, cli: Cli, out: Callable[[str], None], stop: Callable[[], bool]
+        self,
+        name: str,
+        cli: Callable[[], Cli],
+        out: Callable[[str], None],
+        stop: Callable[[], bool],
     ) -> str:
-        """Returns the id of an image in the build engine, fetched first if it is not there.
+        """Returns the id of an image in the build engine, fetched first if it is not there: by
+        ``cli``, which is looked for then only.
 
         Raises:
             BuildFailed: there is no such image.
@@ -77,9 +82,14 @@ class Images:
         if found := self._found(name):
             return str(found["Id"])
         lock = hashlib.sha256(name.encode()).hexdigest()[:16]
-        with folders.turn(configuration(self.settings) / f"image-{lock}.lock"):
+
+        def check() -> None:
+            if stop():
+                raise Unavailable(f"fetching the image {name[:120]} was ended")
+
+        with folders.turn(configuration(self.settings) / f"image-{lock}.lock", check):
             if not self._found(name) and not self._copied(name, stop):
-                self._pulled(name, cli, out, stop)
+                self._pulled(name, cli(), out, stop)
             found = self._found(name)
         if not found:
             raise Unavailable(f"the image {name[:120]} was fetched and is gone again: try again")

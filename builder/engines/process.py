@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -74,16 +75,19 @@ class ProcessEngine:
     ) -> Mapping[str, str]:
         return {}
 
-    def there(self, namespace: str, artifact: str) -> bool:
-        try:
-            read_bundle(self.settings, namespace, artifact)
-        except SlipwayError:
-            return False
-        return True
+    def there(self, namespace: str, artifacts: Collection[str]) -> set[str]:
+        found = set()
+        for artifact in artifacts:
+            with contextlib.suppress(SlipwayError):
+                read_bundle(self.settings, namespace, artifact)
+                found.add(artifact)
+        return found
 
     def assemble(self, job: Job, tools: Tools) -> Job:
         with tools.steps.step("dependencies", job.name, "installing dependencies") as out:
-            layers = dependencies.install(tools.settings, job.namespace, job.template, job.app, out)
+            layers = dependencies.install(
+                tools.settings, job.namespace, job.template, job.app, out, tools.steps.wanted
+            )
         return replace(job, layers=tuple(layers))
 
     def test(self, job: Job, tools: Tools) -> Job:
@@ -99,7 +103,7 @@ class ProcessEngine:
                 job.layers,
                 job.function.build_args,
                 out,
-                stop=tools.steps.ended,
+                check=tools.steps.wanted,
             )
         return replace(job, tested=True)
 

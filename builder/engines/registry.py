@@ -6,8 +6,9 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
+from builder import folders, registrygarbage
 from builder.engines.buildkit import Cli
 from builder.engines.images import transfer
 from core.errors import ConfigError, Conflict, NotFound, SlipwayError, Unavailable
@@ -23,6 +24,8 @@ SILENT = 60.0
 """Seconds without any answer after which a push is ended: the docker CLI itself tries for minutes.
 One that goes on has the time of a build step: a large layer may go up slowly."""
 _ASK_EVERY = 5.0
+_FEW = 5
+"""Images up to which the engine is asked for each: all that it has may be many."""
 
 
 def name_of(settings: Settings, namespace: str, function: str, key: str) -> str:
@@ -54,7 +57,15 @@ class Registry:
         for each in found.get("RepoDigests") or []:
             if each.startswith(f"{place}@") and self.has(each):
                 return str(each)
-        with self._listening(name) as silent:
+
+        def check() -> None:
+            if stop():
+                raise Conflict("the release was decided meanwhile: nothing was pushed")
+
+        with (
+            folders.using(registrygarbage.lock(self.settings), check),
+            self._listening(name) as silent,
+        ):
             ended = cli.run(["push", name], stop=lambda: silent() or stop())
             gone = silent()
         digest = next((m[1] for m in map(_DIGEST.search, reversed(ended.tail)) if m), "")
@@ -68,12 +79,28 @@ class Registry:
             raise self._error(late if timed_out else "\n".join(ended.tail[-1:]))
         return f"{place}@{digest}"
 
-    def there(self, artifact: str) -> bool:
-        """Whether the engine that runs functions has it, or the registry."""
+    def there(self, artifacts: Collection[str]) -> set[str]:
+        """Those that the engine that runs functions has, or the registry."""
+        found = (
+            {each for each in artifacts if self._held(each)}
+            if len(artifacts) <= _FEW
+            else (self._listed() & set(artifacts))
+        )
+        if self.settings.registry:
+            found |= {each for each in artifacts if each not in found and self.has(each)}
+        return found
+
+    def _held(self, artifact: str) -> bool:
         with contextlib.suppress(NotFound), self._run.asking(artifact) as api:
             api.inspect_image(artifact)
             return True
-        return bool(self.settings.registry) and self.has(artifact)
+        return False
+
+    def _listed(self) -> set[str]:
+        """Every image of the engine that runs functions, by its id and its digests."""
+        with self._run.asking("its images") as api:
+            listed = api.images()
+        return {name for each in listed for name in (each["Id"], *(each["RepoDigests"] or []))}
 
     def has(self, artifact: str) -> bool:
         """Whether the registry has an image; asked by the build engine, which knows how.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import os
 import re
 import secrets
@@ -23,6 +22,7 @@ from builder.engines import dockerfile as dockerfiles
 from builder.engines.dockerfile import Dockerfile
 from builder.engines.imagebuild import Order, Watch, build
 from builder.engines.images import Images, check_name
+from builder.key import platform_inputs
 from builder.templates import DOCKERFILE, Template
 from core import queues
 from core.errors import (
@@ -69,6 +69,8 @@ class Workshop:
         for each in (self.build_engine, self.run_engine):
             weakref.finalize(self, each.close)
         self.images = Images(settings, self.build_engine, self.run_engine)
+        # Most functions of a commit have the same one: our template's, with the same arguments.
+        self._read = functools.lru_cache(maxsize=64)(self._dockerfile)
         self._lock = threading.Lock()
         self._tags: dict[str, list[str]] = {}
 
@@ -106,7 +108,7 @@ class Workshop:
                     f"build_args: ADDITIONAL_PACKAGE names {each[:80]!r}, which is not the name of "
                     "a Debian package: write names, with =version if need be"
                 )
-        told["UV_VERSION"] = importlib.metadata.version("uv")
+        told["UV_VERSION"] = platform_inputs()["uv"]
         language = dependencies.language(template)
         if language:
             python = language == "python"
@@ -124,16 +126,34 @@ class Workshop:
         """
         arguments = self.arguments(function, template)
         _check_arguments(function.build_args, template)
-        if not template.ours:
+        path, secrets = f"the Dockerfile of the template {template.name}", frozenset(_SECRETS)
+        if template.ours:
+            data = _of_template(template, path)
+        else:
             path = "Dockerfile" if function.handler == "." else f"{function.handler}/Dockerfile"
             if template.foreign:
                 path = f"the Dockerfile of {template.told()}"
-            found = dockerfiles.parse(data or b"", path, arguments)
-            handed = {rules.HANDED_IN, *function.build_secrets}
-            mistakes = sealed.mistakes_of(found) + rules.mistakes_of(found, secrets=handed)
-        else:
-            found = _of_template(template, arguments)
-            mistakes = rules.mistakes_of(found, secrets=_SECRETS)
+            secrets = frozenset({rules.HANDED_IN, *function.build_secrets})
+        given = tuple(sorted(arguments.items()))
+        return self._read(data or b"", path, given, namespace, secrets, template.ours)
+
+    def _dockerfile(
+        self,
+        data: bytes,
+        path: str,
+        arguments: tuple[tuple[str, str], ...],
+        namespace: str,
+        secrets: frozenset[str],
+        ours: bool,
+    ) -> Dockerfile:
+        try:
+            found = dockerfiles.parse(data, path, dict(arguments))
+        except BuildFailed as error:
+            if ours:
+                raise ConfigError(str(error)) from error
+            raise
+        mistakes = [] if ours else sealed.mistakes_of(found)
+        mistakes += rules.mistakes_of(found, secrets=secrets)
         for line, name in found.images():
             try:
                 check_name(name, self.settings, namespace)
@@ -166,7 +186,7 @@ class Workshop:
         out = functools.partial(tools.steps.log.add, "", "plan", "stdout")
         for name in sorted({name for _, name in found.images()}):
             tools.steps.check()
-            bring = functools.partial(self.images.bring, name, self.cli, out, watch)
+            bring = functools.partial(self.images.bring, name, lambda: self.cli, out, watch)
             id_ = tools.steps.patiently(bring)
             self.images.check(name, namespace)
             told.append(f"{name} {id_}")
@@ -271,15 +291,11 @@ class Workshop:
         return folder if folder.is_dir() else None
 
 
-def _of_template(template: Template, arguments: Mapping[str, str]) -> Dockerfile:
-    path = f"the Dockerfile of the template {template.name}"
+def _of_template(template: Template, path: str) -> bytes:
     real = template.files.get("Dockerfile")
     if real is None:
         raise ConfigError(f"{path} is missing: images cannot be made of it")
-    try:
-        return dockerfiles.parse(real.read_bytes(), path, arguments)
-    except BuildFailed as error:
-        raise ConfigError(str(error)) from error
+    return real.read_bytes()
 
 
 def _check_arguments(arguments: Mapping[str, str], template: Template) -> None:

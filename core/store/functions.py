@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar, cast
 
 import msgspec
 from redis.client import Pipeline
@@ -12,11 +13,21 @@ from core import keys
 from core.models import FunctionRecord, Observed, Usage
 from core.store.base import Base, encode, text
 
+T = TypeVar("T")
+
 USAGE_SECONDS = 10
 """A measurement is told for so long; who asks later gets a new one."""
 ASKED_SECONDS = 60
 """An ask that no controller heard is forgotten."""
 ASKED_AT_ONCE = 100
+_PIECE = 500
+
+
+def batched(of: Iterable[T]) -> Iterator[list[T]]:
+    """Pieces that the store takes without making others wait."""
+    left = iter(of)
+    while some := list(islice(left, _PIECE)):
+        yield some
 
 
 class Functions(Base):
@@ -27,6 +38,11 @@ class Functions(Base):
     def function(self, function: str) -> FunctionRecord | None:
         raw = self.redis.hget(keys.FUNCTIONS, function)
         return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=FunctionRecord)
+
+    def of_names(self, functions: Iterable[str]) -> dict[str, FunctionRecord]:
+        """Those of these functions (``name.namespace``) that are there."""
+        decode = msgspec.json.Decoder(FunctionRecord).decode
+        return self._among(keys.FUNCTIONS, list(functions), decode)
 
     def save_observed(self, observed: Mapping[str, Observed]) -> None:
         """Replaces what is known of every function."""
@@ -72,20 +88,37 @@ class Functions(Base):
             for function, each in usage.items()
         )
 
-    def artifact(self, namespace: str, key: str) -> str:
-        """The artifact that an owner's build key gave before, or ''."""
-        return text(self.redis.hget(keys.artifacts(namespace), key))
+    def inputs(self, namespace: str, build_keys: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Those of an owner's build keys of which it is known → the named inputs."""
+        decode = msgspec.json.Decoder(dict[str, str]).decode
+        return self._among(keys.inputs(namespace), build_keys, decode)
 
-    def save_artifact(self, namespace: str, key: str, artifact: str) -> None:
-        self.redis.hset(keys.artifacts(namespace), key, artifact)
+    def save_artifact(
+        self, namespace: str, key: str, artifact: str, inputs: Mapping[str, str]
+    ) -> None:
+        """Keeps what a build key gave, and what it was made of."""
+        self._pipeline(
+            [
+                # First: housekeeping that is about to remove the same artifact finds so.
+                ("HDEL", keys.UNNEEDED, f"{namespace} {artifact}"),
+                ("HSET", keys.artifacts(namespace), key, artifact),
+                ("HSET", keys.inputs(namespace), key, encode(inputs)),
+            ]
+        )
+
+    def save_inputs(self, namespace: str, inputs: Mapping[str, Mapping[str, str]]) -> None:
+        """Adds what is not known yet of keys that have an artifact."""
+        if inputs:
+            told: dict[Any, bytes] = {key: encode(each) for key, each in inputs.items()}
+            self.redis.hset(keys.inputs(namespace), mapping=told)
 
     def known_artifacts(self, namespaces: Collection[str]) -> dict[str, dict[str, list[str]]]:
         """Namespace → artifact → the build keys that gave it."""
-        rows = self._pipeline([("HGETALL", keys.artifacts(each)) for each in namespaces])
         known: dict[str, dict[str, list[str]]] = {}
-        for namespace, found in zip(namespaces, rows, strict=True):
+        for namespace in namespaces:
             of = known.setdefault(namespace, {})
-            for key, artifact in found.items():
+            # In pieces: there may be many, and everybody else would wait.
+            for key, artifact in self.redis.hscan_iter(keys.artifacts(namespace), count=_PIECE):
                 of.setdefault(text(artifact), []).append(text(key))
         return known
 
@@ -96,13 +129,21 @@ class Functions(Base):
 
     def note_unneeded(self, since: Mapping[str, float], again: Collection[str]) -> None:
         """Adds names to ``unneeded``, and takes those out that are needed ``again``."""
-        if since:
-            self.redis.hset(keys.UNNEEDED, mapping={n: repr(t) for n, t in since.items()})
-        if again:
-            self.redis.hdel(keys.UNNEEDED, *again)
+        for some in batched(since.items()):
+            self.redis.hset(keys.UNNEEDED, mapping={name: repr(at) for name, at in some})
+        for names in batched(again):
+            self.redis.hdel(keys.UNNEEDED, *names)
 
     def forget_artifact(self, namespace: str, artifact: str, build_keys: Collection[str]) -> None:
         """What had these keys is built again when it is wanted again."""
         if build_keys:
             self.redis.hdel(keys.artifacts(namespace), *build_keys)
+            self.redis.hdel(keys.inputs(namespace), *build_keys)
         self.redis.hdel(keys.UNNEEDED, f"{namespace} {artifact}")
+
+    def _among(self, place: str, names: Sequence[str], read: Callable[[bytes], T]) -> dict[str, T]:
+        """Those entries of a hash that are there."""
+        if not names:
+            return {}
+        found = cast("list[bytes | None]", self.redis.hmget(place, list(names)))
+        return {name: read(raw) for name, raw in zip(names, found, strict=True) if raw is not None}

@@ -10,7 +10,7 @@ import socketserver
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -537,14 +537,18 @@ def test_what_is_used_again_is_needed_before_anybody_looks_for_it(
     store.note_unneeded({f"ann {job.artifact}": 1.0}, [])
     real, seen = DockerEngine.there, []
 
-    def there(engine: DockerEngine, namespace: str, artifact: str) -> bool:
+    def there(engine: DockerEngine, namespace: str, artifacts: Collection[str]) -> set[str]:
         seen.append(store.unneeded())
-        return real(engine, namespace, artifact)
+        return real(engine, namespace, artifacts)
 
     monkeypatch.setattr(DockerEngine, "there", there)
     (again,) = bench.build(changed("needed"))
     assert again.reused
     assert seen == [{}]
+    place = job.artifact.rpartition("sha256:")[0]
+    gone = {f"{place}sha256:{number:064x}" for number in range(9)}
+    engine = DockerEngine(settings)
+    assert real(engine, "ann", {job.artifact, *gone}) == {job.artifact}, "many are looked for once"
 
 
 @pytest.mark.root

@@ -346,7 +346,7 @@ def test_a_nearly_full_disk_is_said_before_it_stops_builds(
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", disk], check=True)
     try:
-        files: dict[str, Content] = {"stack.yml": "provider: {name: openfaas}\nfunctions: {}\n"}
+        files: dict[str, Content] = {"stack.yml": "provider: {name: openfaas}\n"}
         release = queued(store, own, files)
         small = replace(settings, state=disk)
         (disk / "git").symlink_to(settings.git_folder)

@@ -59,6 +59,8 @@ def key_at(
         ({"common/lib.py": "y2"}, ["copy common"]),
         ({"common/lib.py": "y2", "fn/new": ""}, ["copy common", "handler"]),
         ({"other/z": "z2", "README": "new"}, []),
+        ({"fn/build/x": "", "fn/template": "y"}, []),
+        ({"fn/build/x": "", "fn/deep/build": "y"}, ["handler"]),
         ({}, []),
     ],
 )
@@ -98,6 +100,33 @@ def test_what_of_a_stack_file_counts(
     before = key_at(repository, FILES, function, template)
     changed = msgspec.structs.replace(function, **fields)
     assert why(before.inputs, key_at(repository, FILES, changed, template).inputs) == named
+
+
+def test_a_copied_file_counts_with_its_mode(
+    repository: BareRepository, template: Template, function: StackFunction
+) -> None:
+    copying = msgspec.structs.replace(function, copy=["common/lib.py"])
+    before = key_at(repository, FILES, copying, template)
+    executable: dict[str, Content] = {**FILES, "common/lib.py": (EXECUTABLE, "y")}
+    after = key_at(repository, executable, copying, template)
+    assert why(before.inputs, after.inputs) == ["copy common/lib.py"]
+
+
+def test_a_templates_samples_do_not_count(
+    repository: BareRepository, template: Template, function: StackFunction
+) -> None:
+    before = key_at(repository, FILES, function, template)
+    samples = template.folder / "function"
+    samples.mkdir()
+    for name in ("handler.py", "handler_test.py"):
+        (samples / name).write_text("new")
+    same = find_template("py", template.folder.parent)
+    assert key_at(repository, FILES, function, same) == before
+    (samples / "__init__.py").write_text("new")
+    other = find_template("py", template.folder.parent)
+    assert why(before.inputs, key_at(repository, FILES, function, other).inputs) == [
+        "template files"
+    ]
 
 
 def test_a_template_counts_by_its_files(

@@ -19,7 +19,7 @@ from builder.engines.process import ProcessEngine
 from builder.source import Source
 from builder.templaterepositories import Place, Repositories
 from builder.templates import ALIASES, Template, available, described, find_template
-from builder.templatesources import Templates, sweep
+from builder.templatesources import Templates
 from core.errors import (
     BuildFailed,
     CheckoutFailed,
@@ -33,6 +33,7 @@ from core.errors import (
     TooLarge,
     Unavailable,
 )
+from core.pruning import prune
 from core.settings import Settings
 from core.stackfile import Stack, TemplateSource
 from tests.unit.gitserver import forge
@@ -638,6 +639,12 @@ def test_what_is_kept_for_one_owner_is_bounded(commit: Commit) -> None:
     assert [home.is_dir() for home in homes] == [True, False, True, True]
 
 
+def pruned(settings: Settings) -> int:
+    """How many templates and mirrors went."""
+    found = itertools.chain(templatesources.unused(settings), templaterepositories.unused(settings))
+    return len(prune(found).pruned)
+
+
 def test_what_no_build_uses_goes(
     commit: Commit, upstream: BareRepository, served: tuple[str, list[str]], settings: Settings
 ) -> None:
@@ -646,17 +653,17 @@ def test_what_no_build_uses_goes(
     kept = commit.find("own").folder
     gone = commit.find("py", ("py", served[0])).folder
     mirrors = settings.mirrors / "slipway"
-    assert sweep(settings) == 0
+    assert pruned(settings) == 0
     long_ago = time.time() - templaterepositories.UNUSED - 60
     for old in (gone, kept, *mirrors.glob("*.used")):
         os.utime(old, (long_ago, long_ago))
     commit.find("own")  # which uses it again
-    assert sweep(settings) == 2
+    assert pruned(settings) == 2
     assert kept.is_dir()
     assert not gone.exists()
     assert not list(mirrors.glob("*.git"))
     assert commit.find("py", ("py", served[0])).folder.is_dir()
-    assert sweep(settings) == 0
+    assert pruned(settings) == 0
 
 
 @pytest.mark.parametrize("short", [False, True])
