@@ -26,6 +26,8 @@ Outcome = Literal["exited", "timeout", "output", "stopped"]
 
 LINE_BYTES = 4096
 """A longer line is told in pieces."""
+ASK_EVERY = 0.1
+"""Seconds between two askings whether to go on: what is called off is to end at once."""
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -101,7 +103,8 @@ def run(
         max_output: bytes, beyond which everything is killed.
         on_line: gets each line as it comes; what it raises ends the program and is passed on.
         tail: lines kept for the result.
-        stop: asked every second; true ends the program.
+        stop: asked again and again; true ends the program, and so does what it raises, which is
+            passed on.
         group: joined right after the start, before the program can have done much.
         hidden: what is not told, neither by ``on_line`` nor in the result.
 
@@ -159,7 +162,7 @@ def _follow(
             selector.register(pidfd, selectors.EVENT_READ)
             while True:
                 left = max(deadline - time.monotonic(), 0)
-                ready = {key.fd for key, _ in selector.select(min(left, 1))}
+                ready = {key.fd for key, _ in selector.select(min(left, ASK_EVERY))}
                 if output in ready:
                     data = os.read(output, 65536)
                     if not data:
@@ -173,7 +176,7 @@ def _follow(
                 now = time.monotonic()
                 if now >= deadline:
                     return "timeout"
-                if now - asked >= 1:
+                if now - asked >= ASK_EVERY:
                     asked = now
                     if stop():
                         return "stopped"

@@ -44,7 +44,7 @@ def run_tests(
     build_args: Mapping[str, str],
     out: Out,
     *,
-    stop: Callable[[], bool] = lambda: False,
+    check: Callable[[], None] = lambda: None,
 ) -> bool:
     """Runs the tests of one function; returns False where they were skipped on purpose.
 
@@ -52,7 +52,7 @@ def run_tests(
         app: the function's finished context, which nothing changes.
         layers: what ``dependencies.install`` made for it.
         out: gets each line that the tests write.
-        stop: asked every second; true ends the tests as a timeout would.
+        check: asked again and again; what it raises ends the tests, and is passed on.
 
     Raises:
         TestFailed: with the last lines of what they wrote.
@@ -72,7 +72,7 @@ def run_tests(
         argv=argv,
         env=testcommands.environment(command, template, build_args, f"{PATH}:{_NPM}/bin"),
         cwd=str(PurePosixPath(HOME, template.handler_folder)),
-        mounts=_mounts(settings, namespace, app, template, layers, command, out),
+        mounts=_mounts(settings, namespace, app, template, layers, command, out, check),
         memory=settings.build_memory,
         cpus=settings.build_cpus,
         pids=settings.function_pids,
@@ -85,6 +85,10 @@ def run_tests(
     def line(text: str) -> None:
         last.append(clean(text))
         out(last[-1])
+
+    def stop() -> bool:
+        check()
+        return False
 
     result = tool.sandbox(settings).run(
         cell,
@@ -111,14 +115,18 @@ def _mounts(
     layers: Sequence[Layer],
     command: testcommands.Command,
     out: Out,
+    check: Callable[[], None],
 ) -> list[Mount]:
     found = {layer.kind: layer_folder(settings, namespace, layer) for layer in layers}
     if testcommands.needs_development(app, template) and (
-        layer := dependencies.node_layer(settings, namespace, template, app, out, True)
+        layer := dependencies.node_layer(
+            settings, namespace, template, app, out, development=True, check=check
+        )
     ):
         found["node"] = layer_folder(settings, namespace, layer)
     if command.needs in ("pytest", "tox"):
-        found["test"] = layer_folder(settings, SHARED, tool_layer(settings, command.needs, out))
+        tools = tool_layer(settings, command.needs, out, check)
+        found["test"] = layer_folder(settings, SHARED, tools)
     mounts = [Mount(app, HOME)]
     mounts += [Mount(folder, LAYER_MOUNTS[kind]) for kind, folder in found.items()]
     if command.needs == "npm":
@@ -126,7 +134,12 @@ def _mounts(
     return mounts
 
 
-def tool_layer(settings: Settings, name: Literal["pytest", "tox"], out: Out) -> Layer:
+def tool_layer(
+    settings: Settings,
+    name: Literal["pytest", "tox"],
+    out: Out,
+    check: Callable[[], None] = lambda: None,
+) -> Layer:
     """Makes, or finds, the shared layer of pytest or tox; can be called before it is needed."""
     lock = (testcommands.LOCKS / f"{name}.txt").read_text()
 
@@ -134,4 +147,4 @@ def tool_layer(settings: Settings, name: Literal["pytest", "tox"], out: Out) -> 
         if line.startswith("Installed "):
             out(f"made the layer of {name}, once for all functions")
 
-    return python_dependencies.install_lock(settings, SHARED, "test", lock, once)
+    return python_dependencies.install_lock(settings, SHARED, "test", lock, once, check)

@@ -13,7 +13,7 @@ from builder import pipeline
 from builder.lease import Lease, LeaseLost
 from builder.steps import ReleaseLog, Steps
 from builder.work import Tools
-from core import logging, queues
+from core import failpoints, logging, queues
 from core.errors import Conflict, NotFound, SlipwayError
 from core.models import State
 from core.settings import Settings
@@ -37,6 +37,7 @@ def build_release(id_: str) -> None:
             release = store.release(id_)
             if release.state.with_builder:
                 with Lease(store, id_) as lease:
+                    failpoints.at("job-begun")
                     _build(id_, settings, store, lease)
         except (Conflict, NotFound, LeaseLost) as error:
             log.info("build_dropped", reason=str(error))
@@ -77,6 +78,7 @@ def _told(error: SlipwayError) -> str:
 
 
 def _fail(store: Store, id_: str, reason: str) -> None:
+    failpoints.at("failing")
     try:
         store.move(id_, [State.QUEUED, State.BUILDING, State.TESTING], State.FAILED, reason)
     except Conflict:

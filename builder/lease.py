@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
+import time
 from types import TracebackType
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -15,6 +18,8 @@ from core.store import Store
 SECONDS = 5.0
 """Life of a lease that is not renewed: the longest a dead worker's release waits."""
 RENEW = 1.0
+RETRY = 0.2
+"""Seconds until a store that was away is asked again."""
 
 
 class LeaseLost(Exception):
@@ -25,7 +30,8 @@ class Lease:
     """Held while a release is built.
 
     ``ended`` is set once this worker shall stop: the release was decided, or (``lost`` is set as
-    well) the lease ran out, and another worker may have taken over.
+    well) the lease ran out, and another worker may have taken over. Decisions are heard of as they
+    are made: the store tells of every one.
 
     Raises LeaseLost on entry if another worker has it.
     """
@@ -52,6 +58,8 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         self._done.set()
+        with contextlib.suppress(RedisError):  # away: then the thread does not wait for news
+            self.store.wake()
         self._thread.join()
         self.store.give_back(keys.lease(self.release), self._token)
 
@@ -59,13 +67,23 @@ class Lease:
         return self.store.take(keys.lease(self.release), self._token, SECONDS)
 
     def _keep(self) -> None:
-        while not self._done.wait(RENEW):
+        while not self._done.is_set():
             try:
-                held = self._renew()
-                wanted = self.store.release(self.release).state.with_builder
-            except (RedisError, NotFound):
-                continue  # the store restarts; a lost lease shows at the next turn
-            if not held:
-                self.lost.set()
-            if not held or not wanted:
-                self.ended.set()
+                with self.store.wakes() as news:
+                    self._listen(news)
+            except RedisError:
+                self._done.wait(RETRY)  # the store restarts; a lost lease shows at the next turn
+
+    def _listen(self, news: Any) -> None:
+        """Looks whenever something changed, and renews in time."""
+        due = 0.0
+        while not self._done.is_set():
+            if time.monotonic() >= due:
+                if not self._renew():
+                    self.lost.set()
+                    self.ended.set()
+                due = time.monotonic() + RENEW
+            with contextlib.suppress(NotFound):
+                if not self.store.release(self.release).state.with_builder:
+                    self.ended.set()
+            news.get_message(timeout=max(due - time.monotonic(), 0.01))

@@ -48,6 +48,10 @@ def local_url(settings: Settings, repository: Repository) -> str:
     return str(settings.git_folder / _own(repository))
 
 
+class NoBranch(CheckoutFailed):
+    """The repository answered, and has no such branch."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a repository is fetched from, as ``Mirror.fetch`` wants it."""
@@ -148,6 +152,7 @@ class Mirror:
         value of an HTTP ``Authorization`` header. ``timeout``: seconds, as set if not given.
 
         Raises:
+            NoBranch: there is no such branch.
             CheckoutFailed: with the cause; ``retryable`` where the network is to blame.
         """
         reference = f"refs/heads/{_checked_branch(branch)}" if branch else "HEAD"
@@ -161,9 +166,8 @@ class Mirror:
         commit = found.get(reference, "")
         if not commit or commit.startswith("ref:"):
             if branch:
-                told = f"{shown(url)} has no branch {branch!r}: it was deleted or renamed"
-            else:
-                told = f"{shown(url)} has no commit on its default branch: push one first"
+                raise NoBranch(f"{shown(url)} has no branch {branch!r}: it was deleted or renamed")
+            told = f"{shown(url)} has no commit on its default branch: push one first"
             raise CheckoutFailed(told)
         if not branch and not target:
             raise CheckoutFailed(f"{shown(url)} does not say which branch is its default: set one")

@@ -43,6 +43,7 @@ def install(
     out: Out,
     *,
     development: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Layer | None:
     """Makes the layer for one function; None where it depends on nothing.
 
@@ -50,6 +51,7 @@ def install(
         manifest: of the function, what its template needs added.
         lock: from ``packagejson.parse_lock``, or empty.
         development: with ``devDependencies``, for the function's own tests.
+        check: asked again and again; what it raises ends it.
 
     Raises:
         BuildFailed: there are no versions that fit, or the lock does not match.
@@ -61,13 +63,17 @@ def install(
     parts = ["node", *_versions(), platform.machine(), str(development), manifest.text(), lock]
     layer = Layer(kind="node", digest=hashlib.sha256("\0".join(parts).encode()).hexdigest())
     final = layer_folder(settings, namespace, layer)
-    if final.is_dir():
+    if folders.used(final):
         return layer
     caches = settings.caches / names.namespace(namespace)
-    with folders.turn(caches / "locks" / f"{layer.digest}.lock"):
-        if final.is_dir():
+    with folders.turn(caches / "locks" / f"{layer.digest}.lock", check):
+        if folders.used(final):
             return layer
-        with folders.making(final.parent) as new, folders.making(caches) as home:
+        with (
+            folders.making(final.parent) as new,
+            folders.making(caches) as home,
+            folders.using(folders.cache_lock(settings, namespace, "npm"), check),
+        ):
             work = home / "work"
             work.mkdir()
             (work / "package.json").write_text(manifest.text())
@@ -79,6 +85,7 @@ def install(
                 cwd=work,
                 env=registries.npm_environment(os.environ, home, caches / "npm"),
                 out=lambda line: out(line) if line else None,
+                check=check,
             )
             if not ended.ok:
                 raise _error(ended, settings)

@@ -17,19 +17,23 @@ from pathlib import Path
 
 import msgspec
 
-from builder import buildsecrets, folders
+from builder import buildsecrets, diskbound, folders
+from builder.changes import in_words
 from builder.context import write_context
 from builder.handover import hand_over
-from builder.mirror import Mirror, origin
+from builder.mirror import Mirror, NoBranch, origin
 from builder.plan import plan
 from builder.secrets import build_secret, room
 from builder.source import Source
 from builder.templates import laid_out
 from builder.work import Job, Tools, show
+from core import failpoints
+from core.errors import Unavailable
 from core.models import Artifact, Build, Release, Repository, State
+from core.names import NO_COMMIT
 
 LAG = 10.0
-"""Seconds in which a forge may show a push that it told us of."""
+"""Seconds in which a forge may show what it told us of."""
 
 
 def build_release(release: Release, tools: Tools) -> None:
@@ -40,21 +44,67 @@ def build_release(release: Release, tools: Tools) -> None:
     """
     repository = tools.store.repository(release.namespace, release.repository)
     release = tools.store.move(release.id, _BUILDER, State.BUILDING)
+    if branch_gone(release, repository, tools):
+        jobs: list[Job] = []
+        tools.store.save_rows(release.id, ())
+    else:
+        release, jobs = _build(release, repository, tools)
+    told = "all built: starting" if jobs else "no functions: what was deployed is taken down"
+    with tools.steps.step("release", told=told):
+        failpoints.at("handing-over")
+        hand_over(tools.settings, release, [_artifact(job) for job in jobs])
+        failpoints.at("handed-over")
+
+
+def _build(release: Release, repository: Repository, tools: Tools) -> tuple[Release, list[Job]]:
+    diskbound.check(tools.settings, tools.store, tools.steps.check)
     with (
         folders.making(tools.settings.state / folders.WORK) as folder,
         contextlib.ExitStack() as end,
     ):
         end.callback(tools.engine.over, release.id)
         release, source = checkout(release, repository, tools)
+        failpoints.at("checked-out")
         with source:
             jobs = plan(release, source, tools)
+            failpoints.at("planned")
             secret = end.enter_context(room(tools.settings, folder))
             jobs = _each(jobs, lambda job: assemble(job, source, folder, secret, tools), tools)
         tools.store.move(release.id, _BUILDER, State.TESTING)
         # What passed its tests is kept, also where another function fails.
-        jobs = _each(jobs, lambda job: publish(test(job, tools), tools), tools)
-    with tools.steps.step("release", told="all built: starting"):
-        hand_over(tools.settings, release, [_artifact(job) for job in jobs])
+        return release, _each(jobs, lambda job: publish(test(job, tools), tools), tools)
+
+
+def branch_gone(release: Release, repository: Repository, tools: Tools) -> bool:
+    """Whether the release is of a deploy branch that was deleted: nothing is deployed then.
+
+    Of our own remote the gateway knows. An event of a forge only tells us to look: a branch is
+    gone where the repository answers without it, within ``LAG`` seconds, and not where it cannot be
+    asked.
+
+    Raises:
+        CheckoutFailed: the repository cannot be asked.
+    """
+    if release.commit != NO_COMMIT:
+        return False
+    if repository.source == "git":
+        return True
+    told = f"looking whether {release.branch} was deleted"
+    with tools.steps.step("checkout", told=told) as out:
+        mirror = Mirror(
+            tools.settings, repository.namespace, repository.name, check=tools.steps.check
+        )
+        url = origin(tools.settings, repository).url
+        patience = time.monotonic() + LAG
+        try:
+            while True:
+                tools.steps.patiently(lambda: mirror.head(url, release.branch))
+                if time.monotonic() > patience:
+                    return False
+                tools.steps.pause(1.0)
+        except NoBranch as error:
+            out(str(error))
+            return True
 
 
 def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Release, Source]:
@@ -93,7 +143,7 @@ def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
     patience = time.monotonic() + LAG
     while True:
         _, head = tools.steps.patiently(lambda: mirror.head(url, release.branch))
-        if head == release.commit or time.monotonic() > patience:
+        if head == release.commit or release.commit == NO_COMMIT or time.monotonic() > patience:
             return head
         known = tools.store.releases(release.namespace, release.repository, limit=20)
         earlier = {each.commit for each in known if each.number < release.number}
@@ -108,19 +158,26 @@ def assemble(job: Job, source: Source, folder: Path, secret: Path, tools: Tools)
         return job
     job = replace(job, begun=time.monotonic(), app=folder / job.name)
     show(job, Build.BUILDING, tools)
-    with tools.steps.step("context", job.name, "building"):
+    with tools.steps.step("context", job.name, f"building: {in_words(job.why)}"):
         write_context(source, job.function, laid_out(job.template), job.app)
         if job.function.build_secrets:
             value_of = functools.partial(build_secret, tools.settings, job.release)
             beside = folder / f"{job.name}.secrets"  # no function's name has a dot
             files = buildsecrets.write(source, job.function, beside, secret, value_of)
             job = replace(job, secrets=files)
-    return tools.engine.assemble(job, tools)
+    failpoints.at("context-written")
+    job = tools.engine.assemble(job, tools)
+    failpoints.at("assembled")
+    return job
 
 
 def test(job: Job, tools: Tools) -> Job:
     """Runs the function's own tests, where it has some: without network, bounded."""
-    return job if job.reused else tools.engine.test(job, tools)
+    if job.reused:
+        return job
+    job = tools.engine.test(job, tools)
+    failpoints.at("tested")
+    return job
 
 
 def publish(job: Job, tools: Tools) -> Job:
@@ -128,7 +185,14 @@ def publish(job: Job, tools: Tools) -> Job:
     if job.reused:
         return job
     artifact = tools.engine.publish(job, tools)
-    tools.store.save_artifact(job.namespace, job.key.digest, artifact)
+    failpoints.at("published")
+    tools.store.save_artifact(job.namespace, job.key.digest, artifact, job.key.inputs)
+    failpoints.at("artifact-saved")
+    if not tools.engine.there(job.namespace, [artifact]):  # the same was there and unneeded
+        raise Unavailable(
+            f"what was built of {job.name} was just being removed, as nothing had needed the same "
+            "for long: push again, or 'slipway redeploy'"
+        )
     job = replace(job, artifact=artifact)
     show(job, Build.BUILT, tools)
     return job
@@ -151,8 +215,8 @@ def _each(jobs: Sequence[Job], stage: Callable[[Job], Job], tools: Tools) -> lis
     def run(job: Job) -> Job:
         try:
             return stage(job)
-        except Exception:
-            show(job, Build.FAILED, tools)
+        except Exception:  # of one that was called off, nothing became
+            show(job, Build.PENDING if tools.steps.ended() else Build.FAILED, tools)
             raise
 
     if len(jobs) == 1:

@@ -33,6 +33,7 @@ from core.sandbox.interpreters import BIN
 from core.settings import Settings
 
 Out = Callable[[str], None]
+Check = Callable[[], None]
 Kind = Literal["python", "test"]
 
 _LOCK_BYTES = 8 * 2**20
@@ -47,11 +48,16 @@ NO_WHEEL = re.compile(r"no (usable )?wheels|building from source is disabled|no-
 
 
 def install(
-    settings: Settings, namespace: str, files: Mapping[str, bytes], out: Out
+    settings: Settings,
+    namespace: str,
+    files: Mapping[str, bytes],
+    out: Out,
+    check: Check = lambda: None,
 ) -> Layer | None:
     """Makes the layer for the requirements files of one function, all resolved together.
 
-    ``files``: what mistakes call it → content. Returns None where nothing is required.
+    ``files``: what mistakes call it → content. ``check`` is asked again and again, and ends it by
+    raising. Returns None where nothing is required.
 
     Raises:
         BuildFailed: mistakes in a file, or there are no versions or wheels that fit.
@@ -63,30 +69,37 @@ def install(
     text = requirements.render(wanted)
     memo = _caches(settings, namespace) / "locks" / f"{_digest('inputs', text)}.txt"
     lock = _remembered(memo)
-    if lock and layer_folder(settings, namespace, layer := _layer("python", lock)).is_dir():
+    if lock and folders.used(layer_folder(settings, namespace, layer := _layer("python", lock))):
         return layer
-    with folders.turn(memo.with_suffix(".lock")):
+    with folders.turn(memo.with_suffix(".lock"), check):
         lock = _remembered(memo)  # another function of the same commit may have been faster
         if lock:
             try:
-                return install_lock(settings, namespace, "python", lock, out)
+                return install_lock(settings, namespace, "python", lock, out, check)
             except BuildFailed:
                 out("what these requirements resolved to before is gone: resolving them anew")
                 memo.unlink()
-        lock = _resolve(settings, namespace, wanted, out)
-        layer = install_lock(settings, namespace, "python", lock, out)
+        lock = _resolve(settings, namespace, wanted, out, check)
+        layer = install_lock(settings, namespace, "python", lock, out, check)
         _remember(memo, lock)
         return layer
 
 
-def install_lock(settings: Settings, namespace: str, kind: Kind, lock: str, out: Out) -> Layer:
+def install_lock(
+    settings: Settings,
+    namespace: str,
+    kind: Kind,
+    lock: str,
+    out: Out,
+    check: Check = lambda: None,
+) -> Layer:
     """Makes the layer of a lock file with hashes, or finds it; errors as ``install``."""
     layer = _layer(kind, lock)
     final = layer_folder(settings, namespace, layer)
-    if final.is_dir():
+    if folders.used(final):
         return layer
-    with folders.turn(_caches(settings, namespace) / "locks" / f"{layer.digest}.lock"):
-        if final.is_dir():
+    with folders.turn(_caches(settings, namespace) / "locks" / f"{layer.digest}.lock", check):
+        if folders.used(final):
             return layer
         with folders.making(final.parent) as new, folders.making(_caches(settings, namespace)) as h:
             (h / "lock.txt").write_text(lock)
@@ -100,6 +113,7 @@ def install_lock(settings: Settings, namespace: str, kind: Kind, lock: str, out:
                 ],
                 h,
                 out,
+                check,
             )
             if not ended.ok:
                 raise _error(ended, "the dependencies were not installed", settings)
@@ -109,7 +123,9 @@ def install_lock(settings: Settings, namespace: str, kind: Kind, lock: str, out:
     return layer
 
 
-def _resolve(settings: Settings, namespace: str, wanted: list[requirements.Pin], out: Out) -> str:
+def _resolve(
+    settings: Settings, namespace: str, wanted: list[requirements.Pin], out: Out, check: Check
+) -> str:
     with folders.making(_caches(settings, namespace)) as home:
         (home / "in.txt").write_text(
             requirements.render(requirements.Pin(pin.requirement) for pin in wanted)
@@ -123,6 +139,7 @@ def _resolve(settings: Settings, namespace: str, wanted: list[requirements.Pin],
             ],
             home,
             out,
+            check,
         )
         if not ended.ok:
             raise _error(ended, "the requirements do not resolve", settings)
@@ -133,20 +150,27 @@ def _resolve(settings: Settings, namespace: str, wanted: list[requirements.Pin],
 
 
 def _uv(
-    settings: Settings, namespace: str, arguments: list[str], home: Path, out: Out
+    settings: Settings,
+    namespace: str,
+    arguments: list[str],
+    home: Path,
+    out: Out,
+    check: Check,
 ) -> bounded.Ended:
     cache = _caches(settings, namespace) / "uv"
-    cache.mkdir(parents=True, exist_ok=True)
-    return tool.run(
-        settings,
-        [
-            *(uv.find_uv_bin(), "pip", *arguments),
-            *("--only-binary", ":all:", "--no-config", "--python", sys.executable),
-        ],
-        cwd=home,
-        env=registries.uv_environment(os.environ, home, cache),
-        out=lambda line: None if _OURS.match(line) else out(line),
-    )
+    with folders.using(folders.cache_lock(settings, namespace, "uv"), check):
+        cache.mkdir(parents=True, exist_ok=True)
+        return tool.run(
+            settings,
+            [
+                *(uv.find_uv_bin(), "pip", *arguments),
+                *("--only-binary", ":all:", "--no-config", "--python", sys.executable),
+            ],
+            cwd=home,
+            env=registries.uv_environment(os.environ, home, cache),
+            out=lambda line: None if _OURS.match(line) else out(line),
+            check=check,
+        )
 
 
 def _relink(folder: Path) -> None:
@@ -202,6 +226,7 @@ def _caches(settings: Settings, namespace: str) -> Path:
 
 def _remembered(memo: Path) -> str:
     try:
+        os.utime(memo)  # so that it is kept
         return memo.read_text()
     except FileNotFoundError:
         return ""

@@ -44,8 +44,11 @@ class ReleaseLog:
         self._sizes: dict[tuple[str, str], int] = {}
         self._total = 0
 
-    def add(self, function: str, step: str, stream: str, text: str) -> None:
-        """Adds one line; output beyond the bound of its step is dropped, which is said once."""
+    def add(
+        self, function: str, step: str, stream: str, text: str, *, at_once: bool = True
+    ) -> None:
+        """Adds one line; output beyond the bound of its step is dropped, which is said once. Where
+        many come together, ``at_once`` false leaves them to the end of the step."""
         text = text[:LINE_LENGTH]
         with self._lock:
             if stream != "step":
@@ -59,7 +62,7 @@ class ReleaseLog:
             self._lines.append(
                 LogLine(time=now(), function=function, step=step, stream=stream, text=text)
             )
-            due = stream == "step" or time.monotonic() - self._flushed > FLUSH_SECONDS
+            due = at_once and (stream == "step" or time.monotonic() - self._flushed > FLUSH_SECONDS)
         if due:
             self.flush()
 
@@ -89,15 +92,23 @@ class Steps:
         """Whether the release was superseded or cancelled."""
         return self._ended.is_set()
 
-    def check(self) -> None:
-        """To be called again and again by whatever may take long.
+    def wanted(self) -> None:
+        """To be called again and again by what runs other programs, within bounds of their own.
 
         Raises:
             Conflict: the release was superseded or cancelled.
-            Unavailable: this thread's stage takes too long.
         """
         if self.ended():
             raise Conflict("the release was decided meanwhile: its build ends here")
+
+    def check(self) -> None:
+        """To be called again and again by whatever else may take long.
+
+        Raises:
+            Conflict: as ``wanted``.
+            Unavailable: this thread's stage takes too long.
+        """
+        self.wanted()
         if time.monotonic() > getattr(self._running, "deadline", math.inf):
             raise Unavailable(
                 f"this step took longer than {self._seconds:g} s (SLIPWAY_BUILD_TIMEOUT): the "

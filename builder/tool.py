@@ -25,7 +25,7 @@ _PIDS = 512
 @functools.lru_cache(maxsize=1)
 def sandbox(settings: Settings) -> Sandbox:
     """What this process can fence in; made once. A worker makes it before it forks for jobs."""
-    return Sandbox.from_settings(settings)
+    return Sandbox.from_settings(settings, builds=True)
 
 
 def run(
@@ -35,8 +35,10 @@ def run(
     cwd: Path,
     env: Mapping[str, str],
     out: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
 ) -> bounded.Ended:
-    """Runs one command to its end; how that went is the caller's to judge.
+    """Runs one command to its end; how that went is the caller's to judge. ``check`` is asked again
+    and again: what it raises ends the command, and is passed on.
 
     Raises:
         BuildFailed: it reached the bound of memory or output.
@@ -46,6 +48,11 @@ def run(
 
     if not folders.room(settings.state):
         raise folders.full(settings.state)
+
+    def stop() -> bool:
+        check()
+        return not folders.room(settings.state)
+
     name = Path(argv[0]).name
     group = sandbox(settings).cgroups.create(
         f"{name}-{secrets.token_hex(8)}",
@@ -62,7 +69,7 @@ def run(
             max_output=settings.build_output,
             on_line=lambda line: out(registries.without_passwords(line)),
             tail=_TAIL,
-            stop=lambda: not folders.room(settings.state),
+            stop=stop,
             group=group,
         )
         out_of_memory = bool(group.out_of_memory())

@@ -17,6 +17,7 @@ LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 REPOSITORY = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]{0,99}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SECRET = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+ROLLBACK = re.compile(r"b[1-9][0-9]{0,15}")
 RELEASE = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
@@ -59,6 +60,12 @@ def repository_name(value: str) -> str:
     return value
 
 
+NO_COMMIT = "0" * 40
+"""What stands in place of a commit where a branch was deleted, as git itself writes it."""
+TAKES_OVER = "com.slipway.takes-over"
+"""Annotation: the repository of the same owner that a function moves away from."""
+
+
 def commit(value: str) -> str:
     """Returns a full commit id (SHA-1 or SHA-256), or raises InvalidRequest."""
     if not COMMIT.fullmatch(value):
@@ -80,6 +87,13 @@ def release_id(value: str) -> str:
     """Returns a release id as given, or raises InvalidRequest."""
     if not RELEASE.fullmatch(value):
         raise InvalidRequest(f"{_shown(value)} is not a release id: see 'slipway releases'")
+    return value
+
+
+def rollback_id(value: str) -> str:
+    """Returns a rollback's id as given, or raises InvalidRequest."""
+    if not ROLLBACK.fullmatch(value):
+        raise InvalidRequest(f"{_shown(value)} is not a rollback's id: those are b and a number")
     return value
 
 

@@ -65,6 +65,11 @@ class StackFunction(Struct, frozen=True):
     """``image`` is ready-made: nothing is built."""
     platforms: str | None = None
 
+    @property
+    def takes_over(self) -> str:
+        """The repository of the same owner that the function moves away from; or empty."""
+        return (self.annotations or {}).get(names.TAKES_OVER, "")
+
     def line(self, key: str, item: str = "") -> int:
         """The line that speaks of ``key``, or of ``item`` below it; else the function's own."""
         found = self.lines.get(f"{key}.{item}") or self.lines.get(key)
@@ -279,13 +284,15 @@ class _Reader(Values):
 
     def _functions(self, top: Entries, max_functions: int) -> list[StackFunction]:
         if "functions" not in top:
-            self.mistake(0, "there is no 'functions:': name at least one function below it")
+            told = "there is no 'functions:': name your functions below it"
+            self.mistake(0, f"{told}, or write 'functions: {{}}' to have none deployed")
             return []
         key, node = top["functions"]
         entries = self.mapping(node, "functions")
         if not entries:
             if isinstance(node, yamlnodes.Mapping) or absent(node):
-                self.mistake(key.line, "'functions:' is empty: name at least one function below it")
+                told = "no functions: nothing is deployed, and what was is taken down"
+                self.warn(key.line, told)
             return []
         if len(entries) > max_functions:
             told = f"{len(entries)} functions are more than the {max_functions} allowed here"

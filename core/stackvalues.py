@@ -287,7 +287,20 @@ def _is_duration(text: str) -> bool:
     return True
 
 
+def _is_repository(text: str) -> bool:
+    try:
+        names.repository_name(text)
+    except InvalidRequest:
+        return False
+    return True
+
+
 ANNOTATIONS: tuple[tuple[str, Callable[[str], object], str], ...] = (
+    (
+        names.TAKES_OVER,
+        _is_repository,
+        "write the name of the repository that the function moves away from, without its owner",
+    ),
     (
         "com.slipway.egress",
         lambda text: text.lower() in ("true", "false"),

@@ -58,7 +58,7 @@ def environment(settings: Settings, path: Path) -> dict[str, str]:
         "receive.fsckObjects": "true",
         "receive.maxInputSize": str(settings.max_push),
         "receive.unpackLimit": "1",  # as a pack, whose errors name the limit
-        "receive.denyDeleteCurrent": "refuse",
+        "receive.denyDeleteCurrent": "ignore",  # what was deployed of it is taken down
         "receive.advertisePushOptions": "false",
         "gc.autoDetach": "false",  # a collection of ours must not outlive the push
         "uploadpack.allowAnySHA1InWant": "true",  # a release of a commit that was pushed over
@@ -107,6 +107,11 @@ def create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
     return path
 
 
+def there(settings: Settings, repository: Repository) -> bool:
+    """Whether anything was ever pushed to it."""
+    return (folder(settings, repository.namespace, repository.name) / "HEAD").is_file()
+
+
 def existing(settings: Settings, namespace: str, name: str) -> Path:
     """Raises NotFound where nothing was ever pushed."""
     path = folder(settings, namespace, name)
@@ -120,6 +125,46 @@ def resolve(settings: Settings, repository: Repository, revision: str) -> str:
     path = existing(settings, repository.namespace, repository.name)
     arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
     return _run(settings, path, arguments, check=False)
+
+
+def references(settings: Settings, repository: Repository) -> list[str]:
+    """The branches and tags there are, as ``refs/heads/main``.
+
+    Raises:
+        NotFound: nothing was ever pushed.
+        SlipwayError: git cannot tell.
+    """
+    return _references(settings, existing(settings, repository.namespace, repository.name))
+
+
+def pushed(settings: Settings, repository: Repository) -> list[str]:
+    """Those of them that somebody pushed: branches below ``slipway/`` are our own. Raises as
+    ``references``."""
+    return _pushed(references(settings, repository))
+
+
+def remove(settings: Settings, repository: Repository) -> bool:
+    """Removes a repository; False, and it stays, where something was pushed to it just now."""
+    path = folder(settings, repository.namespace, repository.name)
+    aside = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return True
+    if _pushed(_references(settings, aside)):
+        aside.rename(path)
+        return False
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
+def _references(settings: Settings, path: Path) -> list[str]:
+    told = _run(settings, path, ["for-each-ref", "--format=%(refname)", "refs/heads", "refs/tags"])
+    return told.split("\n") if told else []
+
+
+def _pushed(found: list[str]) -> list[str]:
+    return [each for each in found if not each.startswith("refs/heads/slipway/")]
 
 
 def settle_deploy_branch(settings: Settings, store: Store, repository: Repository) -> Repository:
@@ -159,11 +204,13 @@ def head(settings: Settings, repository: Repository) -> str:
     """The commit at the head of the deploy branch.
 
     Raises:
-        Conflict: nothing was pushed to one yet.
+        Conflict: nothing was pushed to one yet, or it was deleted.
     """
     branch = repository.deploy_branch
     commit = resolve(settings, repository, f"refs/heads/{branch}") if branch else ""
     if not commit:
+        if branch:
+            raise Conflict(f"the deploy branch {branch} of {repository.key} was deleted: push it")
         raise Conflict(
             f"{repository.key} has no deploy branch yet: push {' or '.join(DEPLOY_BRANCHES)}"
         )

@@ -1,5 +1,7 @@
 """Heads of our own git remote and releases, compared at the start and every minute: a push that
-was stored when everything died before it became a release gets its release.
+was stored when everything died before it became a release gets its release, and so does the
+deletion of a deploy branch. Only of a repository that is sound: one that lies there without its
+commits, or cannot be read, says nothing of what shall be deployed.
 
 It is the gateway that does it, since the repositories are its own: workers may run on machines
 where they are not.
@@ -49,10 +51,11 @@ def compare(settings: Settings, store: Store) -> None:
         if repository.source != "git" or not repository.deploy_branch:
             continue
         try:
-            head = local_head(settings, repository)
-            if head and head != store.head(repository.key):
+            known = store.head(repository.key)  # first: what is pushed meanwhile is newer
+            head = local_head(settings, repository) or _deleted(settings, repository, known)
+            if head and head != known:
                 log.warning("push_found", repository=repository.key, commit=head)
-                store.create_release(repository, head, repository.deploy_branch)
+                store.create_release(repository, head, repository.deploy_branch, since=known)
                 queues.dispatch(store, repository.key)
         except (Conflict, NotFound) as error:  # decided while we looked
             log.info("heads_overtaken", repository=repository.key, reason=str(error))
@@ -60,6 +63,18 @@ def compare(settings: Settings, store: Store) -> None:
             raise
         except Exception as error:  # one repository's trouble is not the others'
             log.warning("head_unknown", repository=repository.key, reason=str(error))
+
+
+def _deleted(settings: Settings, repository: Repository, known: str) -> str:
+    """NO_COMMIT where the branch was deleted since ``known`` was its head, else ''.
+
+    git has to say so, of a repository that still has that commit: one that was made anew by a
+    restore or an attempt to push has not.
+    """
+    if known in ("", names.NO_COMMIT) or not bare.resolve(settings, repository, known):
+        return ""
+    there = f"refs/heads/{repository.deploy_branch}" in bare.references(settings, repository)
+    return "" if there else names.NO_COMMIT
 
 
 def local_head(settings: Settings, repository: Repository) -> str:

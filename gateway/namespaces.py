@@ -13,9 +13,10 @@ from flask import Blueprint, Response, request
 
 from core import logging, names
 from core.deployments import check_texts
-from core.errors import InvalidRequest, NotAllowed
+from core.errors import Conflict, InvalidRequest, NotAllowed
 from core.names import DEFAULT_NAMESPACE
 from core.openfaas import Namespace
+from gateway import bare
 from gateway.context import here
 from gateway.streams import content_length, decoded
 
@@ -59,13 +60,29 @@ def update(name: str) -> Response:
 
 @bp.delete("/system/namespace/<name>")
 def delete(name: str) -> Response:
-    """An empty one only: nothing is deleted along with it."""
+    """One in which nothing is deployed. Its repositories are forgotten; those of our own remote are
+    removed, so they must hold no branches and tags any more: what was pushed is lost by nobody's
+    oversight."""
     names.namespace(name)
     if content_length(request.environ) or request.environ.get("HTTP_TRANSFER_ENCODING"):
         _same(name, decoded(request.environ, Namespace).name)
     if name == DEFAULT_NAMESPACE:
         raise NotAllowed(f"{name} is where functions without a namespace live: it stays")
-    here().store.delete_namespace(name)
+    gateway = here()
+    own = [each for each in gateway.store.repositories() if each.namespace == name]
+    mine = [each for each in own if each.source == "git" and bare.there(gateway.settings, each)]
+    for each in mine:
+        if found := bare.pushed(gateway.settings, each):
+            raise Conflict(
+                f"the repository {each.key} still has {', '.join(sorted(found)[:10])}: delete its "
+                "branches and tags first ('git push --delete', the deploy branch takes its "
+                "functions down), and what was pushed is gone"
+            )
+    gateway.store.delete_namespace(name)
+    for each in mine:
+        if not bare.remove(gateway.settings, each):
+            gateway.store.claim_namespace(name, each.source, each)  # the sweep finds the push
+            raise Conflict(f"{each.key} was pushed to just now: the namespace {name} stays")
     log.info("namespace_deleted", namespace=name)
     return Response(status=202)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
 
-from core import bundle, images, logging, names, queues
+from core import bundle, failpoints, images, logging, names, queues
 from core.errors import InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
 from core.settings import Settings
@@ -23,6 +24,8 @@ log = logging.get()
 
 MAX_ARTIFACTS = 32 * 2**20
 MAX_LIST = 500
+ENDING = 5.0
+"""Seconds that a cancelled build is waited for: it takes a tenth of them."""
 HEARTBEAT = 5
 """Seconds: a follower that is gone is noticed by the write that fails."""
 
@@ -80,8 +83,8 @@ def start_release() -> Response:
     wanted = decoded(request.environ, Start)
     names.namespace(wanted.namespace)
     names.repository_name(wanted.repository)
-    if wanted.commit is not None:
-        names.commit(wanted.commit)
+    if wanted.commit is not None and names.commit(wanted.commit) == names.NO_COMMIT:
+        raise InvalidRequest("commit is all zeros, which is no commit: delete the branch instead")
     store = gateway.store
     repository = store.repository(wanted.namespace, wanted.repository)
     commit, branch = _commit(gateway, repository, wanted.commit)
@@ -95,10 +98,17 @@ def start_release() -> Response:
 
 @bp.delete("/<id_>")
 def cancel(id_: str) -> Response:
-    """Takes back a release that is not live yet."""
+    """Takes back a release that is not live yet. 200: nothing of its build is left, 202: it was
+    told to end, and what it made goes with it."""
     store = here().store
     release = store.cancel(names.release_id(id_), "cancelled by the admin")
+    failpoints.at("cancelled")
     queues.dispatch(store, f"{release.namespace}/{release.repository}")
+    deadline = time.monotonic() + ENDING
+    while store.leased(id_):  # given back once the worker has tidied up
+        if time.monotonic() > deadline:
+            return _json(release, 202)
+        time.sleep(0.02)
     return _json(release)
 
 
@@ -112,6 +122,7 @@ def put_artifacts(id_: str) -> Response:
     _check(gateway, release, body)
     functions = _with_secrets(gateway.store, release, body.functions)
     staged = gateway.store.put_artifacts(id_, body.commit, functions)
+    failpoints.at("artifacts-put")
     log.info("artifacts", release=id_, functions=len(body.functions))
     return _json(staged)
 

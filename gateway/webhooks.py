@@ -11,6 +11,7 @@ from flask import Blueprint, Response, request
 from core import logging, names, queues
 from core.errors import InvalidRequest
 from core.models import Repository
+from core.names import NO_COMMIT
 from forges import github
 from gateway.context import Gateway, here
 from gateway.streams import content_length, whole
@@ -33,7 +34,8 @@ class Noted(msgspec.Struct):
 
 @bp.post("/github")
 def from_github() -> Response:
-    """202 ``{"release": id}`` for a push to the deploy branch; text for what makes no release."""
+    """202 ``{"release": id}`` for a push to the deploy branch, or its deletion; text for what makes
+    no release."""
     gateway = here()
     secret = gateway.settings.github_webhook_secret
     signature = request.headers.get(github.SIGNATURE, "")
@@ -52,10 +54,10 @@ def from_github() -> Response:
     if event != "push":
         return _text(f"nothing to do for the event {event[:50]!r}", 202)
     push = github.parse_push(body)
-    if push.deleted:
-        return _text(f"not deployed: {push.ref} was deleted", 202)
     if not push.branch:
         return _text(f"not deployed: {push.ref} is not a branch", 202)
+    if push.deleted and push.branch != push.default_branch:
+        return _text(f"not deployed: {push.ref} was deleted", 202)
     if push.branch != push.default_branch:
         return _text(
             f"not deployed: {push.branch} is not the default branch ({push.default_branch})", 202
@@ -66,6 +68,9 @@ def from_github() -> Response:
 def _release(gateway: Gateway, push: github.Push) -> Response:
     namespace = namespace_of(push.owner)
     store = gateway.store
+    if push.deleted and not store.find_repository(f"{namespace}/{push.name}"):
+        told = f"{push.ref} was deleted, and nothing of {push.full_name} is here"
+        return _text(f"not deployed: {told}", 202)
     repository = Repository(
         namespace=namespace,
         name=push.name,
@@ -80,7 +85,7 @@ def _release(gateway: Gateway, push: github.Push) -> Response:
     delivery = github.delivery_id(request.headers.get(github.DELIVERY, ""))
     release = store.create_release(
         repository,
-        push.commit,
+        NO_COMMIT if push.deleted else push.commit,
         push.branch,
         delivery=("github", delivery) if delivery else None,
     )

@@ -62,7 +62,7 @@ class Order:
 
 
 class Watch:
-    """What is asked each second while something goes on in the engine: whether to end it."""
+    """What is asked again and again while something goes on in the engine: whether to end it."""
 
     def __init__(self, steps: Steps, settings: Settings, engine: Engine, disk: Path | None) -> None:
         self._steps = steps

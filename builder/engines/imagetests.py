@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from docker.types import LogConfig, Mount
 
-from builder.bounded import Lines
+from builder.bounded import ASK_EVERY, Lines
 from core.alive import place
 from core.errors import BuildFailed, Conflict, NotFound, SlipwayError
+from core.sandbox.cgroup import LOW
 from core.settings import Settings
 from engine.client import Engine
 
@@ -62,7 +63,7 @@ def run(
         argv: None for the image's own entry point and command.
         folder: where it is run; None for the image's own.
         tmp: bytes of /tmp, and of each volume that the image declares.
-        stop: asked every second; true ends it.
+        stop: asked again and again; true ends it.
 
     Raises:
         BuildFailed: the image declares too many volumes.
@@ -98,6 +99,7 @@ def run(
                 mem_limit=settings.build_memory,
                 memswap_limit=settings.build_memory,
                 nano_cpus=int(settings.build_cpus * 1e9),
+                cpu_shares=_shares(settings),
                 pids_limit=settings.function_pids,
                 log_config=LogConfig(type="none"),  # its output is followed, and fills no disk
                 restart_policy={"Name": "no"},
@@ -114,6 +116,12 @@ def run(
             return Ran("memory" if state.get("OOMKilled") else "exited", int(state["ExitCode"]))
         finally:
             _remove(engine, made["Id"])
+
+
+def _shares(settings: Settings) -> int | None:
+    """An engine for builds has a small share of the CPU as a whole; on the one that runs functions
+    each container of tests has one."""
+    return None if settings.build_engine else round(1024 * LOW)
 
 
 def _scratch(volumes: Collection[str], size: int) -> list[Mount]:
@@ -192,12 +200,12 @@ def _follow(
                 now = time.monotonic()
                 if now > deadline:
                     return "timeout"
-                if now - asked >= 1:
+                if now - asked >= ASK_EVERY:
                     asked = now
                     if stop():
                         return "stopped"
                 try:
-                    piece = pieces.get(timeout=min(1.0, max(deadline - now, 0.01)))
+                    piece = pieces.get(timeout=min(ASK_EVERY, max(deadline - now, 0.01)))
                 except queue.Empty:
                     continue
                 if piece is None:

@@ -15,7 +15,7 @@ from core import keys
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.names import DEFAULT_NAMESPACE
 from core.openfaas import Namespace
-from core.store.base import Base, encode, text
+from core.store.base import Base, encode, release_of, repository_key, text
 
 _HOLDER = "git"
 _TOLD = 10
@@ -66,16 +66,20 @@ class Namespaces(Base):
         self._transaction(change, keys.NAMESPACES)
 
     def delete_namespace(self, name: str) -> None:
-        """Deletes an empty one.
+        """Deletes one in which nothing is deployed, and forgets its repositories.
 
         Raises:
             NotFound: it is not there.
             Conflict: naming what is in it.
         """
+        key = f"{name}/"
+        own = [each for each in self.redis.hkeys(keys.REPOSITORIES) if text(each).startswith(key)]
+        repositories = [text(each) for each in own]
+        moving = [key(each) for each in repositories for key in (keys.turn, keys.waiting)]
 
         def change(pipe: Pipeline) -> None:
             self._require(name)
-            if found := self._content(name):
+            if found := self._content(name, repositories):
                 raise Conflict(
                     f"the namespace {name} is not empty: it has {'; '.join(found)}. Remove them "
                     "first"
@@ -83,29 +87,43 @@ class Namespaces(Base):
             pipe.multi()
             pipe.hdel(keys.NAMESPACES, name)
             pipe.hdel(keys.NAMESPACE_TEXTS, name)
+            for each in repositories:
+                pipe.hdel(keys.REPOSITORIES, each)
+                pipe.delete(keys.head(each), keys.live(each))
 
         watched = (keys.NAMESPACES, keys.FUNCTIONS, keys.REPOSITORIES, keys.SECRETS)
-        self._transaction(change, *watched, keys.VARIABLES)
+        self._transaction(change, *watched, keys.VARIABLES, keys.STAGING, *moving)
 
     def _require(self, name: str) -> None:
         if not self.has_namespace(name):
             raise NotFound(f"there is no namespace {name}: see 'slipway namespaces'")
 
-    def _content(self, name: str) -> list[str]:
-        """What is in it, in words."""
+    def _content(self, name: str, known: list[str]) -> list[str]:
+        """What is in it, in words; ``known`` are the keys of its repositories. One whose functions
+        are all gone is forgotten with it."""
         functions, repositories, secrets = (
             [text(each) for each in self.redis.hkeys(key)]
             for key in (keys.FUNCTIONS, keys.REPOSITORIES, keys.SECRETS)
         )
-        last, first = f".{name}", f"{name}/"
+        last, start = f".{name}", f"{name}/"
+        there = {each for each in repositories if each.startswith(start)}
+        moving = (there - set(known)) | {each for each in there if self._moves(each)}
         own = {
             "functions": [f.removesuffix(last) for f in functions if f.endswith(last)],
-            "repositories": [r.removeprefix(first) for r in repositories if r.startswith(first)],
-            "secrets": [s.removeprefix(first) for s in secrets if s.startswith(first)],
+            "releases under way of": [each.removeprefix(start) for each in moving],
+            "secrets": [s.removeprefix(start) for s in secrets if s.startswith(start)],
         }
         variables = self.redis.hget(keys.VARIABLES, name)
         own["variables"] = list(msgspec.json.decode(cast(bytes, variables))) if variables else []
         return [f"{what} {_listed(found)}" for what, found in own.items() if found]
+
+    def _moves(self, repository: str) -> bool:
+        """Whether a release of the repository is on its way."""
+        if self.redis.exists(keys.turn(repository), keys.waiting(repository)):
+            return True
+        ids = cast("set[bytes]", self.redis.smembers(keys.STAGING))
+        staged = self._pipeline([("HGET", keys.release(text(id_)), "doc") for id_ in ids])
+        return any(repository_key(release_of(raw, {})) == repository for raw in staged if raw)
 
 
 def _listed(found: list[str]) -> str:

@@ -1,12 +1,13 @@
-"""Going live: a commit's artifacts are handed over, become the desired state, and then the release.
+"""A built commit waits for its functions to be healthy: it is in staging.
 
-The last two are separate steps, so that a release is called live only once the routes follow the
-desired state; a controller that dies in between finds ``switched`` set and goes on.
+Becoming the desired state and being called live are separate steps (``switching``), so that a
+release is called live only once the routes follow the desired state; a controller that dies in
+between finds ``switched`` set and goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -16,15 +17,10 @@ from core import keys
 from core.errors import Conflict
 from core.models import (
     Artifact,
-    Build,
-    FunctionRecord,
-    FunctionRow,
-    Receipt,
     Release,
     State,
-    now,
 )
-from core.names import function_url, join_function
+from core.names import TAKES_OVER, join_function
 from core.store.base import decided, encode, moved, repository_key, text
 from core.store.functions import Functions
 from core.store.releases import Releases
@@ -51,7 +47,7 @@ class Staging(Releases, Functions):
                 return release
             if release.state not in (State.BUILDING, State.TESTING):
                 raise Conflict(decided(release))
-            self.check_claims(release, [artifact.name for artifact in artifacts])
+            self.check_claims(release, takes(artifacts))
             newer, older = self._others_in_staging(release)
             if newer:
                 raise Conflict(f"{newer.id} of the same repository is newer and came first")
@@ -76,68 +72,6 @@ class Staging(Releases, Functions):
         raw = self.redis.hget(keys.release(id_), "artifacts")
         return [] if raw is None else msgspec.json.decode(cast(bytes, raw), type=list[Artifact])
 
-    def switch(self, id_: str, replicas: Callable[[Artifact], int]) -> Release:
-        """Makes a staged release the desired state of its repository, functions removed included.
-
-        Repeating it changes nothing. Raises Conflict where the release was decided otherwise.
-        """
-
-        def change(pipe: Pipeline) -> Release:
-            release = self.release(id_)
-            if release.state is not State.STAGING:
-                raise Conflict(decided(release))
-            if pipe.hget(keys.release(id_), "switched"):
-                pipe.multi()
-                return release
-            artifacts = self.artifacts(id_)
-            functions = self.functions()
-            self.check_claims(release, [artifact.name for artifact in artifacts])
-            live_in_all_but_name = [
-                other
-                for other in self.staging()
-                if repository_key(other) == repository_key(release)
-                and other.id != id_
-                and self.switched(other.id) is not None
-            ]
-            changed = [
-                artifact.name
-                for artifact in artifacts
-                if (before := functions.get(artifact.spec.function)) is None
-                or before.spec.revision != artifact.spec.revision
-            ]
-            wanted = {artifact.spec.function for artifact in artifacts}
-            dropped = [
-                record.spec
-                for function, record in functions.items()
-                if record.repository == release.repository
-                and record.spec.namespace == release.namespace
-                and function not in wanted
-            ]
-            pipe.multi()
-            for other in live_in_all_but_name:  # the edge was away: its push has waited until now
-                self._write(pipe, moved(other, State.LIVE, ""))
-                after = moved(other, State.REPLACED, f"{id_} took its place")
-                self._write(pipe, after, end=False)
-            for artifact in artifacts:
-                before = functions.get(artifact.spec.function)
-                record = FunctionRecord(
-                    spec=artifact.spec,
-                    release=id_,
-                    replicas=replicas(artifact),
-                    created_at=before.created_at if before else now(),
-                )
-                pipe.hset(keys.FUNCTIONS, artifact.spec.function, encode(record))
-            for spec in dropped:
-                pipe.hdel(keys.FUNCTIONS, spec.function)
-                row = FunctionRow(
-                    name=spec.name, key=spec.key, build=Build.REMOVED, artifact=spec.artifact
-                )
-                pipe.hset(keys.rows(id_), spec.name, encode(row))
-            pipe.hset(keys.release(id_), "switched", encode(changed))
-            return release
-
-        return self._transaction(change, keys.release(id_), keys.FUNCTIONS, keys.STAGING)
-
     def cancel(self, id_: str, reason: str) -> Release:
         """Takes back a release that is not the desired state yet.
 
@@ -148,11 +82,13 @@ class Staging(Releases, Functions):
 
         def change(pipe: Pipeline) -> Release:
             release = self.release(id_)
+            key = repository_key(release)
+            going = release.state is State.STAGING and pipe.hget(keys.release(id_), "switched")
+            if going or release.state is State.LIVE:
+                told = f"{id_} is {'going live' if going else 'live'} already"
+                raise Conflict(f"{told}: take it back with 'slipway rollback {key}'")
             if release.state.final:
                 raise Conflict(decided(release))
-            if pipe.hget(keys.release(id_), "switched"):
-                raise Conflict(f"{id_} is going live already: push what you want instead")
-            key = repository_key(release)
             has_turn = text(pipe.get(keys.turn(key))) == id_
             waits = text(pipe.get(keys.waiting(key))) == id_
             pipe.multi()
@@ -173,53 +109,20 @@ class Staging(Releases, Functions):
         raw = self.redis.hget(keys.release(id_), "switched")
         return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=set[str])
 
-    def finish(self, id_: str, url: str) -> Release:
-        """Marks a switched release live and the one before it replaced.
-
-        ``url``: ``Settings.functions_url``.
-        """
-
-        def change(pipe: Pipeline) -> Release:
-            release = self.release(id_)
-            if release.state is not State.STAGING:
-                raise Conflict(decided(release))
-            key = repository_key(release)
-            before = text(pipe.get(keys.live(key)))
-            last = self.release(before) if before and before != id_ else None
-            pipe.multi()
-            if last and last.state is State.LIVE:
-                self._write(pipe, moved(last, State.REPLACED, f"{id_} took its place"), end=False)
-            for row in release.functions:
-                if row.build is not Build.REMOVED:
-                    its_url = function_url(url, row.name, release.namespace)
-                    told = msgspec.structs.replace(row, url=its_url)
-                    pipe.hset(keys.rows(id_), row.name, encode(told))
-            pipe.set(keys.live(key), id_)
-            done = moved(release, State.LIVE, "")
-            self._write(pipe, done)
-            return done
-
-        return self._transaction(change, keys.release(id_), keys.FUNCTIONS)
-
-    def save_receipt(self, id_: str, receipt: Receipt) -> None:
-        """Writes the receipt of a release that went live, whatever became of it since."""
-
-        def change(pipe: Pipeline) -> None:
-            release = self.release(id_)
-            pipe.multi()
-            doc = msgspec.structs.replace(release, receipt=receipt, functions=[])
-            pipe.hset(keys.release(id_), "doc", encode(doc))
-
-        self._transaction(change, keys.release(id_))
-
     # Inside
 
-    def check_claims(self, release: Release, names: Iterable[str]) -> None:
-        """Raises Conflict, naming the holder, where a function of these names is another's."""
+    def check_claims(self, release: Release, wanted: Mapping[str, str]) -> None:
+        """Raises Conflict, naming the holder, where a function is another's.
+
+        ``wanted``: function's name → the repository of the same owner that it may be taken from,
+        or empty.
+        """
         functions = self.functions()
-        for name in names:
+        for name, taken_from in wanted.items():
             held = functions.get(join_function(name, release.namespace))
-            if held and held.repository != release.repository:
+            if not held or held.repository == release.repository:
+                continue
+            if not (held.repository and held.repository == taken_from):
                 if not held.repository:
                     raise Conflict(
                         f"the function {name} of {release.namespace} was deployed by API: delete "
@@ -227,7 +130,8 @@ class Staging(Releases, Functions):
                     )
                 raise Conflict(
                     f"the function {name} of {release.namespace} belongs to the repository "
-                    f"{release.namespace}/{held.repository}: rename yours, or remove it there first"
+                    f"{release.namespace}/{held.repository}: rename yours, remove it there first, "
+                    f"or have it move here: annotate yours with {TAKES_OVER}: {held.repository}"
                 )
 
     def _others_in_staging(self, release: Release) -> tuple[Release | None, list[Release]]:
@@ -240,3 +144,8 @@ class Staging(Releases, Functions):
             newer = found
         older = [r for r in staged if r.number < release.number]
         return newer, [r for r in older if self.switched(r.id) is None]  # else live but in name
+
+
+def takes(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """What ``check_claims`` asks for: each function, and which repository it moves away from."""
+    return {each.name: each.spec.annotation(TAKES_OVER) for each in artifacts}

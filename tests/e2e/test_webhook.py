@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.forge import Forge, Project, serving
+from tests.e2e.overtaking import held
 from tests.e2e.platform import Answer, Platform, handler, running, stack
+from tests.waiting import until
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "projects" / "github"
 PUSH: dict[str, Any] = next(
@@ -172,7 +174,10 @@ def test_ping_and_other_events_make_no_release(hooked: Platform) -> None:
     [
         ({"ref": "refs/heads/feature"}, "feature is not the default branch (master)"),
         ({"ref": "refs/tags/v1"}, "refs/tags/v1 is not a branch"),
-        ({"deleted": True, "after": "0" * 40}, "refs/heads/master was deleted"),
+        (
+            {"ref": "refs/heads/feature", "deleted": True, "after": "0" * 40},
+            "refs/heads/feature was deleted",
+        ),
     ],
 )
 def test_what_is_not_deployed_is_said(hooked: Platform, change: dict[str, Any], words: str) -> None:
@@ -181,6 +186,55 @@ def test_what_is_not_deployed_is_said(hooked: Platform, change: dict[str, Any], 
     assert answer.status == 202
     assert f"not deployed: {words}" in answer.text
     assert releases(hooked) == before
+
+
+def test_a_deleted_deploy_branch_takes_its_functions_down(hooked: Platform, forge: Forge) -> None:
+    full_name = f"{FULL_NAME.split('/')[0]}/Leaving"
+    repository = {"id": 999, "name": "Leaving", "full_name": full_name}
+    deleted = push("0" * 40, **repository) | {"deleted": True}
+    before = releases(hooked)
+    unknown = deliver(hooked, deleted)
+    assert (unknown.status, releases(hooked)) == (202, before)
+    assert f"nothing of {full_name} is here" in unknown.text
+    project = forge.repository(full_name)
+    head = project.commit({"stack.yml": stack("leaving"), "leaving/handler.py": handler("v1")})
+    assert released(hooked, deliver(hooked, push(head, **repository)))["state"] == "live"
+
+    branch, aside = project.bare / "refs/heads/master", project.bare.with_name("aside")
+    branch.unlink()
+    project.bare.rename(aside)
+    away = released(hooked, deliver(hooked, deleted))
+    assert (away["state"], "was not found" in away["reason"]) == ("failed", True)
+    assert hooked.call(f"leaving.{OWNER}").text == "v1", "a forge that does not know says nothing"
+    aside.rename(project.bare)
+    gone = released(hooked, deliver(hooked, deleted))
+    assert (gone["state"], gone["commit"]) == ("live", "0" * 40)
+    assert [row["build"] for row in gone["functions"]] == ["removed"]
+    assert hooked.call(f"leaving.{OWNER}").status == 404
+    branch.write_text(f"{head}\n")
+    assert released(hooked, deliver(hooked, push(head, **repository)))["state"] == "live"
+    assert hooked.call(f"leaving.{OWNER}").text == "v1"
+
+
+def test_of_five_quick_events_the_first_and_the_last_are_built(
+    hooked: Platform, project: Project
+) -> None:
+    ids, heads = [], []
+    with held(hooked, OWNER, NAME):
+        for number in range(5):
+            heads.append(project.commit({"greet/handler.py": handler(f"quick {number}")}))
+            ids.append(deliver(hooked, push(heads[-1])).json()["release"])
+            if not number:
+                until(lambda: found(hooked, ids[0])["state"] == "building")
+    until(lambda: found(hooked, ids[-1])["state"] == "live", 30)
+    states = [found(hooked, each)["state"] for each in ids]
+    assert states == ["replaced", *["superseded"] * 3, "live"]
+    assert found(hooked, ids[-1])["commit"] == heads[-1]
+    assert hooked.call(FUNCTION).text == "quick 4"
+
+
+def found(platform: Platform, id_: str) -> dict[str, Any]:
+    return dict(platform.request(f"/system/releases/{id_}", admin=True).json())
 
 
 # ----------------------------------------------------------------------------------- bad events

@@ -51,6 +51,45 @@ def test_a_stored_push_without_a_release_gets_one(settings: Settings, store: Sto
     assert len(store.releases("alice", "fns")) == 1
 
 
+def test_a_deploy_branch_that_was_deleted_gets_a_release(settings: Settings, store: Store) -> None:
+    commit = stored_push(settings)
+    store.save_repository(FNS)
+    heads.compare(settings, store)
+    bare = settings.git_folder / "alice/fns.git"
+    git("branch", "main2", "main", cwd=bare)
+    git("update-ref", "-d", "refs/heads/main", cwd=bare)
+    heads.compare(settings, store)
+    heads.compare(settings, store)
+    made = [release.commit for release in store.releases("alice", "fns")]
+    assert made == ["0" * 40, commit], "one, whoever looks how often"
+    git("update-ref", "refs/heads/main", commit, cwd=bare)
+    heads.compare(settings, store)
+    assert store.releases("alice", "fns")[0].commit == commit, "it is deployed again"
+
+
+def test_a_repository_that_lacks_its_commits_takes_nothing_down(
+    settings: Settings, store: Store
+) -> None:
+    """A backup holds what is deployed, and not what was pushed."""
+    for name in ("away", "anew", "broken", "unreadable", "packed"):
+        stored_push(settings, name)
+        store.save_repository(replaced(FNS, name))
+    heads.compare(settings, store)
+    before = [release.id for release in store.releases("alice")]
+    folder = settings.git_folder / "alice"
+    (folder / "away.git").rename(folder / "elsewhere")
+    (folder / "anew.git").rename(folder / "old")
+    (folder / "anew.git").mkdir()
+    git("init", "--bare", "-b", "main", cwd=folder / "anew.git")  # as an attempt to push does
+    (folder / "broken.git/refs/heads/main").write_bytes(b"")  # as a power cut may leave it
+    (folder / "unreadable.git/refs/heads/main").unlink()
+    (folder / "unreadable.git/HEAD").write_bytes(b"\xff")
+    (folder / "packed.git/refs/heads/main").unlink()
+    (folder / "packed.git/packed-refs").write_bytes(b"\xff\xfe no refs\n")
+    heads.compare(settings, store)
+    assert [release.id for release in store.releases("alice")] == before
+
+
 def test_trouble_of_one_repository_is_not_the_others(settings: Settings, store: Store) -> None:
     for name in ("a-broken", "b-folder", "fns"):
         store.save_repository(replaced(FNS, name))

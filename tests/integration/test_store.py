@@ -178,12 +178,86 @@ def test_nothing_comes_into_a_namespace_that_is_deleted_meanwhile(
             deed()
     fns = Repository(namespace="alice", name="fns", source="git")
     store.claim_namespace("alice", "git", fns)
-    with pytest.raises(Conflict, match="repositories fns"):
-        store.delete_namespace("alice")
     main = msgspec.structs.replace(fns, deploy_branch="main")
     store.save_repository(main)
     store.claim_namespace("alice", "git", fns)
     assert store.repositories() == [main]
+
+
+def test_a_namespace_in_which_nothing_is_deployed_forgets_its_repositories(store: Store) -> None:
+    store.claim_namespace("alice", "git", FNS)
+    id_ = building(store, "a")
+    with pytest.raises(Conflict, match="releases under way of fns"):
+        store.delete_namespace("alice")
+    store.put_artifacts(id_, "a" * 40, [artifact("hello")])
+    with pytest.raises(Conflict, match="releases under way of fns"):
+        store.delete_namespace("alice")
+    store.switch(id_, lambda _: 1)
+    store.finish(id_, "http://x")
+    with pytest.raises(Conflict, match="functions hello"):
+        store.delete_namespace("alice")
+    live(store, "b", [])
+    other = msgspec.structs.replace(FNS, namespace="alice2")
+    store.claim_namespace("alice2", "git", other)
+    store.delete_namespace("alice")
+    assert store.repositories() == [other]
+    assert (store.head(FNS.key), store.live_release(FNS.key)) == ("", "")
+    store.claim_namespace("alice", "https://github.com#7", FNS)  # whoever comes first
+
+
+def test_a_function_moves_to_another_repository_in_one_step(store: Store) -> None:
+    shop = msgspec.structs.replace(FNS, name="shop")
+    hello, other = artifact("hello"), artifact("other")
+    first = live(store, "a", [hello, other])
+    moving = artifact("hello", "shop", "1")
+    with pytest.raises(Conflict, match=r"annotate yours with com\.slipway\.takes-over: fns"):
+        live(store, "b", [moving], shop)
+    store.move(store.turn(shop.key), BUILDER, State.FAILED)
+    said = {"com.slipway.takes-over": "fns"}
+    spec = msgspec.structs.replace(moving.spec, annotations=said)
+    taken = live(store, "c", [msgspec.structs.replace(moving, spec=spec)], shop)
+    records = store.functions()
+    assert (records["hello.alice"].repository, records["hello.alice"].release) == ("shop", taken)
+    assert (records["other.alice"].repository, records["other.alice"].release) == ("fns", first)
+    assert store.release(first).state is State.LIVE, "of the rest it still is"
+    with pytest.raises(Conflict, match="belongs to the repository alice/shop"):
+        live(store, "d", [hello, other])
+    store.move(store.turn(FNS.key), BUILDER, State.FAILED)
+    live(store, "e", [other])
+    assert store.functions()["hello.alice"].release == taken, "whoever dropped it changes nothing"
+
+
+def test_nothing_is_taken_over_from_the_api_or_a_third_repository(store: Store) -> None:
+    spec = msgspec.structs.replace(artifact("hello").spec, repository=None)
+    store.claim_namespace("alice", "git")
+    store.deploy(spec, update=False, check=lambda: None)
+    release = store.create_release(FNS, "a" * 40, "main")
+    for taken_from in ("", "fns", "shop"):
+        with pytest.raises(Conflict, match="was deployed by API"):
+            store.check_claims(release, {"hello": taken_from})
+    store.delete_function("hello.alice")
+    live(store, "b", [artifact("hello", "shop")], msgspec.structs.replace(FNS, name="shop"))
+    with pytest.raises(Conflict, match="belongs to the repository alice/shop"):
+        store.check_claims(release, {"hello": "third"})
+
+
+def test_what_is_live_is_not_cancelled(store: Store) -> None:
+    id_ = building(store, "a")
+    store.put_artifacts(id_, "a" * 40, [artifact("hello")])
+    store.switch(id_, lambda _: 1)
+    with pytest.raises(Conflict, match="going live already: take it back with 'slipway rollback"):
+        store.cancel(id_, "x")
+    store.finish(id_, "http://x")
+    with pytest.raises(Conflict, match="is live already: take it back with 'slipway rollback al"):
+        store.cancel(id_, "x")
+
+
+def test_a_head_that_was_overtaken_makes_no_release(store: Store) -> None:
+    store.create_release(FNS, "a" * 40, "main", since="")
+    store.create_release(FNS, "b" * 40, "main")
+    with pytest.raises(Conflict, match="another commit of alice/fns"):
+        store.create_release(FNS, "c" * 40, "main", since="a" * 40)
+    assert store.head(FNS.key) == "b" * 40
 
 
 def test_a_deletion_between_look_and_write_counts(

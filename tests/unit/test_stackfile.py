@@ -490,8 +490,7 @@ def test_too_many_functions() -> None:
         (b"? [a]\n: b\n", 1, "plain text"),
         (b"x" * 10_000_000, 0, "10000000 bytes"),
         (b"a: [" + b"x," * 200_000 + b"]", 1, "more than 100000 values"),
-        (b"provider: {name: openfaas}\nfunctions:\n", 2, "empty"),
-        (b"provider: {name: openfaas}\nfunctions: {}\n", 2, "empty"),
+        (b"provider: {name: openfaas}\n", 0, "or write 'functions: {}' to have none deployed"),
         (b"provider: {name: openfaas}\nfunctions: [a]\n", 2, "mapping"),
         (b"provider: {name: openfaas}\n", 0, "no 'functions:'"),
         (b"provider: openfaas\nfunctions: {a: }\n", 1, "mapping"),
@@ -633,3 +632,20 @@ def test_quoted_values_come_back(variables: dict[str, str]) -> None:
     for name, value in variables.items():
         if value == value.strip() and "\u2028" not in value and "\u2029" not in value:
             assert read_back[name] == value
+
+
+@pytest.mark.parametrize("functions", ["functions:", "functions: {}", "functions: null"])
+def test_a_file_that_says_so_has_no_functions(functions: str) -> None:
+    text = f"provider: {{name: openfaas}}\n{functions}\n"
+    stack, warnings = parse(text.encode(), "stack.yml", max_functions=9)
+    assert stack.functions == []
+    assert [(each.line, "nothing is deployed" in each.text) for each in warnings] == [(2, True)]
+
+
+def test_where_a_function_moves_from_is_the_name_of_a_repository() -> None:
+    text = "provider: {{name: openfaas}}\nfunctions:\n  fn:\n    lang: node\n    handler: ./fn\n"
+    text += "    annotations: {{com.slipway.takes-over: {}}}\n"
+    stack, _ = parse(text.format("old-fns").encode(), "stack.yml", max_functions=9)
+    assert stack.functions[0].takes_over == "old-fns"
+    with pytest.raises(InvalidStack, match=r"line 6: .*without its owner"):
+        parse(text.format("alice/fns").encode(), "stack.yml", max_functions=9)

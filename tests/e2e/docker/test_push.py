@@ -148,6 +148,22 @@ def test_a_second_push_loses_no_request(platform: Platform, engine: docker.APICl
     eventually(lambda: len(containers(platform, engine)) == 1, platform)
 
 
+def test_configuration_changes_without_a_build_and_a_deleted_branch_takes_down(
+    platform: Platform, engine: docker.APIClient
+) -> None:
+    repository = platform.repository("ann", "first")
+    pushed = repository.push({"stack.yml": stack("hi", environment='{A: "1"}')})
+    assert pushed.last.startswith("slipway: live r"), pushed.text
+    assert platform.release("ann", "first")["functions"][0]["build"] == "reused"
+    gone = repository.git("push", repository.url, ":main", check=False).stderr
+    assert "remote: hi: removed" in gone, gone
+    assert platform.call("hi.ann").status == 404
+    eventually(lambda: containers(platform, engine) == [], platform)
+    assert repository.push({}).last.startswith("slipway: live r")
+    assert answers(platform, "v2")
+    eventually(lambda: len(containers(platform, engine)) == 1, platform)
+
+
 def test_a_container_that_is_killed_is_replaced(
     platform: Platform, engine: docker.APIClient
 ) -> None:

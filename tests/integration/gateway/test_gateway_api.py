@@ -227,6 +227,7 @@ def test_releases_are_listed_and_read(gateway: Gateway, store: Store) -> None:
         "finishedAt": None,
         "functions": [],
         "receipt": None,
+        "watch": None,
     }
     for wrong in ("?namespace=A", "?repository=.."):
         assert gateway.call("GET", f"/system/releases{wrong}").status_code == 400, wrong

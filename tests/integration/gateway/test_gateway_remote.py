@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.models import Release, State
+from core.models import Build, Release, State
 from core.store import Store
 from gateway.hooks import post_receive
 from tests.integration.gateway.harness import (
@@ -231,17 +231,50 @@ def run_hook(updates: str, stdout: int, **variables: str) -> subprocess.Complete
     )
 
 
-def test_the_deploy_branch_cannot_be_deleted(
+def test_deleting_the_deploy_branch_takes_its_functions_down(
     gateway: Gateway, store: Store, tmp_path: Path
 ) -> None:
     work = repository(tmp_path / "w", FILES)
-    remote = gateway.remote("keep/fns")
+    remote = gateway.remote("gone/fns")
     with Hand(store, lambda release: go_live(store, release)):
-        gateway.run("push", remote, "main", cwd=work)
-    status, told = gateway.run("push", remote, ":main", cwd=work)
-    assert status != 0
-    assert "deletion of the current branch prohibited" in told
-    assert stored(gateway, "keep/fns", "refs/heads/main") == head(work)
+        gateway.run("push", remote, "main", "main:other", cwd=work)
+    with Hand(store, lambda release: go_live(store, release, [])):
+        status, told = gateway.run("push", remote, ":main", ":other", cwd=work)
+    newest = store.releases("gone")[0]
+    assert (status, newest.commit, newest.branch) == (0, "0" * 40, "main"), told
+    assert {row.name: row.build for row in newest.functions} == {"hello": Build.REMOVED}
+    lines = remote_lines(told)
+    assert "other: deleted; nothing was deployed from it" in lines
+    assert "main: deleted; all functions of gone/fns are taken down" in lines
+    assert lines[-2:] == ["hello: removed", f"slipway: live {newest.id}"]
+    body = {"namespace": "gone", "repository": "fns"}
+    refused = gateway.call("POST", "/system/releases", json=body)
+    assert (refused.status_code, "main of gone/fns was deleted" in refused.text) == (409, True)
+    nothing = gateway.call("POST", "/system/releases", json=body | {"commit": "0" * 40})
+    assert (nothing.status_code, "no commit" in nothing.text) == (400, True)
+    with Hand(store, lambda release: go_live(store, release)):
+        _, told = gateway.run("push", remote, "main", cwd=work)
+    assert remote_lines(told)[-1] == f"slipway: live {store.releases('gone')[0].id}"
+
+
+def test_a_namespace_goes_once_nothing_was_left_in_its_repositories(
+    gateway: Gateway, store: Store, tmp_path: Path
+) -> None:
+    work = repository(tmp_path / "w", FILES)
+    remote = gateway.remote("leaving/fns")
+    with Hand(store, lambda release: go_live(store, release, [])):
+        gateway.run("push", remote, "main", "main:slipway/rollback-b1", "main:v1", cwd=work)
+    refused = gateway.call("DELETE", "/system/namespace/leaving")
+    assert refused.status_code == 409
+    assert "leaving/fns still has refs/heads/main, refs/heads/v1: delete" in refused.text
+    with Hand(store, lambda release: go_live(store, release, [])):
+        gateway.run("push", remote, ":main", ":v1", cwd=work)
+    assert gateway.call("DELETE", "/system/namespace/leaving").status_code == 202
+    assert store.find_repository("leaving/fns") is None
+    assert not list((gateway.settings.git_folder / "leaving").iterdir())
+    with Hand(store, lambda release: go_live(store, release, [])):
+        status, told = gateway.run("push", remote, "main", cwd=work)
+    assert (status, "slipway: live" in told) == (0, True), "it can begin again"
 
 
 def test_what_was_pushed_can_be_cloned(gateway: Gateway, store: Store, tmp_path: Path) -> None:
