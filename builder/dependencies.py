@@ -24,9 +24,15 @@ LAID_OUT = ".dependencies"
 
 
 def install(
-    settings: Settings, namespace: str, template: Template, app: Path, out: Out
+    settings: Settings,
+    namespace: str,
+    template: Template,
+    app: Path,
+    out: Out,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Layer]:
-    """Makes, or finds, the layers of one function; ``app`` is its finished context.
+    """Makes, or finds, the layers of one function; ``app`` is its finished context. ``check`` is
+    asked again and again: what it raises ends it.
 
     Raises:
         BuildFailed: mistakes in the function's files, or packages that do not fit together.
@@ -34,9 +40,9 @@ def install(
     """
     if language(template) == "python":
         found = _requirements(template, app)
-        layer = python_dependencies.install(settings, namespace, found, out)
+        layer = python_dependencies.install(settings, namespace, found, out, check)
     elif language(template) == "node":
-        layer = node_layer(settings, namespace, template, app, out)
+        layer = node_layer(settings, namespace, template, app, out, check=check)
     else:
         layer = None
     return [layer] if layer else []
@@ -92,11 +98,12 @@ def node_layer(
     app: Path,
     out: Out,
     development: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Layer | None:
     """The node_modules of one function; ``development``: with what only its tests need."""
     manifest, lock = _node(template, app)
     return node_dependencies.install(
-        settings, namespace, manifest, lock, out, development=development
+        settings, namespace, manifest, lock, out, development=development, check=check
     )
 
 
@@ -130,7 +137,7 @@ def language(template: Template) -> Literal["python", "node", ""]:
 
 def sweep(settings: Settings) -> int:
     """Removes what builds that were killed left half-made; returns how many folders."""
-    kinds = (settings.bundles, settings.layers, settings.caches)
+    kinds = (settings.bundles, settings.layers, settings.caches, settings.templates)
     owners = [owner for kind in kinds for owner in kind.glob("*") if owner.is_dir()]
     places = (settings.state / folders.WORK, memory(settings), *owners)
     return sum(folders.sweep(parent) for parent in places)

@@ -12,16 +12,18 @@ import ctypes
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from core import disk
 from core.bundle import HALF_MADE
 from core.errors import Unavailable
+from core.settings import Settings
 
 WORK = "work"
 """Below the state folder: where releases are put together."""
@@ -122,17 +124,85 @@ def sweep(parent: Path) -> int:
 
 
 @contextlib.contextmanager
-def turn(lock: Path) -> Iterator[None]:
-    """Waits for its turn among the threads and processes that name the same lock file."""
-    with disk_trouble(lock.parent):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+def turn(lock: Path, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Waits for its turn among the threads and processes that name the same lock file; ``check`` is
+    asked meanwhile, and what it raises ends the waiting."""
+    with disk_trouble(lock.parent), _locked(lock, fcntl.LOCK_EX, check):
+        yield
 
 
-RESERVE = 512 * 2**20
-"""Bytes that stay free on the disk of the state folder: a full one would hurt the store."""
+@contextlib.contextmanager
+def _locked(lock: Path, kind: int, check: Callable[[], None]) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                check()
+                time.sleep(0.02)
+        os.utime(handle.fileno())  # so that it is kept
+        yield
+
+
+RESERVE = disk.RESERVE
+
+
+def used(folder: Path) -> bool:
+    """Whether a folder is there; if so it counts as used now, and for a while is not removed."""
+    try:
+        os.utime(folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def retire(folder: Path, older: Callable[[Path], bool]) -> bool:
+    """Removes a folder that is still ``older`` than what is kept: first of all its name. False
+    where somebody has just come to use it: then it is there as before."""
+    gone = folder.with_name(f"{HALF_MADE}{secrets.token_hex(8)}")
+    if not older(folder):
+        return False
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:
+        return False
+    if older(gone):
+        remove(gone)
+        return True
+    with contextlib.suppress(OSError):  # made anew already: that one is as good
+        gone.rename(folder)
+    return False
+
+
+@contextlib.contextmanager
+def using(lock: Path, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds a lock together with all others who use the same thing; waits for whoever has it
+    ``alone``."""
+    with disk_trouble(lock.parent), _locked(lock, fcntl.LOCK_SH, check):
+        yield
+
+
+def cache_lock(settings: Settings, namespace: str, tool: str) -> Path:
+    """Held by all who use an owner's downloads of a tool (``using``), so that they do not go."""
+    return settings.caches / namespace / f"{tool}.lock"
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[bool]:
+    """Holds a lock that nobody is ``using``; gives False, at once, where somebody does."""
+
+    def busy() -> None:
+        raise BlockingIOError
+
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_locked(lock, fcntl.LOCK_EX, busy))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def nearly_full(folder: Path) -> str:

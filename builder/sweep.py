@@ -10,6 +10,7 @@ What may take long (``Upkeep``):
 - Heads at forges, likewise: a power cut may take an event that was answered with 202.
 - What killed builds left half-made goes: folders of layers, bundles, releases and their secrets,
   and what the build engine knows of.
+- What no build needs any more goes (``pruning``), on a schedule and when it is asked for.
 
 Heads of our own git remote are the gateway's to compare: a worker may be on another machine.
 """
@@ -21,16 +22,19 @@ import time
 
 from redis.exceptions import RedisError
 
-from builder import dependencies, templatesources
+from builder import dependencies, diskbound, pruning, registrygarbage
 from builder.engines import engine_for
 from builder.mirror import Mirror, clone_url
 from core import keys, logging, queues
 from core.errors import Conflict, NotFound, SlipwayError
 from core.models import Repository, State
+from core.pruning import Answer, prune
 from core.settings import Settings
 from core.store import Store
 
 HALF_MADE_EVERY = 60.0
+PRUNE_EVERY = 600.0
+PART = "builder"
 FORGE_EVERY = 300.0
 """Seconds between two looks at one repository of a forge."""
 FORGE_TIMEOUT = 10.0
@@ -125,6 +129,7 @@ class Upkeep:
         self.store = store
         self._duty = Duty(store, "upkeep", 30.0)
         self._swept_at = 0.0
+        self._pruned_at = time.monotonic()
         self._looked_at: dict[str, float] = {}
 
     def run(self) -> None:
@@ -141,15 +146,26 @@ class Upkeep:
         ]
         for each in forges:
             self._looked_at.setdefault(each.key, unseen)
+        if ask := self.store.take_prune(PART):
+            self.store.answer_prune(PART, ask, self._prune(dry=ask.dry, pressed=ask.pressed))
+        elif now - self._pruned_at > PRUNE_EVERY:
+            self._pruned_at = now
+            self._prune(pressed=diskbound.pressed(self.settings, self.store))
         if not self._swept_at or now - self._swept_at > HALF_MADE_EVERY:
             self._swept_at = now
             dependencies.sweep(self.settings)
-            templatesources.sweep(self.settings)
             engine_for(self.settings).sweep()
         oldest = min(forges, key=lambda each: self._looked_at[each.key], default=None)
         if oldest and now - self._looked_at[oldest.key] >= FORGE_EVERY and self._duty.mine():
             self._looked_at[oldest.key] = now
             self._forge_head(oldest)
+
+    def _prune(self, *, dry: bool = False, pressed: bool = False) -> Answer:
+        found = pruning.candidates(self.settings, self.store, pressed=pressed)
+        done = prune(found, dry=dry, go_on=self._duty.mine)
+        if not dry:
+            registrygarbage.collect(self.settings, pressed=pressed)
+        return done
 
     def _forge_head(self, repository: Repository) -> None:
         try:

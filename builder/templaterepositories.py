@@ -16,14 +16,18 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from builder.mirror import Mirror, check_host
 from builder.source import Source
+from core import disk
 from core.errors import InvalidRequest, NotAllowed, SlipwayError
+from core.pruning import Candidate
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ UNUSED = 7 * 86400.0
 """Seconds after which what no build used goes."""
 _MOST = 20
 """Repositories that one commit may name."""
-_OWNER = "slipway"
+OWNER = "slipway"
 """The namespace of the mirrors: one that nobody can hold."""
 _URL = re.compile(r"[!-~]{1,1024}")
 _SHA = re.compile(r"sha-([0-9a-f]{7,40})")
@@ -152,7 +156,7 @@ class Repositories:
     def _fetched(self, place: Place) -> Source:
         name = f"template-{hashlib.sha256(place.url.encode()).hexdigest()[:32]}"
         check = self.steps.check if self.steps else lambda: None
-        mirror = Mirror(self.settings, _OWNER, name, check=check)
+        mirror = Mirror(self.settings, OWNER, name, check=check)
         used = mirror.git_dir.with_suffix(".used")
         used.parent.mkdir(parents=True, exist_ok=True)
         used.touch()
@@ -179,12 +183,22 @@ class Repositories:
         return self.steps.patiently(ask, within=ASK / 2) if self.steps else ask()
 
 
-def sweep(settings: Settings) -> int:
-    """Removes mirrors that no build has used for a week; returns how many."""
-    count = 0
-    for used in (settings.mirrors / _OWNER).glob("template-*.used"):
-        old = time.time() - used.stat().st_mtime > UNUSED
-        if old and Mirror(settings, _OWNER, used.stem).discard():
-            used.unlink(missing_ok=True)
-            count += 1
-    return count
+def unused(settings: Settings) -> Iterator[Candidate]:
+    """Mirrors that no build has used for a week."""
+    for used in sorted((settings.mirrors / OWNER).glob("template-*.used")):
+        if _old(used):
+            mirror = Mirror(settings, OWNER, used.stem)
+            name = f"{OWNER}/{used.stem}"
+            size = partial(disk.usage, mirror.git_dir)
+            yield Candidate("mirror", name, partial(_remove, mirror, used), size)
+
+
+def _remove(mirror: Mirror, used: Path) -> bool:
+    if not _old(used) or not mirror.discard():
+        return False
+    used.unlink(missing_ok=True)
+    return True
+
+
+def _old(used: Path) -> bool:
+    return time.time() - used.stat().st_mtime > UNUSED

@@ -18,13 +18,16 @@ import os
 import posixpath
 import re
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from builder import folders, templaterepositories
+from builder import folders
 from builder.context import MAX_POINTER, POINTER
 from builder.source import TREE, Entry, Source, disk_size, quoted
 from builder.templaterepositories import UNUSED, Place, Repositories
 from builder.templates import FOLDER, Template, available, find_template, own_name, read_foreign
+from core import disk
 from core.errors import (
     BuildFailed,
     CheckoutFailed,
@@ -34,6 +37,7 @@ from core.errors import (
     SlipwayError,
     TooLarge,
 )
+from core.pruning import Candidate
 from core.settings import Settings
 from core.stackfile import Stack, TemplateSource
 
@@ -200,15 +204,17 @@ class Templates:
         return f"{self._stack.path} line {entry.line}: "
 
 
-def sweep(settings: Settings) -> int:
-    """Removes templates and mirrors that no build has used for a week, and what killed builds left
-    of them; returns how many."""
-    count = sum(folders.sweep(owner) for owner in settings.templates.glob("*"))
-    for home in settings.templates.glob("*/[0-9a-f]*"):
-        if time.time() - home.stat().st_mtime > UNUSED:
-            folders.remove(home)
-            count += 1
-    return count + templaterepositories.sweep(settings)
+def unused(settings: Settings) -> Iterator[Candidate]:
+    """Templates that no build has used for a week."""
+
+    def old(home: Path) -> bool:
+        return time.time() - _used(home) > UNUSED
+
+    for home in sorted(settings.templates.glob("*/[0-9a-f]*")):
+        if old(home):
+            name = f"{home.parent.name}/{home.name}"
+            remove, size = partial(folders.retire, home, old), partial(disk.usage, home)
+            yield Candidate("template", name, remove, size)
 
 
 def _used(home: Path) -> float:

@@ -22,8 +22,6 @@ from supervisor import runtime_choice
 
 GIT = (2, 30)
 """The oldest git whose hardening options the builder relies on."""
-FULL = 200 * 2**20
-"""Bytes of free disk below which builds fail."""
 
 
 def examine(
@@ -137,9 +135,19 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
 
 def _disk(settings: Settings) -> Iterator[Finding]:
     free = disk.free(settings.state)
-    state = FAIL if free < FULL else WARN if free < disk.LOW else OK
-    advice = "" if state == OK else f"make room on the disk of {settings.state}"
+    state = FAIL if free < disk.RESERVE else WARN if free < disk.LOW else OK
+    fails = f": below {disk.human(disk.RESERVE)} builds fail" if state == FAIL else ""
+    advice = "" if state == OK else f"make room on the disk of {settings.state}{fails}"
     yield Finding("disk", state, f"{free / 2**30:.1f} GiB free at {settings.state}", advice)
+    used = sum(disk.made_by_builds(settings).values())
+    limit = settings.disk_limit
+    if not limit:
+        yield Finding("builds", OK, f"take {disk.human(used)} of the disk")
+        return
+    state = FAIL if used > limit else WARN if used > 0.8 * limit else OK
+    advice = "" if state == OK else "raise SLIPWAY_DISK_LIMIT, or lower SLIPWAY_KEEP_REVISIONS"
+    told = f"take {disk.human(used)} of the disk, and may take {disk.human(limit)}"
+    yield Finding("builds", state, told, advice)
 
 
 def _state(settings: Settings) -> Iterator[Finding]:

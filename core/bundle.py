@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -88,11 +89,20 @@ def read_bundle(settings: Settings, namespace: str, artifact: str) -> Bundle:
     return bundle
 
 
-def discard_bundle(settings: Settings, namespace: str, artifact: str) -> None:
+def discard_bundle(
+    settings: Settings, namespace: str, artifact: str, unneeded: Callable[[], bool] = lambda: True
+) -> None:
     """Takes a bundle's name away; the builder's sweep removes the rest. May be repeated.
 
+    ``unneeded`` is asked once nobody finds it any more; if it is not, it gets its name back.
     Layers stay: other bundles may stand on them.
     """
     folder = bundle_folder(settings, namespace, artifact)
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(folder.with_name(f"{HALF_MADE}{folder.name}-{secrets.token_hex(4)}"))
+    aside = folder.with_name(f"{HALF_MADE}{folder.name}-{secrets.token_hex(4)}")
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return
+    if not unneeded():
+        with contextlib.suppress(OSError):  # the same was built again
+            aside.rename(folder)

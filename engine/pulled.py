@@ -7,13 +7,15 @@ for by. What was in the engine already is not ours to remove, and has none.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from core.errors import Conflict, InvalidRequest, NotFound
+from core.pruning import Answer, Candidate, prune
 from core.settings import Settings
 from engine import references
 from engine.client import Engine
@@ -39,8 +41,10 @@ def brought(settings: Settings, engine: Engine, asked: str, id_: str) -> bool:
     )
 
 
-def sweep(settings: Settings, engine: Engine, needed: Collection[str], grace: float) -> int:
-    """Removes those that nothing has needed for ``grace`` seconds; returns how many.
+def sweep(
+    settings: Settings, engine: Engine, needed: Collection[str], grace: float, *, dry: bool = False
+) -> Answer:
+    """Removes those that nothing has needed for ``grace`` seconds; ``dry``: only tells which.
 
     ``needed``: images by digest, and names that functions were deployed by: those keep what the
     name stands for in the engine now. What a container uses stays, by the engine's word.
@@ -48,35 +52,59 @@ def sweep(settings: Settings, engine: Engine, needed: Collection[str], grace: fl
     Raises:
         Unavailable: the engine.
     """
+    return prune(_unneeded(settings, engine, needed, grace, dry=dry), dry=dry)
+
+
+def _unneeded(
+    settings: Settings, engine: Engine, needed: Collection[str], grace: float, *, dry: bool
+) -> Iterator[Candidate]:
     kept = {_name(each) for each in needed}
-    count = 0
     folder = _folder(settings)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         pinned, _, asked = path.read_text().strip().partition("\n")
         if path.name.startswith(".") or not asked:  # a crash left it
-            path.unlink(missing_ok=True)
+            if not dry:
+                path.unlink(missing_ok=True)
             continue
         current = _id(engine, asked) == _id(engine, pinned)
-        if pinned in kept or (asked in kept and current):
+        used = pinned in kept or (asked in kept and current) or _used(engine, pinned)
+        if used and not dry:
             os.utime(path)
-        elif time.time() - path.stat().st_mtime > grace:
-            count += _remove(engine, path, [asked, pinned] if current else [pinned])
-    return count
+        if not used and time.time() - path.stat().st_mtime > grace:
+            names = [asked, pinned] if current else [pinned]
+            size = functools.partial(weigh, engine, pinned)
+            yield Candidate("image", pinned, functools.partial(_remove, engine, path, names), size)
 
 
-def _remove(engine: Engine, path: Path, names: Sequence[str]) -> int:
-    what = f"the image {names[-1]} is not removed"
-    with engine.asking(what) as api:
-        used = api.containers(all=True, filters={"ancestor": names[-1]})
-    if used:
+def weigh(engine: Engine, name: str) -> int:
+    """Bytes of an image with all its layers, some of which others may share; 0: not there.
+
+    Raises:
+        Unavailable: the engine.
+    """
+    with contextlib.suppress(NotFound), engine.asking(f"the image {name}") as api:
+        return int(api.inspect_image(name)["Size"])
+    return 0
+
+
+def _used(engine: Engine, name: str) -> bool:
+    """Whether a container is made of it."""
+    with contextlib.suppress(NotFound), engine.asking(f"the image {name}") as api:
+        return bool(api.containers(all=True, filters={"ancestor": name}))
+    return False
+
+
+def _remove(engine: Engine, path: Path, names: Sequence[str]) -> bool:
+    if _used(engine, names[-1]):
         os.utime(path)
-        return 0
+        return False
     for name in names:
         # Conflict: a container of it was just made.
+        what = f"the image {name} is not removed"
         with contextlib.suppress(NotFound, Conflict), engine.asking(what) as api:
             api.remove_image(name)
     path.unlink(missing_ok=True)
-    return 1
+    return True
 
 
 def _name(artifact: str) -> str:

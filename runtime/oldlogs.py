@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
-from core import logging
+from core import disk
+from core.pruning import Candidate
 
 KEPT = 7 * 86400.0
 """Seconds after the last line."""
 
-log = logging.get()
+
+def candidates(logs: Path, functions: Collection[str]) -> Iterator[Candidate]:
+    """``functions``: those that exist, or of which something runs."""
+    for folder in sorted(logs.iterdir()) if logs.is_dir() else ():
+        if folder.name not in functions and _old(folder):
+            remove, size = partial(_remove, folder), partial(disk.usage, folder)
+            yield Candidate("function log", folder.name, remove, size)
 
 
-def remove(logs: Path, functions: Collection[str]) -> int:
-    """Returns how many it removed; ``functions``: those that exist, or of which something runs."""
-    removed = 0
-    for folder in logs.iterdir() if logs.is_dir() else ():
-        if folder.name in functions or time.time() - _written(folder) < KEPT:
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        log.info("old_log_removed", function=folder.name)
-        removed += 1
-    return removed
+def _remove(folder: Path) -> bool:
+    if not _old(folder):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
 
 
-def _written(folder: Path) -> float:
+def _old(folder: Path) -> bool:
     try:
-        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except OSError:  # it is just being written
-        return time.time()
+        return False
+    return time.time() - written >= KEPT

@@ -32,8 +32,9 @@ NAME = "build-engine"
 GROUP = "all"
 PIDS = 512
 """Processes and threads for each release that is built side by side."""
-CACHE = "10GB"
-"""What BuildKit's garbage collection leaves of its cache."""
+CACHE = 10 * 2**30
+"""Bytes that BuildKit's garbage collection leaves of its cache; at most a quarter of the limit that
+is set for all that builds take of the disk."""
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where dockerd and what it starts lie; not every PATH names them."""
 _KEPT = ("registry-mirrors", "insecure-registries", "proxies")
@@ -107,14 +108,17 @@ def command(
     return argv + [f"--dns={each}" for each in nameservers]
 
 
-def configuration(host: Path = Path("/etc/docker/daemon.json")) -> dict[str, Any]:
-    """What dockerd reads from its file: what has no option, and how this host fetches images."""
+def configuration(host: Path = Path("/etc/docker/daemon.json"), limit: int = 0) -> dict[str, Any]:
+    """What dockerd reads from its file: what has no option, and how this host fetches images.
+
+    ``limit``: ``Settings.disk_limit``.
+    """
     told: dict[str, Any] = {}
     with suppress(OSError, ValueError, AttributeError):
         told = dict(json.loads(host.read_text()).items())
     return {name: told[name] for name in _KEPT if name in told} | {
         "builder": {
-            "gc": {"enabled": True, "defaultKeepStorage": CACHE},
+            "gc": {"enabled": True, "defaultKeepStorage": str(min(CACHE, limit // 4 or CACHE))},
             # No RUN gets the host's network or its privileges, whoever asks.
             "entitlements": {"network-host": False, "security-insecure": False},
         }
@@ -140,7 +144,7 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     network = Network.for_builds(settings)
     network.setup()
     _divide(network.bridge, env)
-    bounds = discover(_mark(settings), top=True)
+    bounds = discover(_mark(settings), top=True, low=True)
     lacks = {"memory", "cpu", "pids"} - bounds.controllers.keys()
     if lacks:
         raise Unavailable(f"no control group bounds {', '.join(sorted(lacks))} here")
@@ -151,7 +155,9 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
         pids=PIDS * settings.workers,
         one_fate=False,
     )
-    (folder / "daemon.json").write_text(json.dumps(configuration()))
+    # BuildKit unpacks, hashes and packs in this process: it gives way as what it runs does.
+    bounds.join("engine", os.getpid())
+    (folder / "daemon.json").write_text(json.dumps(configuration(limit=settings.disk_limit)))
     mtu = int(Path("/sys/class/net", network.bridge, "mtu").read_text())
     return command(settings, program(env), network.bridge, mtu, network.nameservers)
 

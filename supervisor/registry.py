@@ -3,6 +3,8 @@
     python -m supervisor.registry program    removes what nobody needs, at most daily → becomes
                                              Debian's docker-registry, or one of its relatives
     python -m supervisor.registry container  the same with the image registry:2 on the engine
+    python -m supervisor.registry collect    removes what nobody needs while it serves: whoever
+                                             runs this sees to it that nothing is pushed meanwhile
 
 Its port is chosen once: the names of all images contain it. Only beside a local engine, which
 trusts plain HTTP on loopback alone; elsewhere images are kept by id in the engine.
@@ -127,8 +129,9 @@ def container_argv(settings: Settings, docker: str, *command: str) -> list[str]:
 def due(settings: Settings, now: float) -> bool:
     """Whether it is time to remove blobs that no manifest names any more, and says so but once.
 
-    Only before it serves: a push meanwhile could lose a layer. Manifests without a tag stay, for
-    functions are deployed by digest; whoever keeps house deletes those that nobody needs.
+    Only before it serves, or while nothing is pushed: a push could lose a layer. Manifests without
+    a tag stay, for functions are deployed by digest; whoever keeps house deletes those that nobody
+    needs.
     """
     if not (settings.registry_folder / "docker/registry/v2/repositories").is_dir():
         return False  # nothing was pushed yet
@@ -151,6 +154,26 @@ def _collect(settings: Settings, argv: Sequence[str], env: Mapping[str, str]) ->
     except subprocess.TimeoutExpired:
         told = f"removing old images takes over {_COLLECT_SECONDS:.0f} s: tomorrow again"
         print(told, flush=True)  # this process becomes another program
+
+
+def collect(settings: Settings, env: Mapping[str, str]) -> None:
+    """Removes blobs while it serves; does nothing where it is not ours."""
+    try:
+        ours = f"127.0.0.1:{(settings.state / 'registry-port').read_text().strip()}"
+    except OSError:
+        return
+    if settings.registry != ours:
+        return
+    config = settings.run / "registry.json"
+    if config.exists() and (found := program(env)):
+        argv = [found, "garbage-collect", str(config)]
+    else:
+        docker = shutil.which("docker", path=env.get("PATH")) or "docker"
+        inside = ("registry", "garbage-collect", "/etc/docker/registry/config.yml")
+        argv = [docker, "--host", settings.engine_url, "exec", container_name(settings), *inside]
+    stamp = settings.state / "registry-collected"
+    stamp.touch()
+    subprocess.run(argv, env=env, check=False, timeout=_COLLECT_SECONDS, stdout=subprocess.DEVNULL)
 
 
 def _serve_program(settings: Settings, env: Mapping[str, str]) -> None:
@@ -231,6 +254,9 @@ def main() -> int:
             _serve_program(settings, env)
         case ["container"]:
             _serve_container(settings, env)
+        case ["collect"]:
+            collect(settings, env)
+            return 0
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.models import FunctionLogLine, FunctionSpec, Struct, Usage
+from core.pruning import Answer
 
 
 class Phase(StrEnum):
@@ -62,6 +63,11 @@ class Instance(Struct, frozen=True):
 def never() -> bool:
     """The start that is never called off."""
     return False
+
+
+def always() -> bool:
+    """What is removed whatever happens meanwhile."""
+    return True
 
 
 class Provider(Protocol):
@@ -121,17 +127,25 @@ class Provider(Protocol):
             Unavailable: not now.
         """
 
-    def discard(self, namespace: str, artifact: str) -> None:
+    def discard(self, namespace: str, artifact: str, unneeded: Callable[[], bool] = always) -> None:
         """Removes an artifact that nothing needs any more, wherever it lies; one that an instance
-        still uses stays. May be repeated.
+        still uses stays. May be repeated. ``unneeded`` is asked as late as can be: whether it still
+        is.
 
         Raises:
             Unavailable: not now.
         """
 
-    def tidy(self, needed: Collection[str], grace: float) -> int:
-        """Removes what it fetched for functions and none has needed for ``grace`` seconds; returns
-        how many. ``needed``: artifacts as functions name them.
+    def weigh(self, artifact: str) -> int:
+        """Bytes on disk of an artifact, as far as can be told; 0 where it is not there.
+
+        Raises:
+            Unavailable: not now.
+        """
+
+    def tidy(self, needed: Collection[str], grace: float, *, dry: bool = False) -> Answer:
+        """Removes what it fetched for functions and none has needed for ``grace`` seconds; ``dry``:
+        only tells what. ``needed``: artifacts as functions name them.
 
         Raises:
             Unavailable: not now.

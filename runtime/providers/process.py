@@ -26,10 +26,11 @@ from pathlib import Path
 
 import msgspec
 
-from core import logfiles
-from core.bundle import discard_bundle, read_bundle
+from core import disk, failpoints, logfiles
+from core.bundle import PREFIX, discard_bundle, read_bundle
 from core.errors import NotSupported, Unavailable
 from core.models import FunctionLogLine, FunctionSpec, Usage
+from core.pruning import Answer
 from core.sandbox import (
     SECRETS,
     Cell,
@@ -50,7 +51,7 @@ from core.sandbox import (
     terminate,
 )
 from core.settings import Settings
-from runtime.providers import Instance, Phase, never
+from runtime.providers import Instance, Phase, always, never
 from runtime.providers.cells import UIDS, cell_of, memory_limit
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
@@ -165,6 +166,7 @@ class ProcessProvider:
             )
             cell = cell_of(self._settings, spec, bundle, uid=uid, edge=self._edge())
             self._records.create(record)
+            failpoints.at("document-written")
             try:
                 return self._start(record, self._with_secrets(cell, record, values))
             except BaseException:
@@ -265,6 +267,7 @@ class ProcessProvider:
         if known is None:
             return
         self._sandbox.end(known.process)
+        failpoints.at("old-ended")
         with self._lock:
             self._forget(known)
         self._output.finish(instance.id)
@@ -308,13 +311,24 @@ class ProcessProvider:
     def mend(self) -> None:
         self._sandbox.network.mend()
 
-    def discard(self, namespace: str, artifact: str) -> None:
+    def discard(self, namespace: str, artifact: str, unneeded: Callable[[], bool] = always) -> None:
         if all(each.spec.artifact != artifact for each in self.instances()):
-            discard_bundle(self._settings, namespace, artifact)
+            discard_bundle(self._settings, namespace, artifact, unneeded)
 
-    def tidy(self, needed: Collection[str], grace: float) -> int:  # noqa: ARG002 - the interface's
+    def weigh(self, artifact: str) -> int:
+        """See Provider.weigh: of all owners, as one may be several's."""
+        folders = self._settings.bundles.glob(f"*/{artifact.removeprefix(PREFIX)}")
+        return sum(map(disk.usage, folders))
+
+    def tidy(
+        self,
+        needed: Collection[str],  # noqa: ARG002 - the interface's
+        grace: float,  # noqa: ARG002
+        *,
+        dry: bool = False,  # noqa: ARG002
+    ) -> Answer:
         """See Provider.tidy: nothing is fetched."""
-        return 0
+        return Answer()
 
     def disks(self) -> Sequence[Path]:
         return []  # all of it lies in the state folder

@@ -378,32 +378,39 @@ def test_the_same_image_is_pulled_once_for_all_who_want_it(shelf: Shelf, liar: L
 # What was pulled goes again.
 
 
+def swept(settings: Settings, engine: Engine, needed: list[str], grace: float) -> int:
+    """How many went: as many as a dry run right before it tells."""
+    told = pulled.sweep(settings, engine, needed, grace, dry=True)
+    assert pulled.sweep(settings, engine, needed, grace) == told
+    return len(told.pruned)
+
+
 def test_what_was_pulled_goes_again_once_nothing_needs_it(
     shelf: Shelf, place: str, settings: Settings
 ) -> None:
     name = f"{place}/me/goes:1"
     shelf.push(name, "goes")
     pinned = pull(shelf.engine, settings, name)
-    assert pulled.sweep(settings, shelf.engine, [name], HOUR) == 0
+    assert swept(settings, shelf.engine, [name], HOUR) == 0
     _an_hour_passes(settings)
-    assert pulled.sweep(settings, shelf.engine, [name], HOUR) == 0, "a function names it"
+    assert swept(settings, shelf.engine, [name], HOUR) == 0, "a function names it"
     _an_hour_passes(settings)
-    assert pulled.sweep(settings, shelf.engine, [pinned], HOUR) == 0, "a release has it"
-    assert pulled.sweep(settings, shelf.engine, [], HOUR) == 0, "it was needed just now"
+    assert swept(settings, shelf.engine, [pinned], HOUR) == 0, "a release has it"
+    assert swept(settings, shelf.engine, [], HOUR) == 0, "it was needed just now"
     _an_hour_passes(settings)
     with shelf.engine.asking("") as api:
         container = api.create_container(pinned, command=["/x"])["Id"]
     try:
-        assert pulled.sweep(settings, shelf.engine, [], HOUR) == 0, "a container uses it"
+        assert swept(settings, shelf.engine, [], HOUR) == 0, "a container uses it"
         assert shelf.has(name)
     finally:
         with shelf.engine.asking("") as api:
             api.remove_container(container, force=True)
     _an_hour_passes(settings)
-    assert pulled.sweep(settings, shelf.engine, ["bundle:x"], HOUR) == 1
+    assert swept(settings, shelf.engine, ["bundle:x"], HOUR) == 1
     assert not shelf.has(pinned)
     assert not shelf.has(name)
-    assert pulled.sweep(settings, shelf.engine, [], HOUR) == 0
+    assert swept(settings, shelf.engine, [], HOUR) == 0
 
 
 def test_what_a_name_stood_for_before_goes_and_what_it_stands_for_stays(
@@ -416,7 +423,7 @@ def test_what_a_name_stood_for_before_goes_and_what_it_stands_for_stays(
     after = pull(shelf.engine, settings, name)
     assert before != after
     _an_hour_passes(settings)
-    assert pulled.sweep(settings, shelf.engine, [name], HOUR) == 1
+    assert swept(settings, shelf.engine, [name], HOUR) == 1
     assert not shelf.has(before)
     assert shelf.has(after) == shelf.has(name) != ""
 
@@ -431,7 +438,7 @@ def test_what_was_here_already_is_not_ours_to_remove(
             pass
     pull(shelf.engine, settings, name)
     _an_hour_passes(settings)
-    assert pulled.sweep(settings, shelf.engine, [], HOUR) == 0
+    assert swept(settings, shelf.engine, [], HOUR) == 0
     assert shelf.has(name)
 
 
@@ -443,7 +450,7 @@ def test_a_tag_that_was_here_and_moved_is_not_ours_to_remove(
     shelf.tag(name, "theirs, older")
     pinned = pull(shelf.engine, settings, name)
     _an_hour_passes(settings)
-    assert pulled.sweep(settings, shelf.engine, [], HOUR) == 0
+    assert swept(settings, shelf.engine, [], HOUR) == 0
     assert shelf.has(name) == shelf.has(pinned) != ""
 
 

@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from builder import sweep as module
 from builder.sweep import ATTEMPTS, Duty, Sweep, Upkeep
 from core import keys, queues
 from core.models import Repository, State
+from core.sandbox import cgroup
 from core.settings import Settings
 from core.store import Store
 from tests.e2e.forge import Forge, Project, serving
@@ -237,9 +239,18 @@ def test_a_sweep_that_hangs_holds_up_nothing_else(settings: Settings, store: Sto
                 seen |= set(store.redis.hgetall(keys.BEATS).values())
                 time.sleep(0.1)
             asked.close()
+            groups = cgroup.of_builds(settings.mark, top=os.geteuid() == 0)
+            if groups.hierarchies:
+                held = groups.named("workers").pids()
+                assert {pool.pid, *_children(pool.pid)} <= set(held), "workers give way"
+            assert os.getpriority(os.PRIO_PROCESS, pool.pid) > os.getpriority(os.PRIO_PROCESS, 0)
         finally:
             pool.send_signal(signal.SIGKILL)
             pool.wait()
+
+
+def _children(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def test_one_worker_sweeps_at_a_time(store: Store) -> None:

@@ -21,16 +21,18 @@ from typing import Any
 
 from docker.errors import APIError
 
-from core import logfiles
+from core import failpoints, logfiles
+from core.bundle import PREFIX, discard_bundle
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.logfiles import LogWriter
 from core.models import FunctionLogLine, FunctionSpec, Usage
+from core.pruning import Answer
 from core.sandbox.network import Network
 from core.settings import Settings
 from engine import pulled
 from engine.client import Engine
 from engine.images import discard
-from runtime.providers import Instance, never
+from runtime.providers import Instance, always, never
 from runtime.providers.cells import UIDS, memory_limit, reaches_out
 from runtime.providers.docker import document as documents
 from runtime.providers.docker.addresses import Addresses
@@ -224,6 +226,7 @@ class DockerProvider:
     def _run(self, known: Known) -> None:
         try:
             with self._asking(f"{known.document.spec.function} is not started") as api:
+                failpoints.at("container-created")
                 api.start(known.container)
         except (NotFound, Conflict) as error:  # removed under us, or its network was
             raise Unavailable(str(error)) from error
@@ -312,6 +315,7 @@ class DockerProvider:
             if not known.dead:
                 self._signal(known, "SIGKILL")
                 self._follow(known, final=True)
+            failpoints.at("container-ended")
             self._output.finish(instance.id, _REST_SECONDS)
             with (
                 contextlib.suppress(NotFound, Conflict),  # Conflict: another one is removing it
@@ -364,15 +368,24 @@ class DockerProvider:
             if self._network.mend():
                 self._containers.strand()
 
-    def discard(self, namespace: str, artifact: str) -> None:
+    def discard(self, namespace: str, artifact: str, unneeded: Callable[[], bool] = always) -> None:
         if any(each.spec.artifact == artifact for each in self.instances()):
+            return
+        if artifact.startswith(PREFIX):  # of a time when functions ran as processes here
+            discard_bundle(self._settings, namespace, artifact, unneeded)
+            return
+        if not unneeded():
             return
         self._images.forget(artifact)
         discard(self._settings, self._engine, namespace, artifact)
 
-    def tidy(self, needed: Collection[str], grace: float) -> int:
-        self._images.tidy(needed)
-        return pulled.sweep(self._settings, self._engine, needed, grace)
+    def weigh(self, artifact: str) -> int:
+        return pulled.weigh(self._engine, artifact)
+
+    def tidy(self, needed: Collection[str], grace: float, *, dry: bool = False) -> Answer:
+        if not dry:
+            self._images.tidy(needed)
+        return pulled.sweep(self._settings, self._engine, needed, grace, dry=dry)
 
     def disks(self) -> Sequence[Path]:
         """See Provider.disks. Where we are a container the engine's folder is not there."""
