@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cli import backup, functions, installation, secrets, show
+from cli import backup, functions, installation, prune, restart, rollback, secrets, show, why
 from cli.variables import variables
 from core.errors import ConfigError, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import PREFIX, ROOT, Settings
@@ -239,7 +239,7 @@ def logs(
 @output
 @click.pass_obj
 def wait(context: Context, what: str, timeout: float, output: str) -> None:
-    """Wait until a release is decided: exit status 0 if it went live, else 1."""
+    """Wait until a release is decided: exit status 0 if it went live and stayed so, else 1."""
     with context.client() as client:
         found = _await(client, what, time.monotonic() + timeout)
     if output == "json":
@@ -290,11 +290,11 @@ def invoke(
 @click.argument("release")
 @click.pass_obj
 def cancel(context: Context, release: str) -> None:
-    """Take back a release that is not live yet."""
+    """Take back a release that is not live yet, and wait until nothing of its build is left."""
     with context.client() as client:
         id_ = client.release(release)["id"]
-        found = client.delete(f"/system/releases/{id_}")
-    click.echo(f"{found['state']} {found['id']}")
+        found, ended = client.cancel(id_)
+    click.echo(f"{found['state']} {found['id']}" + ("" if ended else ": its build is still ending"))
 
 
 @main.command()
@@ -334,7 +334,17 @@ def doctor(context: Context, output: str) -> None:
         sys.exit(1)
 
 
-for command in (*functions.COMMANDS, variables, secrets.secret, backup.backup, backup.restore):
+for command in (
+    *functions.COMMANDS,
+    rollback.rollback,
+    prune.prune,
+    why.why,
+    variables,
+    secrets.secret,
+    backup.backup,
+    backup.restore,
+    restart.restart,
+):
     main.add_command(command)
 
 
@@ -346,7 +356,7 @@ def _await(client: Client, what: str, deadline: float) -> Any:
         try:
             found = client.release(what)
             what, state = found["id"], found["state"]
-            if state not in MOVING:
+            if state not in MOVING and not _watched(found):
                 return found
             patience = time.monotonic() + APPEAR_SECONDS
         except (NotFound, Unavailable):
@@ -355,6 +365,11 @@ def _await(client: Client, what: str, deadline: float) -> Any:
         if time.monotonic() > deadline:
             raise SlipwayError(f"{what} is still {state}: wait longer with --timeout")
         time.sleep(0.25)
+
+
+def _watched(found: Any) -> bool:
+    """Whether it is live, and may still be taken back."""
+    return found["state"] == "live" and (found["watch"] or {}).get("verdict") == "watching"
 
 
 def _reason(found: Any) -> dict[str, str]:

@@ -6,8 +6,11 @@ ROOT = "slipway"
 SEQUENCE = f"{ROOT}:sequence"
 """string (int) · store · for ever: number of the newest release."""
 
+ROLLBACK_SEQUENCE = f"{ROOT}:rollbacks:sequence"
+"""string (int) · store · for ever: number of the newest rollback."""
+
 RELEASES = f"{ROOT}:releases"
-"""sorted set id → number · store · for ever: every release, oldest first."""
+"""sorted set id → number · store · as long as each is kept: every release, oldest first."""
 
 REPOSITORIES = f"{ROOT}:repositories"
 """hash repository key → JSON Repository · gateway · for ever."""
@@ -59,6 +62,21 @@ PARKED = f"{ROOT}:calls-parked"
 """set of what asynchronous calls wait for, each with a stream ``parked`` · queue worker · as long
 as that."""
 
+WARM = f"{ROOT}:warm"
+"""hash ``name.namespace`` → JSON Warm · store · until its time is over: controller."""
+
+WATCHED = f"{ROOT}:watched"
+"""set of ids of releases that are watched · store · until their verdict."""
+
+RECEIPTS = f"{ROOT}:receipts"
+"""hash id of a release or rollback → JSON OpenReceipt · controller · until it is written."""
+
+ROLLBACKS = f"{ROOT}:rollbacks"
+"""hash id → JSON Rollback · gateway, store · the newest hundred of each repository."""
+
+ROLLING = f"{ROOT}:rollbacks:moving"
+"""set of ids of rollbacks under way · store · until they are done or failed."""
+
 STAGING = f"{ROOT}:staging"
 """set of release ids in state ``staging`` · store · until they leave it."""
 
@@ -73,13 +91,18 @@ UNNEEDED = f"{ROOT}:unneeded"
 """hash ``<namespace> <artifact>`` → Unix time since which no release that is kept has it ·
 controller · until it is removed or needed again."""
 
+DISK_USED = f"{ROOT}:disk-used"
+"""string (bytes) · builder · seconds: what builds take of the state folder, measured."""
+
 WAKE = f"{ROOT}:wake"
 """channel · store → controller: something changed, look."""
 
 
 def release(id_: str) -> str:
-    """hash · store · for ever: doc (JSON Release), attempts, pinned; artifacts (JSON list) while
-    staged or live; switched (JSON list of what it changed) once it is the desired state."""
+    """hash · store · as long as something can be rolled back to it: doc (JSON Release), attempts,
+    pinned; artifacts (JSON list) while staged or live; once it is the desired state switched (JSON
+    list of what it changed), revisions (JSON object function → revision), and until its verdict
+    before (JSON list of the FunctionRecords that it replaced)."""
     return f"{ROOT}:release:{id_}"
 
 
@@ -100,8 +123,14 @@ def lease(id_: str) -> str:
 
 
 def repository_releases(repository: str) -> str:
-    """sorted set id → number · store · for ever: releases of one repository."""
+    """sorted set id → number · store · as RELEASES: releases of one repository."""
     return f"{ROOT}:repository:{repository}:releases"
+
+
+def revisions(repository: str) -> str:
+    """hash ``<function>@<revision>`` → JSON FunctionSpec · store · as long as it can be
+    gone back to."""
+    return f"{ROOT}:repository:{repository}:revisions"
 
 
 def waiting(repository: str) -> str:
@@ -130,9 +159,26 @@ def artifacts(namespace: str) -> str:
     return f"{ROOT}:namespace:{namespace}:artifacts"
 
 
+def inputs(namespace: str) -> str:
+    """hash build key → JSON object, the named inputs that it was made of · builder · as long as the
+    same key of ``artifacts``."""
+    return f"{ROOT}:namespace:{namespace}:inputs"
+
+
 def delivery(forge: str, id_: str) -> str:
     """string (release id) · gateway · a week (forges redeliver for three days)."""
     return f"{ROOT}:delivery:{forge}:{id_}"
+
+
+def prune(part: str) -> str:
+    """string (JSON Ask) · gateway, builder · until that part takes it, seconds at most: it is to
+    look now for what can be removed."""
+    return f"{ROOT}:prune:{part}"
+
+
+def pruned(id_: str, part: str) -> str:
+    """string (JSON Answer) · that part · minutes: what it found."""
+    return f"{ROOT}:pruned:{id_}:{part}"
 
 
 def lock(name: str) -> str:

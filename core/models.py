@@ -127,6 +127,8 @@ class FunctionRecord(Struct, frozen=True):
     created_at: str
     previous: FunctionSpec | None = None
     """What keeps serving until ``spec`` is healthy, after a deploy by API."""
+    pinned: str = ""
+    """Id of the rollback that set it, until a newer commit is released."""
 
     @property
     def repository(self) -> str | None:
@@ -156,6 +158,41 @@ class Observed(Struct, frozen=True):
     """``FunctionSpec.deployment`` of what was desired then."""
 
 
+class ChangeKind(StrEnum):
+    """What a change is to."""
+
+    FIRST = "first"
+    """Nothing of this name was live."""
+    BUILD = "build"
+    """What goes into the build."""
+    CONFIGURATION = "configuration"
+    """How the same artifact is run."""
+
+
+class Change(Struct, frozen=True):
+    """One thing in which a function differs from what was live before. Never a value of a variable,
+    a label, a build argument or a secret."""
+
+    kind: ChangeKind
+    what: str = ""
+    """An input of the build's key, such as ``handler``; or what the stack file calls it, such as
+    ``environment``."""
+    before: str = ""
+    after: str = ""
+    """The beginnings of content addresses; empty where there was or is none."""
+    names: list[str] = msgspec.field(default_factory=list)
+    """Of a folder some of the files that changed, of variables and the like their names: the first
+    few, and ``…`` where there are more."""
+
+    def __str__(self) -> str:
+        """In a few words: ``handler changed (handler.py)``."""
+        if self.kind is ChangeKind.FIRST:
+            return "first release"
+        how = "changed" if bool(self.before) == bool(self.after) else "is new"
+        how = "is gone" if self.before and not self.after else how
+        return f"{self.what} {how}" + (f" ({', '.join(self.names)})" if self.names else "")
+
+
 class FunctionRow(Struct, frozen=True):
     """One function in one release, as the API shows it."""
 
@@ -165,6 +202,10 @@ class FunctionRow(Struct, frozen=True):
     artifact: str = ""
     seconds: float = 0.0
     url: str = ""
+    why: list[Change] | None = None
+    """What changed; empty: nothing. Null where that was not looked at."""
+    since: str = ""
+    """Id of the release that was live then, with which it was compared."""
 
 
 class Receipt(Struct, frozen=True):
@@ -174,6 +215,55 @@ class Receipt(Struct, frozen=True):
     failed: int
     """No answer, or a 5xx that the platform made."""
     longest_gap_ms: float
+
+
+class OpenReceipt(Struct, frozen=True):
+    """A receipt that is still being counted, so that the next controller can go on with it."""
+
+    functions: list[str]
+    """``name.namespace``: whose requests count."""
+    old: list[str]
+    """Ids of the replicas that the switch made superfluous."""
+    begun: float
+    counted_until: float
+    """Unix times."""
+    so_far: Receipt
+
+
+class Traffic(Struct, frozen=True):
+    """How one function answered."""
+
+    requests: int = 0
+    errors: int = 0
+    """5xx, and requests without an answer that no client had given up."""
+    p50_ms: float = 0.0
+    p95_ms: float = 0.0
+
+
+class Verdict(StrEnum):
+    """What became of watching a release."""
+
+    WATCHING = "watching"
+    KEPT = "kept"
+    RETURNED = "returned"
+
+
+class Watched(Struct, frozen=True):
+    """One function that a release changed, beside what it replaced."""
+
+    name: str
+    before: Traffic
+    """In the minute before the switch."""
+    after: Traffic = Traffic()
+
+
+class Watch(Struct, frozen=True):
+    """A release that went live is watched for a while, and taken back where it does worse."""
+
+    verdict: Verdict
+    until: str
+    """When it is over: RFC 3339."""
+    functions: list[Watched] = msgspec.field(default_factory=list)
 
 
 class Release(Struct, frozen=True):
@@ -190,11 +280,64 @@ class Release(Struct, frozen=True):
     finished_at: str | None = None
     functions: list[FunctionRow] = msgspec.field(default_factory=list)
     receipt: Receipt | None = None
+    watch: Watch | None = None
+    """Null where it changed nothing that there was before, or nothing is watched."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is decided, and nothing takes it back by itself any more."""
+        watched = self.watch is not None and self.watch.verdict is Verdict.WATCHING
+        return self.state.final and not (self.state is State.LIVE and watched)
 
     @property
     def number(self) -> int:
         """Order of creation: a higher number is a newer release."""
         return int(self.id[1:].split("-", 1)[0])
+
+
+class RollbackState(StrEnum):
+    """How far a rollback is."""
+
+    STARTING = "starting"
+    """Its revisions are started, where they are not warm."""
+    SWITCHED = "switched"
+    """They are the desired state; the routes follow."""
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Rollback(Struct, frozen=True):
+    """Back to what an earlier release brought: one function, or all of a repository."""
+
+    id: str
+    namespace: str
+    repository: str
+    from_: str = msgspec.field(name="from")
+    """The release that was live."""
+    to: str
+    """The release whose revisions are to serve again."""
+    state: RollbackState
+    created_at: str
+    function: str = ""
+    """Name of the function; empty: the whole repository."""
+    reason: str = ""
+    finished_at: str | None = None
+    branch: str = ""
+    """Of our own remote: where the same stands as a commit, ready to merge."""
+    receipt: Receipt | None = None
+
+    @property
+    def key(self) -> str:
+        """Of the repository."""
+        return f"{self.namespace}/{self.repository}"
+
+
+class Warm(Struct, frozen=True):
+    """A revision that was replaced and goes on running, out of the routes, for a way back."""
+
+    spec: FunctionSpec
+    until: float
+    """Unix time."""
 
 
 class Repository(Struct, frozen=True):

@@ -300,8 +300,13 @@ class Settings:
         _flag,
         "docker: whether an image that the admin deploys may run as root where it says so",
     )
-    keep_releases: int = _setting(
-        20, _number(1, 1000), "releases of a repository whose artifacts are kept"
+    keep_revisions: int = _setting(
+        100,
+        _number(1, 1000),
+        "releases of a repository, and revisions of a function, that can be gone back to",
+    )
+    disk_limit: int = _setting(
+        0, size, "most that builds may take of the disk of the state folder; 0: no such limit"
     )
     max_push: int = _setting(256 * 2**20, size, "largest pack of one push")
     max_context: int = _setting(256 * 2**20, size, "largest function folder, in bytes")
@@ -319,6 +324,12 @@ class Settings:
     )
     health_timeout: float = _setting(30.0, seconds, "time a new replica has to become healthy")
     drain_timeout: float = _setting(30.0, seconds, "time a leaving replica has for its requests")
+    watch: float = _setting(
+        10.0, seconds, "time that a new release is watched for, and taken back in; 0s: not at all"
+    )
+    warm: float = _setting(
+        300.0, seconds, "time that what a release replaced goes on running, for a rollback at once"
+    )
     egress: bool = _setting(True, _flag, "whether functions reach the outside world")
     subnet: str = _setting(
         "", str, "addresses of the functions' own network; unset: a /20 of 10.64.0.0/10"

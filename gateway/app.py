@@ -22,12 +22,15 @@ from gateway import (
     namespaces,
     openapi,
     problems,
+    prune,
     releases,
     remote,
+    rollbacks,
     secrets,
     system,
     variables,
     webhooks,
+    why,
 )
 from gateway.context import Gateway
 
@@ -48,11 +51,13 @@ def create_app(settings: Settings, store: Store) -> Gateway:
     for part in (
         health,
         functions,
+        why,
         deploy,
         namespaces,
         system,
         functionlogs,
         releases,
+        rollbacks,
         secrets,
         variables,
         webhooks,
@@ -62,12 +67,16 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         asynchronous,
         metrics,
         openapi,
+        prune,
     ):
         app.register_blueprint(part.bp)
     app.register_error_handler(Exception, problems.answer)
 
     def begin() -> None:
         threading.Thread(target=metrics.keep, args=[app], name="metrics", daemon=True).start()
+        threading.Thread(
+            target=prune.watch, args=[settings, store], name="prune", daemon=True
+        ).start()
         heads.watch(settings, store)
 
     app.begin = begin

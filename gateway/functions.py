@@ -1,8 +1,9 @@
 """Functions as OpenFaaS' own clients list and describe them.
 
 What only Slipway knows shows as annotations: the claim of a repository as
-``com.slipway.repository``, ``.commit`` and ``.release``; why fewer replicas are available than
-desired as ``com.slipway.trouble``.
+``com.slipway.repository``, ``.commit`` and ``.release``; the rollback that set it, until a newer
+commit, as ``com.slipway.pinned``; why fewer replicas are available than desired as
+``com.slipway.trouble``.
 
 What a function uses is measured when it is asked for, and told for ten seconds. The first to ask
 waits for it, if there is a place to wait.
@@ -22,7 +23,6 @@ from core.errors import NotFound, Unavailable
 from core.models import FunctionRecord, Observed, Usage
 from core.openfaas import FUNCTION_LABEL, FunctionStatus
 from gateway.context import here
-from gateway.problems import not_yet
 
 bp = Blueprint("functions", __name__)
 
@@ -94,6 +94,7 @@ def status_of(record: FunctionRecord, observed: Observed | None, count: int) -> 
         f"{ANNOTATION}repository": spec.repository,
         f"{ANNOTATION}commit": spec.commit,
         f"{ANNOTATION}release": record.release,
+        f"{ANNOTATION}pinned": record.pinned,
         f"{ANNOTATION}trouble": trouble,
     }
     told = {name: value for name, value in ours.items() if value}
@@ -125,11 +126,6 @@ def _seen(record: FunctionRecord, observed: Observed | None) -> tuple[int, str]:
     if record.spec.deployment != (observed.deployment if observed else ""):
         return observed.available if observed and record.previous else 0, "it was deployed just now"
     return (observed.available, observed.trouble) if observed else (0, "")
-
-
-@bp.post("/system/rollback")
-def rollback() -> Response:
-    return not_yet("roll back by API: release the older commit with POST /system/releases")
 
 
 def _json(value: Any) -> Response:

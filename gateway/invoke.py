@@ -33,6 +33,7 @@ from core.errors import (
     UpstreamFailed,
 )
 from core.http import Connection, UnclearLength, deadline
+from core.models import Observed
 from core.openfaas import SERVED_BY
 from core.patience import USUAL, patience_of
 from gateway import problems
@@ -46,6 +47,8 @@ bp = Blueprint("invoke", __name__)
 log = logging.get()
 
 CONNECT_SECONDS = 1.0
+FIRST_SIGHT = 1.0
+"""Seconds in which the controller tells for the first time where a function answers."""
 _CALL_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -163,7 +166,7 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
     if record is None:
         raise NotFound(f"there is no function {function}: see 'slipway list'")
     g.called = function  # what metrics.py counts
-    observed = gateway.store.observed(function)
+    observed = _observed(gateway, function)
     if observed is None or not observed.endpoints:
         trouble = (observed and observed.trouble) or "none is healthy yet"
         if record.spec.foreign and observed and observed.trouble:
@@ -173,6 +176,15 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
             trouble = "it is scaled to zero: scale it up first, nothing wakes it yet"
         raise NoEndpoints(f"no endpoints available for {function}: {trouble}")
     return function, observed.endpoints, patience_of(record.spec) or USUAL
+
+
+def _observed(gateway: Gateway, function: str) -> Observed | None:
+    """What was last seen of it. A release makes a function desired a moment before anybody has seen
+    it: that moment is waited for."""
+    until = time.monotonic() + FIRST_SIGHT
+    while not (found := gateway.store.observed(function)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
 
 
 def _connect(

@@ -67,7 +67,8 @@ class Progress:
 
 
 def follow(log: Iterable[LogLine | LogEnd | None]) -> Iterator[str | LogEnd]:
-    """Shown lines of a whole log, then its end if it has one; ``''`` while nothing happens."""
+    """Shown lines of a whole log, then its end if it has one; ``''`` while there is none to show:
+    whoever follows can look whether it still shall."""
     progress = Progress()
     for line in log:
         if line is None:
@@ -76,12 +77,18 @@ def follow(log: Iterable[LogLine | LogEnd | None]) -> Iterator[str | LogEnd]:
             yield line
             return
         else:
-            yield from progress.lines(line)
+            yield from list(progress.lines(line)) or [""]
 
 
 def closing(release: Release, end: LogEnd, base: str) -> Iterator[str]:
-    """The last lines: every function's URL where the release is live, and what became of it."""
-    if end.state is State.LIVE:
+    """The last lines: every function's URL where the release went live, what the switch cost, and
+    what became of it."""
+    if receipt := release.receipt:
+        yield (
+            f"receipt: {receipt.requests} requests, {receipt.failed} failed, "
+            f"longest gap {receipt.longest_gap_ms:g} ms"
+        )
+    if end.state in (State.LIVE, State.REPLACED):
         for row in release.functions:
             if row.build is Build.REMOVED:
                 yield f"{row.name}: removed"

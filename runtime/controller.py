@@ -19,21 +19,25 @@ from contextlib import suppress
 
 from redis.exceptions import RedisError
 
-from core import disk, logging
+from core import disk, failpoints, logging
 from core.errors import SlipwayError, Unavailable
 from core.models import FunctionRecord, Observed
+from core.readiness import tell_ready
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store, connect
-from runtime import housekeeping, secrets, usage
+from runtime import housekeeping, secrets, usage, watch
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
 from runtime.housekeeping import Housekeeping
 from runtime.plan import Key, healthy, plan, routes, settled, wanted
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.registry import make_provider
+from runtime.receipts import Receipts
 from runtime.releases import Releases
 from runtime.replicas import Replicas
+from runtime.rollbacks import Rollbacks
+from runtime.watch import Watch
 
 PASS_EVERY = 2.0
 BUSY_EVERY = 0.05
@@ -63,7 +67,11 @@ class Controller:
         self.edge = edge
         self.collector = collector
         self.replicas = Replicas(settings, provider, self.wake)
-        self.releases = Releases(settings, store, provider, self.replicas, collector)
+        self.receipts = Receipts(store, collector)
+        self.watch = Watch(settings, store, self.replicas, self.receipts, collector)
+        parts = (settings, store, provider, self.replicas, self.receipts)
+        self.releases = Releases(*parts, self.watch)
+        self.rollbacks = Rollbacks(*parts)
         self._leaving: dict[str, float] = {}
         """Ids of replicas on their way out → when they were told to end (0: still draining)."""
         self._news = threading.Event()
@@ -92,9 +100,10 @@ class Controller:
             thread.start()
         while not self._stop.is_set():
             self._news.clear()
-            busy = False
+            pause = PASS_EVERY
             try:
-                busy = self.pass_()
+                pause = self.pass_()
+                tell_ready()
                 self._engine_away = False
             except RedisError as error:
                 log.warning("store_unavailable", error=str(error))
@@ -103,7 +112,7 @@ class Controller:
                 self._stand_by(str(error))
             except Exception:
                 log.exception("pass_failed")
-            self._news.wait(BUSY_EVERY if busy else PASS_EVERY)
+            self._news.wait(pause)
         self.replicas.close()
         if self.collector:
             self.collector.stop()  # first: what comes later the edge keeps for the next one
@@ -152,44 +161,66 @@ class Controller:
             if self.collector:
                 self.collector.only(records)  # first: what the edge kept meanwhile counts as well
                 self.collector.start()
+            self.receipts.resume()
             return
 
-    def pass_(self) -> bool:
-        """Compares and acts once; True while something is under way that needs a look soon."""
+    def pass_(self) -> float:
+        """Compares and acts once; returns the seconds until the next look is due, if nothing
+        happens."""
         records = self.store.functions()
         staged = self.releases.staged()
+        rolling = self.rollbacks.moving()
+        warm = self._warm()
         pending = self.replicas.pending()  # before the instances: a start may end in between
         instances = self.replicas.instances()
         staying = [each for each in instances if each.id not in self._leaving]
         counts = healthy(staying, self.replicas.ready())
         changed = self._settle(records, counts)
-        if self.releases.advance(staged, records, counts) or changed:
-            records = self.store.functions()
+        changed |= self.releases.advance(staged, records, counts)
+        changed |= self.rollbacks.advance(records, counts)
+        if changed:
+            records, warm = self.store.functions(), self._warm()
         if staged:
             staged = self.releases.staged()  # a failed one is wanted no more
-        wants = wanted(records.values(), staged.values())
+        wants = wanted(records.values(), staged.values(), rolling)
         self.replicas.forget(set(wants))
         dead = [each for each in instances if each.phase is Phase.EXITED]
         self._bury(dead, wants)
-        todo = plan(wants, staying, self.replicas.ready(), pending)
+        todo = plan(wants, staying, self.replicas.ready(), pending, warm)
         self._leaving.update(
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
         if self.collector:
             self.collector.only(records)
         table = routes(records.values(), instances, self.replicas.ready(), self._leaving)
-        moved = self._route(table)
-        # Before anything ends, and before a release is called live: without an edge, what is
-        # told here is the route.
+        # First: whoever finds no edge goes by what is told here, and must not be sent back to what
+        # was routed before. And before anything ends.
         self._tell(records, table)
+        moved = self._route(table)
         if moved:
+            failpoints.at("routes-told")
             self.releases.finish(staged, records, table)
+            self.rollbacks.finish(records, table)
+            if self.watch.look(records, table):
+                self.wake()
         for spec in todo.start:
             self.replicas.start(spec)
         self._drain(instances)
         self.replicas.look(instances)
-        self.releases.receipts(self._leaving)
-        return bool(self._leaving)
+        self.receipts.write(instances, self.edge)
+        if self._leaving:
+            return BUSY_EVERY
+        return watch.LOOK_EVERY if self.watch.busy else PASS_EVERY
+
+    def _warm(self) -> set[Key]:
+        """Revisions that go on running though nothing is routed to them."""
+        now, found = time.time(), self.store.warm()
+        if over := [function for function, each in found.items() if each.until < now]:
+            self.store.cool(over)
+            failpoints.at("cooled")
+        return {
+            (function, each.spec.revision) for function, each in found.items() if each.until >= now
+        }
 
     def _settle(self, records: Mapping[str, FunctionRecord], counts: Mapping[Key, int]) -> bool:
         """Lets go of what served until a deploy by API was healthy; True if there was such."""
@@ -223,6 +254,7 @@ class Controller:
         """Ends one and its traces; one that cannot be ended now is tried again by the next pass."""
         try:
             self.provider.remove(instance)
+            failpoints.at("old-removed")
         except (SlipwayError, OSError) as error:
             log.warning("not_removed", instance=instance.id, reason=str(error))
 
@@ -233,6 +265,7 @@ class Controller:
         except Unavailable as error:
             log.warning("not_terminated", instance=instance.id, reason=str(error))
             return False
+        failpoints.at("old-asked")
         return True
 
     def _drain(self, instances: Sequence[Instance]) -> None:
@@ -329,14 +362,7 @@ class Controller:
     def _tidy(self) -> None:
         """Beside the passes as well: removing an image may take its time."""
         duty = Housekeeping(self.settings, self.store, self.provider)
-        while not self._stop.wait(housekeeping.EVERY):
-            try:
-                self.warn_of_disks()
-                duty.run()
-            except (RedisError, Unavailable) as error:
-                log.warning("not_tidied", reason=str(error))
-            except Exception:
-                log.exception("tidy_failed")
+        housekeeping.follow(duty, self._stop, self.warn_of_disks)
 
     def _measure(self) -> None:
         """And what functions use: an engine takes its time for that too."""
@@ -405,7 +431,8 @@ def main() -> None:
             sys.exit(str(error))
         return
     collector = Collector(settings) if settings.edge == "haproxy" else None
-    controller = Controller(settings, store, provider, make_edge(settings), collector)
+    lost = collector.lose if collector else lambda _: None
+    controller = Controller(settings, store, provider, make_edge(settings, lost), collector)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
     log.info("controller_started", provider=provider.name)

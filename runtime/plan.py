@@ -1,9 +1,10 @@
 """What to do about the difference between desired and observed: pure functions, no clock, no I/O.
 
 A *revision key* is (function, revision). Wanted are the revisions that are desired, and those of
-releases in staging: a release's new revisions run beside the old ones until all are ready. A deploy
-by API changes the desired state at once: until what it brought is healthy, what was there before is
-wanted as well, and has the route.
+releases in staging, and of rollbacks under way: their revisions run beside those that serve until
+all are ready. A deploy by API changes the desired state at once: until what it brought is healthy,
+what was there before is wanted as well, and has the route. What was replaced a short while ago is
+kept as far as it runs, for a rollback at once, and not started again.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def replicas(spec: FunctionSpec) -> int:
 
 
 def wanted(
-    records: Iterable[FunctionRecord], staged: Iterable[Sequence[Artifact]]
+    records: Iterable[FunctionRecord],
+    staged: Iterable[Sequence[Artifact]],
+    rolling: Iterable[Mapping[str, FunctionSpec]] = (),
 ) -> dict[Key, Want]:
     """Every revision that should run, and how often."""
     wants: dict[Key, Want] = {}
@@ -57,12 +60,13 @@ def wanted(
         for spec in serving(record):
             want = Want(spec, record.replicas)
             wants[want.key] = want
-    for artifacts in staged:
-        for artifact in artifacts:
-            want = Want(artifact.spec, replicas(artifact.spec))
-            have = wants.get(want.key)
-            if have is None or have.replicas < want.replicas:
-                wants[want.key] = want
+    coming = [artifact.spec for artifacts in staged for artifact in artifacts]
+    coming += [spec for specs in rolling for spec in specs.values()]
+    for spec in coming:
+        want = Want(spec, replicas(spec))
+        have = wants.get(want.key)
+        if have is None or have.replicas < want.replicas:
+            wants[want.key] = want
     return wants
 
 
@@ -99,11 +103,12 @@ def plan(
     instances: Iterable[Instance],
     ready: Collection[str],
     pending: Mapping[Key, int],
+    warm: Collection[Key] = (),
 ) -> Plan:
     """Compares what is wanted with the instances there are.
 
     ``instances``: without those that are on their way out already. ``ready``: ids of healthy ones
-    (they are kept first). ``pending``: starts under way.
+    (they are kept first). ``pending``: starts under way. ``warm``: of these, what is healthy stays.
     """
     result = Plan()
     by_key: dict[Key, list[Instance]] = {}
@@ -113,7 +118,8 @@ def plan(
     for key, found in by_key.items():
         keep = wants[key].replicas if key in wants else 0
         found.sort(key=lambda each: (each.id not in ready, each.started_at))
-        result.leave.extend(found[keep:])
+        stays = key in warm and key not in wants
+        result.leave.extend(each for each in found[keep:] if not (stays and each.id in ready))
     for key, want in wants.items():
         missing = want.replicas - len(by_key.get(key, ())) - pending.get(key, 0)
         result.start.extend([want.spec] * missing)

@@ -6,36 +6,24 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from core import logging
+from core import failpoints, logging
 from core.errors import Conflict, SlipwayError
 from core.models import Artifact, FunctionRecord, LogLine, Release, State, now
 from core.settings import Settings
-from core.store import Store
+from core.store import Store, of_repository
 from runtime.edge import Route
-from runtime.edge.collector import Collector, Window
 from runtime.plan import Key, replicas
 from runtime.providers import Provider
+from runtime.receipts import Receipts, replaced
 from runtime.replicas import Replicas, Trouble
+from runtime.watch import Watch
 
-RECEIPT_SECONDS = 5.0
-"""The least time that a receipt covers."""
 FAILED_LINES = 50
 """Lines of a function's own log that a failed release shows."""
 
 log = logging.get()
-
-
-@dataclass
-class _Switch:
-    """A release whose routes have moved and whose receipt is not written yet."""
-
-    window: Window
-    since: float
-    old: set[str]
-    """Ids of the replicas that it made superfluous."""
 
 
 class Releases:
@@ -47,14 +35,15 @@ class Releases:
         store: Store,
         provider: Provider,
         replicas: Replicas,
-        collector: Collector | None,
+        receipts: Receipts,
+        watch: Watch,
     ) -> None:
         self.settings = settings
         self.store = store
         self.provider = provider
         self.replicas = replicas
-        self.collector = collector
-        self._switches: dict[str, _Switch] = {}
+        self.receipts = receipts
+        self.watch = watch
         self._seen: dict[str, float] = {}
         """When each release in staging was first seen: monotonic time."""
 
@@ -100,18 +89,13 @@ class Releases:
         failed = {
             a.name: (a, trouble)
             for a in missing
-            if (trouble := self.replicas.trouble(_key(a))) and self._counts(id_, trouble)
+            if (trouble := self.replicas.trouble(_key(a)))
+            and self.replicas.counts(trouble, self._seen[id_])
         }
         if failed:
             self._fail(id_, [failed[name] for name in sorted(failed)])
             return False
         return not missing and self._switch(id_, artifacts, records)
-
-    def _counts(self, id_: str, trouble: Trouble) -> bool:
-        """Whether a trouble is this release's, and not one that passes in the time for starting."""
-        since = self._seen[id_]
-        patience = self.settings.health_timeout if trouble.passing else 0.0
-        return trouble.at > since and time.monotonic() - since >= patience
 
     def finish(
         self,
@@ -134,27 +118,31 @@ class Releases:
             if not routed:
                 continue
             try:
-                self.store.finish(id_, self.settings.functions_url)
+                done = self.store.finish(id_, self.settings.functions_url, self.watch.until())
             except Conflict:
                 continue
+            if not done.settled:
+                self._tell(id_, f"live; watched for {self.settings.watch:g} s")
+            self.watch.begin(done)
+            failpoints.at("live-said")
             log.info("release_live", release=id_)
-
-    def receipts(self, leaving: Collection[str]) -> None:
-        """Writes the receipt of each switch that is over: drained, and five seconds old."""
-        for id_, switch in list(self._switches.items()):
-            if time.monotonic() - switch.since < RECEIPT_SECONDS or switch.old & set(leaving):
-                continue
-            self.store.save_receipt(id_, switch.window.close())
-            del self._switches[id_]
 
     def _switch(
         self, id_: str, artifacts: list[Artifact], records: Mapping[str, FunctionRecord]
     ) -> bool:
-        window = None
-        if self.collector:
-            window = self.collector.begin_window([a.spec.function for a in artifacts])
+        release = self.store.release(id_)
+        after = {_key(a) for a in artifacts}
+        functions = {a.spec.function for a in artifacts}
+        before = of_repository(records, release.namespace, release.repository, functions)
+        window = self.receipts.window(functions | before.keys())
         try:
-            release = self.store.switch(id_, lambda artifact: replicas(artifact.spec))
+            self.store.switch(
+                id_,
+                lambda artifact: replicas(artifact.spec),
+                warm=self.settings.warm,
+                watched=self.watch.baseline(before, after),
+            )
+            failpoints.at("switched")
         except BaseException as error:
             if window:
                 window.close()
@@ -162,29 +150,12 @@ class Releases:
                 raise
             self._give_up(id_, str(error))
             return False
-        if window:
-            changed = {
-                a.spec.function
-                for a in artifacts
-                if a.spec.function in records and not _is_live(a, records)
-            }
-            dropped = {
-                function
-                for function, record in records.items()
-                if (record.spec.namespace, record.repository)
-                == (release.namespace, release.repository)
-            } - {a.spec.function for a in artifacts}
-            old = {
-                instance.id
-                for instance in self.provider.instances()
-                if instance.function in dropped
-                or (
-                    instance.function in changed
-                    and instance.revision == records[instance.function].spec.revision
-                )
-            }
-            self._switches[id_] = _Switch(window, time.monotonic(), old)
+        self.receipts.begin(id_, window, replaced(self.provider.instances(), before, after))
         return True
+
+    def _tell(self, id_: str, text: str) -> None:
+        line = LogLine(time=now(), function="", step="watch", stream="step", text=text)
+        self.store.append_log(id_, [line])
 
     def _fail(self, id_: str, failed: Sequence[tuple[Artifact, Trouble]]) -> None:
         release = self.store.release(id_)
@@ -192,6 +163,7 @@ class Releases:
         told = "; ".join(f"{artifact.name} {trouble.reason}" for artifact, trouble in failed)
         if any(wrote):
             told += "; what it wrote last is in the release's log"
+        failpoints.at("failing-start")
         self._give_up(id_, told)
 
     def _give_up(self, id_: str, reason: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from core import logging
+from core import failpoints, logging
 from core.errors import Conflict, SlipwayError, Unavailable
 from core.http import request
 from core.models import FunctionSpec
@@ -147,6 +147,12 @@ class Replicas:
         with self._lock:
             return self._trouble.get(key)
 
+    def counts(self, trouble: Trouble, since: float) -> bool:
+        """Whether a trouble is that of what was first wanted at ``since`` (monotonic time), and not
+        one that passes in the time for starting."""
+        patience = self.settings.health_timeout if trouble.passing else 0.0
+        return trouble.at > since and time.monotonic() - since >= patience
+
     def forget(self, wanted: set[Key]) -> None:
         """Drops the troubles of revisions that nothing wants any more, and calls off their starts
         as far as those wait for an image."""
@@ -213,7 +219,9 @@ class Replicas:
     def _start(self, spec: FunctionSpec, key: Key) -> None:
         try:
             try:
+                failpoints.at("start-asked")
                 instance = self.provider.start(spec, lambda: self._unwanted(key))
+                failpoints.at("replica-started")
                 with self._lock:
                     health = self._health.setdefault(
                         instance.id, _Health(ready=False, next_probe=float("inf"))
@@ -257,6 +265,7 @@ class Replicas:
                 with self._lock:
                     health.ready = True
                     health.next_probe = time.monotonic() + PROBE_EVERY
+                failpoints.at("replica-healthy")
                 took = time.monotonic() - begun
                 log.info("replica_ready", instance=instance.id, seconds=round(took, 3))
                 return

@@ -11,16 +11,28 @@ from core.store.deployments import Deployments
 from core.store.logs import LogEnd, Logs
 from core.store.metrics import Metrics
 from core.store.parts import Parts
+from core.store.pruning import Pruning
 from core.store.repositories import Repositories
+from core.store.retention import Retention
 from core.store.secrets import Secrets
 from core.store.snapshot import Snapshots
-from core.store.staging import Staging
+from core.store.switching import of_repository
 from core.store.variables import Variables
 
-__all__ = ["LogEnd", "Store", "connect"]
+__all__ = ["LogEnd", "Store", "connect", "of_repository"]
 
 
 class Store(
-    Snapshots, Repositories, Deployments, Staging, Logs, Parts, Secrets, Metrics, Calls, Variables
+    Snapshots,
+    Repositories,
+    Deployments,
+    Retention,
+    Pruning,
+    Logs,
+    Parts,
+    Secrets,
+    Metrics,
+    Calls,
+    Variables,
 ):
     """Everything that the parts of Slipway keep in common."""

@@ -27,6 +27,9 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SYSTEM = "/system"
 """What the requests to our own API are counted under: no function can have this name."""
 
+LOST = "lost"
+"""In the place of a status: an edge that was killed had them."""
+
 _REMEMBERED = 86400
 """Seconds after its last batch that a writer is remembered; one that lives writes again."""
 _CODES = {int(each) for each in http.HTTPStatus} | {499}
@@ -47,7 +50,7 @@ class Series:
 
 
 Traffic = dict[str, dict[str, Series]]
-"""``name.namespace`` → status → series; SYSTEM → ``<status> <method> <route>`` → series."""
+"""``name.namespace`` → status or LOST → series; SYSTEM → ``<status> <method> <route>`` → series."""
 
 
 def code(status: int) -> str:
@@ -75,6 +78,11 @@ class Tally:
             series = self._fresh.setdefault(of, {}).setdefault(labels, Series())
             series.buckets[bisect_left(BUCKETS, seconds)] += 1
             series.microseconds += round(seconds * 1e6)
+
+    def lose(self, of: str, requests: int) -> None:
+        """Adds requests whose end nobody saw."""
+        with self._lock:
+            self._fresh.setdefault(of, {}).setdefault(LOST, Series()).buckets[-1] += requests
 
     def requests(self, of: str) -> int:
         """How many of these were not handed over yet."""

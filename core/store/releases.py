@@ -7,7 +7,8 @@ whose turn it is, what is superseded, the log's end.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from contextlib import suppress
+from typing import Any, cast
 
 import msgspec
 from redis.client import Pipeline
@@ -93,26 +94,35 @@ class Releases(Base):
         delivery: tuple[str, str] | None = None,
         again: bool = False,
         pinned: bool = False,
+        since: str | None = None,
     ) -> Release:
         """Records a release in state ``queued``; what still waited is superseded.
 
         The same commit as the newest release of the repository gives that release back while it
-        is on its way or live, unless ``again``. ``delivery`` is (forge, delivery id): one that
-        was seen before gives the release it made. ``pinned``: release exactly this commit;
-        otherwise a forge's repository is asked for its branch's head when the build begins.
+        is on its way or live, or where it was rolled back, unless ``again``. ``delivery`` is
+        (forge, delivery id): one that was seen before gives the release it made. ``pinned``:
+        release exactly this commit; otherwise a forge's repository is asked for its branch's head
+        when the build begins. ``since``: only while ``head`` still is this.
+
+        Raises:
+            Conflict: another head was released meanwhile.
         """
         key = repository.key
         fresh = queued(self.redis.incr(keys.SEQUENCE), repository, commit, branch)
 
         def change(pipe: Pipeline) -> Release:
             if delivery and (seen := pipe.get(keys.delivery(*delivery))):
-                made = self.release(text(seen))
-                if made.state is not State.FAILED:  # redelivered by hand: once more, then
-                    return made
+                with suppress(NotFound):  # it is not kept any more
+                    made = self.release(text(seen))
+                    if made.state is not State.FAILED:  # redelivered by hand: once more, then
+                        return made
+            if since is not None and text(pipe.get(keys.head(key))) != since:
+                raise Conflict(f"another commit of {key} was released meanwhile")
             newest = first(pipe.zrevrange(keys.repository_releases(key), 0, 0))
             if newest and not again:
                 last = self.release(newest)
-                if last.commit == commit and (not last.state.final or last.state is State.LIVE):
+                stands = last.state in (State.LIVE, State.ROLLED_BACK) or not last.state.final
+                if last.commit == commit and stands:
                     pipe.multi()
                     pipe.set(keys.head(key), commit)
                     self._remember(pipe, delivery, last.id)
@@ -138,6 +148,8 @@ class Releases(Base):
         watched = [keys.repository_releases(key), keys.waiting(key), keys.turn(key)]
         if delivery:
             watched.append(keys.delivery(*delivery))
+        if since is not None:
+            watched.append(keys.head(key))
         return self._transaction(change, *watched)
 
     def take_turn(self, repository: str) -> str:
@@ -185,9 +197,17 @@ class Releases(Base):
         """The newest commit of the deploy branch that a release was made for, or ''."""
         return text(self.redis.get(keys.head(repository)))
 
-    def clear_rows(self, id_: str) -> None:
-        """Forgets the functions of an earlier attempt: the branch may have moved since."""
-        self.redis.delete(keys.rows(id_))
+    def save_rows(self, id_: str, rows: Iterable[FunctionRow]) -> None:
+        """Writes all functions; forgets those of an earlier attempt: the branch may have moved."""
+        told: dict[Any, bytes] = {row.name: encode(row) for row in rows}
+
+        def change(pipe: Pipeline) -> None:
+            pipe.multi()
+            pipe.delete(keys.rows(id_))
+            if told:
+                pipe.hset(keys.rows(id_), mapping=told)
+
+        self._transaction(change)
 
     def pinned(self, id_: str) -> bool:
         return bool(self.redis.hget(keys.release(id_), "pinned"))

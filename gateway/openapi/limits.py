@@ -31,6 +31,7 @@ FUNCTION = _whole(re.compile(rf"{names.LABEL.pattern}(?:\.{names.LABEL.pattern})
 REPOSITORY = _whole(names.REPOSITORY)
 COMMIT = _whole(names.COMMIT)
 RELEASE = _whole(names.RELEASE)
+ROLLBACK = _whole(names.ROLLBACK)
 CALL = _whole(MADE_ID)
 REPLICA = _whole(INSTANCE)
 LINES = {"minimum": -MOST_LINES, "maximum": MOST_LINES}
@@ -62,6 +63,7 @@ _BODIES: dict[str, dict[str, Limit]] = {
     "Named": {"name": _SECRET, "namespace": LABEL},
     "Variables": {"namespace": LABEL},
     "Start": {"namespace": LABEL, "repository": REPOSITORY, "commit": COMMIT},
+    "Back": {"namespace": LABEL, "function": LABEL, "repository": REPOSITORY, "to": RELEASE},
     "Artifacts": {"commit": COMMIT},
     "Artifact": {"name": LABEL},
 }

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from core.models import Artifacts, LogLine, Release
+from core.models import Artifacts, LogLine, Release, Rollback
 from core.openfaas import (
     Alerts,
     FunctionDeletion,
@@ -22,10 +22,13 @@ from gateway.health import Health
 from gateway.logreading import Message
 from gateway.openapi import limits
 from gateway.openapi.limits import Limit
+from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
+from gateway.rollbacks import Back
 from gateway.secrets import Given, Listed, Named
 from gateway.variables import Variables
 from gateway.webhooks import Noted
+from gateway.why import Why
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -159,6 +162,16 @@ def _functions() -> list[Operation]:
                 ),
             ),
             answers=(Answer(status=200, description="The function", type=FunctionStatus),),
+            errors=(400, 404),
+        ),
+        Operation(
+            method="GET",
+            path="/system/function/{name}/why",
+            id="whyFunction",
+            tag=tag,
+            summary="What the release that a function is of changed: names, never values",
+            query=(OF_FUNCTION,),
+            answers=(Answer(status=200, description="What changed", type=Why),),
             errors=(400, 404),
         ),
         Operation(
@@ -424,7 +437,10 @@ def _releases() -> list[Operation]:
             tag=tag,
             named=limits.RELEASE,
             summary="Takes back a release that is not live yet",
-            answers=(Answer(status=200, description="The release", type=Release),),
+            answers=(
+                Answer(status=200, description="The release: nothing is left of it", type=Release),
+                Answer(status=202, description="The release: its build still ends", type=Release),
+            ),
             errors=(400, 404, 409),
         ),
         Operation(
@@ -453,11 +469,46 @@ def _releases() -> list[Operation]:
         Operation(
             method="POST",
             path="/system/rollback",
-            id="rollback",
+            id="rollBack",
             tag=tag,
-            summary="Comes with a later version",
-            answers=(),
-            errors=(501,),
+            summary="Goes back to what an earlier release brought, without a build",
+            body=Back,
+            answers=(
+                Answer(
+                    status=202,
+                    description="It is under way",
+                    type=Rollback,
+                    headers={"Location": "Where it can be read"},
+                ),
+            ),
+            errors=(400, 404, 409, 413),
+        ),
+        Operation(
+            method="GET",
+            path="/system/rollbacks",
+            id="listRollbacks",
+            tag=tag,
+            summary="Rollbacks, the newest first",
+            query=(
+                OF_NAMESPACE,
+                Query(
+                    name="repository",
+                    description="only those of this repository",
+                    limit=limits.REPOSITORY,
+                ),
+            ),
+            answers=(Answer(status=200, description="Rollbacks", type=list[Rollback]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="GET",
+            path="/system/rollbacks/{id}",
+            id="getRollback",
+            tag=tag,
+            named=limits.ROLLBACK,
+            summary="One rollback",
+            answers=(Answer(status=200, description="The rollback", type=Rollback),),
+            errors=(400, 404),
         ),
     ]
 
@@ -550,6 +601,16 @@ def _system() -> list[Operation]:
             tag=tag,
             summary="This description",
             answers=(Answer(status=200, description="OpenAPI 3.1", type=dict[str, Any]),),
+        ),
+        Operation(
+            method="POST",
+            path="/system/prune",
+            id="prune",
+            tag=tag,
+            summary="Removes what nothing needs any more, or says what that would be",
+            body=Prune,
+            answers=(Answer(status=200, description="What went, or would go", type=PruneReport),),
+            errors=(400, 413),
         ),
         Operation(
             method="GET",

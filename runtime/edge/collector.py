@@ -15,15 +15,16 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from core.models import Receipt
+from core.models import Receipt, Traffic
 from core.names import DEFAULT_NAMESPACE
 from core.settings import Settings
 from core.store.metrics import Tally, code
 from runtime.edge import config
 from runtime.edge.receipt import Gaps
+from runtime.edge.traffic import Recent, Since
 
 _MAX_LINE = 4096
 
@@ -91,14 +92,17 @@ def _counted(status: int, end: str) -> int:
 
 
 class Window:
-    """Requests of some functions from its making until ``close``."""
+    """Requests of some functions from ``since`` (Unix time) until ``close``."""
 
-    def __init__(self, collector: Collector, functions: Iterable[str]) -> None:
+    def __init__(
+        self, collector: Collector, functions: Iterable[str], since: float, before: Receipt
+    ) -> None:
+        """``before``: what an earlier controller counted of it already."""
         self.functions = frozenset(functions)
-        self.since = time.time()
-        self.requests = 0
-        self.failed = 0
+        self.since = since
+        self.requests, self.failed = before.requests, before.failed
         self.gaps = Gaps(self.since)
+        self._before = before.longest_gap_ms
         self._collector = collector
 
     def add(self, line: Line) -> None:
@@ -109,6 +113,11 @@ class Window:
         answered = line.status > 0 and not line.platform_failed
         self.gaps.add(line.arrived, line.answered, answered=answered)
 
+    def so_far(self) -> Receipt:
+        """What is known of it, for whoever has to go on with it."""
+        with self._collector.lock:
+            return self._receipt(self.gaps.so_far)
+
     def close(self) -> Receipt:
         """Ends the window; a request is in it if its answer began in it and its end was logged.
 
@@ -116,11 +125,14 @@ class Window:
         """
         with self._collector.lock:
             self._collector.windows.discard(self)
-            return Receipt(
-                requests=self.requests,
-                failed=self.failed,
-                longest_gap_ms=round(self.gaps.longest(time.time()) * 1000, 1),
-            )
+            return self._receipt(self.gaps.longest(time.time()))
+
+    def _receipt(self, gap: float) -> Receipt:
+        return Receipt(
+            requests=self.requests,
+            failed=self.failed,
+            longest_gap_ms=max(round(gap * 1000, 1), self._before),
+        )
 
 
 class _Connection:
@@ -138,8 +150,9 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         self._path = config.log_socket(settings)
         self.lock = threading.Lock()
-        self.windows: set[Window] = set()
+        self.windows: set[Window | Since] = set()
         self.tally = Tally("edge")
+        self._recent = Recent()
         self._known: frozenset[str] = frozenset()
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -179,18 +192,57 @@ class Collector:
         with self.lock:
             self._known = frozenset(functions)
             self.tally.only(self._known)
+            self._recent.only(self._known)
 
     def counts(self) -> dict[str, int]:
         """Requests of each function that is counted, as far as ``tally`` still has them."""
         with self.lock:
             return {function: self.tally.requests(function) for function in self._known}
 
-    def begin_window(self, functions: Iterable[str]) -> Window:
-        """Starts to watch the requests of ``functions`` (``name.namespace``)."""
-        window = Window(self, functions)
+    def begin_window(
+        self,
+        functions: Iterable[str],
+        since: float = 0.0,
+        before: Receipt | None = None,
+    ) -> Window:
+        """Starts to watch the requests of ``functions`` (``name.namespace``), from now or from
+        ``since`` on; ``before``: what was counted until then."""
+        none = Receipt(requests=0, failed=0, longest_gap_ms=0.0)
+        window = Window(self, functions, since or time.time(), before or none)
         with self.lock:
             self.windows.add(window)
         return window
+
+    def recent(self, functions: Iterable[str]) -> dict[str, Traffic]:
+        """How these answered in the last minute."""
+        with self.lock:
+            return {function: self._recent.traffic(function) for function in functions}
+
+    def watch(self, functions: Iterable[str]) -> Since:
+        """Starts to note how these answer, until ``forget``."""
+        since = Since(functions)
+        with self.lock:
+            self.windows.add(since)
+        return since
+
+    def answered(self, since: Since) -> dict[str, Traffic]:
+        with self.lock:
+            return {function: each.traffic() for function, each in since.answers.items()}
+
+    def forget(self, since: Since) -> None:
+        with self.lock:
+            self.windows.discard(since)
+
+    def lose(self, counts: Mapping[str, int]) -> None:
+        """Counts requests that nobody logs: of each function, those that a killed edge had."""
+        with self.lock:
+            for function, count in counts.items():
+                if function in self._known:
+                    self.tally.lose(function, count)
+                for window in self.windows:
+                    if isinstance(window, Window) and function in window.functions:
+                        window.requests += count
+                        window.failed += count
 
     # The thread.
 
@@ -243,6 +295,7 @@ class Collector:
             return  # torn where the ring overflowed
         if line.function in self._known:
             self.tally.add(line.function, code(line.code), line.seconds)
+            self._recent.add(line)
         for window in self.windows:
             if line.function in window.functions:
                 window.add(line)

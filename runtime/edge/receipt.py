@@ -43,6 +43,11 @@ class Gaps:
         last = until - max(self._previous, waiting) if waiting < until else 0.0
         return max(self._longest, last)
 
+    @property
+    def so_far(self) -> float:
+        """The longest gap in seconds among those that are folded in: never too long."""
+        return self._longest
+
     def _fold(self) -> float:
         """Goes through what was noted; returns since when failed ones wait (inf: none does)."""
         order = sorted(range(len(self._ended)), key=self._ended.__getitem__)

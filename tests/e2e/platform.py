@@ -79,6 +79,8 @@ class Platform:
             "SLIPWAY_STATE": str(self.folder / "state"),
             "SLIPWAY_PORT": str(self.port),
             "SLIPWAY_HEALTH_TIMEOUT": "10s",
+            "SLIPWAY_WATCH": "0s",  # who tests these two sets them
+            "SLIPWAY_WARM": "0s",
             "SLIPWAY_RUNTIME": "process",
         }
         told |= {name: os.environ[name] for name in PASSED if name in os.environ}

@@ -151,6 +151,16 @@ def test_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gap(*quick, (12, 13, True)) == pytest.approx(1)
 
 
+def test_what_a_killed_edge_had_is_lost(settings: Settings) -> None:
+    collector = Collector(settings)
+    collector.only(["f.ann", "g.ann"])
+    window = collector.begin_window(["f.ann"])
+    collector.lose({"f.ann": 3, "g.ann": 1, "gone.ann": 5})
+    receipt = window.close()
+    assert (receipt.requests, receipt.failed) == (3, 3)
+    assert collector.counts() == {"f.ann": 3, "g.ann": 1}, "of functions that there are"
+
+
 # The socket.
 
 

@@ -14,7 +14,7 @@ def line(function: str, step: str, stream: str, text: str) -> LogLine:
 
 
 def shown(*lines: LogLine) -> list[str]:
-    return [str(each) for each in follow(lines)]
+    return [str(each) for each in follow(lines) if each != ""]
 
 
 def release(state: State, *rows: FunctionRow) -> Release:

@@ -162,3 +162,29 @@ def test_two_passes_reach_any_desired_state_and_a_third_does_nothing(
             revision: sum(r.replicas for r in records if r.spec.revision == revision)
             for revision in {r.spec.revision for r in records}
         }
+
+
+def test_what_is_warm_runs_on_but_is_not_started_again() -> None:
+    old, new = spec("f"), spec("f", "1")
+    warm = {("f.alice", old.revision)}
+    wants = wanted([record(new)], [])
+    running = [instance(old, "a"), instance(old, "mute"), instance(new, "b")]
+    todo = plan(wants, running, {"a", "b"}, {}, warm)
+    assert [each.id for each in todo.leave] == ["mute"], "only what could serve at once"
+    assert plan(wants, running[2:], {"b"}, {}, warm).start == []
+    table = routes([record(new)], running, {"a", "b"}, set())
+    assert table["f.alice"].endpoints == ("unix@/b",)
+
+
+def test_what_is_warm_is_scaled_down_where_it_is_wanted() -> None:
+    f = spec("f")
+    running = [instance(f, "a"), instance(f, "b")]
+    todo = plan(wanted([record(f)], []), running, {"a", "b"}, {}, {("f.alice", f.revision)})
+    assert len(todo.leave) == 1
+
+
+def test_a_rollback_under_way_starts_what_it_brings_back() -> None:
+    old, new = spec("f"), spec("f", "1")
+    wants = wanted([record(new)], [], [{"f.alice": old}])
+    todo = plan(wants, [instance(new, "b")], {"b"}, {})
+    assert (todo.start, todo.leave) == ([old], [])

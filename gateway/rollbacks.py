@@ -1,0 +1,95 @@
+"""Rollbacks over HTTP: begin one, read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from core import failpoints, logging, names
+from core.errors import Conflict, InvalidRequest, NotFound
+from core.models import Rollback
+from gateway import rollbackbranch
+from gateway.context import here
+from gateway.streams import decoded
+
+bp = Blueprint("rollbacks", __name__)
+log = logging.get()
+
+
+class Back(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /system/rollback``."""
+
+    namespace: str
+    function: str | None = None
+    """Only this function goes back."""
+    repository: str | None = None
+    """All of it; beside ``function`` only needed where the function is not there any more."""
+    to: str | None = None
+    """Id of a release; by default the newest before the live one that had something else."""
+
+
+@bp.post("/system/rollback")
+def roll_back() -> Response:
+    """Begins a rollback; what becomes of it is told by ``/system/rollbacks/<id>``."""
+    gateway = here()
+    wanted = decoded(request.environ, Back)
+    names.namespace(wanted.namespace)
+    if wanted.function is not None:
+        names.function_name(wanted.function)
+    if wanted.repository is not None:
+        names.repository_name(wanted.repository)
+    if wanted.to is not None:
+        names.release_id(wanted.to)
+    repository = wanted.repository or _repository(wanted)
+    gateway.store.repository(wanted.namespace, repository)
+    rollback = gateway.store.create_rollback(
+        wanted.namespace, repository, wanted.function or "", wanted.to or ""
+    )
+    failpoints.at("rollback-created")
+    log.info("rollback", id=rollback.id, repository=rollback.key, to=rollback.to)
+    # The routes move meanwhile.
+    rollback = rollbackbranch.write(gateway.settings, gateway.store, rollback)
+    response = _json(rollback, 202)
+    response.headers["Location"] = f"/system/rollbacks/{rollback.id}"
+    return response
+
+
+@bp.get("/system/rollbacks")
+def list_rollbacks() -> Response:
+    """The newest first, of one repository, one namespace or all."""
+    namespace = request.args.get("namespace", "")
+    repository = request.args.get("repository", "")
+    if namespace:
+        names.namespace(namespace)
+    if repository:
+        names.repository_name(repository)
+    return _json(here().store.rollbacks(namespace, repository))
+
+
+@bp.get("/system/rollbacks/<id_>")
+def get_rollback(id_: str) -> Response:
+    return _json(here().store.rollback(names.rollback_id(id_)))
+
+
+def _repository(wanted: Back) -> str:
+    """Whose a function is."""
+    if not wanted.function:
+        raise InvalidRequest("name a function or a repository that is to go back")
+    record = here().store.function(names.join_function(wanted.function, wanted.namespace))
+    if record is None:
+        raise NotFound(
+            f"there is no function {wanted.function}.{wanted.namespace} now: name its repository "
+            "as well, and with 'to' a release that had it"
+        )
+    if record.repository is None:
+        raise Conflict(
+            f"{wanted.function}.{wanted.namespace} was deployed by API, which keeps no history: "
+            "deploy what it shall be"
+        )
+    return record.repository
+
+
+def _json(value: Rollback | list[Rollback] | Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, content_type="application/json")

@@ -1,0 +1,111 @@
+"""What each switch cost, as the edge saw it: counted from the first route change until no request
+is with what was replaced, and at least for five seconds.
+
+What is counted is written down as it grows, so that the next controller goes on with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from core import failpoints
+from core.models import FunctionRecord, OpenReceipt
+from core.store import Store
+from runtime.edge import Edge
+from runtime.edge.collector import Collector, Window
+from runtime.plan import Key
+from runtime.providers import Instance
+
+LEAST_SECONDS = 5.0
+"""The least time that a receipt covers."""
+NOTE_EVERY = 0.5
+"""Seconds between two notes of what was counted: the most that a controller's death takes."""
+
+
+@dataclass
+class _Switch:
+    window: Window
+    begun: float
+    old: frozenset[str]
+    noted: float
+
+
+class Receipts:
+    """Those that are being counted."""
+
+    def __init__(self, store: Store, collector: Collector | None) -> None:
+        self.store = store
+        self.collector = collector
+        self._open: dict[str, _Switch] = {}
+
+    def resume(self) -> None:
+        """Goes on with what an earlier controller counted."""
+        for id_, each in self.store.open_receipts().items():
+            if self.collector is None:
+                self.store.save_receipt(id_, each.so_far)
+                continue
+            window = self.collector.begin_window(
+                each.functions, since=each.counted_until, before=each.so_far
+            )
+            self._open[id_] = _Switch(window, each.begun, frozenset(each.old), 0.0)
+
+    def window(self, functions: Iterable[str]) -> Window | None:
+        """To be made before the switch; ``begin`` takes it, or ``close`` ends it."""
+        return self.collector.begin_window(functions) if self.collector else None
+
+    def begin(self, id_: str, window: Window | None, old: Iterable[Instance]) -> None:
+        """The routes are about to move away from the replicas ``old``."""
+        if window is None:
+            return
+        switch = _Switch(window, time.time(), frozenset(each.id for each in old), 0.0)
+        self._open[id_] = switch
+        self._note(id_, switch)
+
+    def write(self, instances: Iterable[Instance], edge: Edge) -> None:
+        """Writes those that are over, and notes what the others have counted."""
+        if not self._open:
+            return
+        there = {each.id: each for each in instances}
+        for id_, switch in list(self._open.items()):
+            serving = [there[old] for old in switch.old if old in there]
+            young = time.time() - switch.begun < LEAST_SECONDS
+            if young or not all(edge.released(each.address) for each in serving):
+                if time.time() - switch.noted > NOTE_EVERY:
+                    self._note(id_, switch)
+                continue
+            self.store.save_receipt(id_, switch.window.close())
+            failpoints.at("receipt-written")
+            del self._open[id_]
+
+    def pending(self, id_: str) -> bool:
+        return id_ in self._open
+
+    def _note(self, id_: str, switch: _Switch) -> None:
+        switch.noted = time.time()
+        self.store.save_open_receipt(
+            id_,
+            OpenReceipt(
+                functions=sorted(switch.window.functions),
+                old=sorted(switch.old),
+                begun=switch.begun,
+                counted_until=switch.noted,
+                so_far=switch.window.so_far(),
+            ),
+        )
+
+
+def replaced(
+    instances: Iterable[Instance],
+    before: Mapping[str, FunctionRecord],
+    after: Collection[Key],
+) -> list[Instance]:
+    """The replicas that serve now and will not once ``after`` is desired instead of ``before``."""
+    return [
+        each
+        for each in instances
+        if (record := before.get(each.function)) is not None
+        and record.spec.revision == each.revision
+        and (each.function, each.revision) not in after
+    ]
