@@ -9,7 +9,7 @@ READY_DEV := .venv/.installed-dev
 # Compiled modules make every later start quicker.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up check check-static test fuzz base-images bench versions setup setup-dev compose-secrets
+.PHONY: help up check check-static test fuzz oracle chaos base-images bench versions setup setup-dev compose-secrets
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,19 @@ fuzz: $(READY_DEV) ## Ask the API 10,000 times by its own description; CASES= an
 	SLIPWAY_FUZZ_CASES=$(CASES) SLIPWAY_FUZZ_SEED=$(SEED) SLIPWAY_FUZZ_DONE=$(done) \
 		$(BIN)/python -m pytest --timeout 3600 tests/fuzz $(ARGS)
 	@rm -f $(done)
+
+oracle: EDITS = 2000
+oracle: SEED = 1
+oracle: $(READY_DEV) ## Hold 2,000 random edits of a repository against a comparison of all that goes into each build; EDITS= and SEED= say how many and which
+	SLIPWAY_ORACLE_EDITS=$(EDITS) SLIPWAY_ORACLE_SEED=$(SEED) \
+		$(BIN)/python -m pytest -s tests/integration/test_oracle.py $(ARGS)
+
+chaos: RUNS = 1000
+chaos: SEED = 1
+chaos: PLATFORMS = 3
+chaos: RUNTIME = process
+chaos: $(READY_DEV) ## Kill any part at any step of a release, 1,000 times, and audit what is there afterwards; RUNS=, SEED=, RUNTIME= and PLATFORMS= (side by side) say how; goes on where it broke off
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED) --platforms $(PLATFORMS) --runtime $(RUNTIME) $(ARGS)
 
 base-images: $(READY) ## Make the templates' base images from Debian packages, for Docker without a hub; FORCE=1 anew
 	@$(BIN)/python -P -m supervisor.base_images

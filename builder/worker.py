@@ -26,12 +26,16 @@ from builder.engines import engine_for
 from builder.sweep import Sweep, Upkeep
 from core import logging, queues
 from core.alive import place
-from core.errors import SlipwayError
+from core.errors import SlipwayError, Unavailable
 from core.parents import end_with
+from core.readiness import tell_ready
+from core.sandbox import cgroup
 from core.settings import Settings
 from core.store import Store, connect
 
 BEAT, BEAT_LIFE = 1.0, 10.0
+NICE = 10
+"""Of 19. Where there are no control groups it is all that keeps builds behind functions."""
 _pool = os.getpid()
 """The process that workers are forked from."""
 
@@ -62,6 +66,7 @@ class BuildWorker(Worker):
         ):
             threading.Thread(target=_again_and_again, args=(duty,), daemon=True).start()
         log.info("worker_started", pid=os.getpid())
+        tell_ready()
         options |= {"with_scheduler": False, "logging_level": "WARNING"}
         return super().work(*args, **options)
 
@@ -70,6 +75,7 @@ def main() -> None:
     settings = _settings()
     logging.configure("workers", settings.log_format)
     engine_for(settings).prepare()  # once, for the forks
+    _give_way(settings)
     connection = connect(settings.store_url)
     pool = WorkerPool(
         [queues.BUILDS],
@@ -81,6 +87,16 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # so that collections in the forks leave our pages shared
     pool.start(logging_level="WARNING")
+
+
+def _give_way(settings: Settings) -> None:
+    """Puts this process behind what is live, for the CPU and the disk, and with it all that it
+    starts: git, what copies and hashes, an image's context on its way to the engine."""
+    os.nice(NICE)
+    try:
+        cgroup.of_builds(settings.mark, top=os.geteuid() == 0).join("workers", os.getpid())
+    except Unavailable as error:
+        log.warning("workers_not_behind", reason=str(error))
 
 
 def _again_and_again(duty: Callable[[], None]) -> None:

@@ -69,6 +69,11 @@ class Client:
     def delete(self, path: str) -> Any:
         return self._json(self._ask("DELETE", path))
 
+    def cancel(self, release: str) -> tuple[Mapping[str, Any], bool]:
+        """(the release, whether nothing of its build is left)."""
+        answer = self._ask("DELETE", f"/system/releases/{release}")
+        return self._json(answer), answer.status_code == 200
+
     def change(self, method: str, path: str, body: Mapping[str, Any]) -> None:
         """Asks for what has no answer but that it is accepted."""
         self._ask(method, path, json=dict(body))

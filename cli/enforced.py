@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from core import disk
 from core.errors import SlipwayError
 from core.settings import Settings
 from supervisor import runtime_choice
@@ -14,6 +15,9 @@ def enforced(settings: Settings, *, runs: bool) -> dict[str, str]:
     """Bound → what enforces it; starts one small sandbox to find out. ``runs``: an installation
     does on this state folder, and what it uses counts."""
     told = _functions(settings, runs=runs)
+    used = disk.human(sum(disk.made_by_builds(settings).values()))
+    most = f"at most {disk.human(settings.disk_limit)}" if settings.disk_limit else "no limit set"
+    told["disk"] = f"builds take {used}, {most}; {disk.human(disk.RESERVE)} stay free"
     if settings.tls_cert:
         told["tls"] = _served(settings, settings.tls_cert)
     return told

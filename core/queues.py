@@ -20,6 +20,7 @@ from rq.registry import (
 )
 from rq.serializers import JSONSerializer
 
+from core import failpoints
 from core.store import Store
 
 BUILDS = "builds"
@@ -39,7 +40,9 @@ def dispatch(store: Store, repository: str) -> str:
     """
     id_ = store.take_turn(repository)
     if id_:
+        failpoints.at("turn-taken")
         enqueue(store, id_)
+        failpoints.at("enqueued")
     return id_
 
 

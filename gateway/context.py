@@ -40,6 +40,8 @@ class Gateway(Flask):
         self.tally = Tally("gateway")
         self.password = secret_file(settings.password_file)
         self.builder_token = secret_file(settings.token_file)
+        self.hooks_socket = settings.gateway_socket
+        """Where git's hook finds the process that has its push."""
         self.alive: Callable[[], bool] = lambda: True
         """False once this process is told to stop: long streams then end."""
         self.followers = Followers(

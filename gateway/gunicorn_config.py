@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core.parents import end_with
+from core.readiness import tell_ready
 from gateway.environment import LISTEN_FDS, read_settings
 from gateway.pools import THREADS
 
@@ -82,5 +83,7 @@ def worker_exit(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Runs in the worker once the application is loaded."""
     app = worker.wsgi
-    app.alive = lambda: worker.alive
+    app.alive = lambda: worker.alive and not worker.parting
+    app.hooks_socket = worker.listen_for_hooks(_settings.gateway_socket.parent)
+    tell_ready()
     threading.Thread(target=app.begin, name="begin", daemon=True).start()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
 
-from core import queues
+from core import failpoints, names, queues
 from core.errors import InvalidRequest, Unavailable
 from core.models import Release, Repository, State
 from core.store import LogEnd
@@ -53,14 +53,20 @@ def pushed(namespace: str, repository: str) -> Response:
     token = request.headers.get("Authorization", "").removeprefix("Bearer ")
     push = gateway.pushes.find(token, namespace, repository)
     updates = read_updates(whole(request.environ, 2**22))
+    failpoints.at("push-stored")
     known = gateway.store.repository(namespace, repository)
     known = bare.settle_deploy_branch(gateway.settings, gateway.store, known)
     told = list(not_deployed(updates, known.deploy_branch))
     deployed = next((u for u in updates if u.branch and u.branch == known.deploy_branch), None)
-    if deployed is None or deployed.deleted:
+    if deployed is None:
         told.append("slipway: stored, nothing to deploy")
         return _text(iter(_shown(told)))
-    release = gateway.store.create_release(known, deployed.new, deployed.branch)
+    commit = deployed.new
+    if deployed.deleted:
+        told.append(f"{deployed.branch}: deleted; all functions of {known.key} are taken down")
+        commit = names.NO_COMMIT
+    release = gateway.store.create_release(known, commit, deployed.branch)
+    failpoints.at("release-created")
     queues.dispatch(gateway.store, known.key)
     told = [*_shown(told), _begun(gateway, release, known)]
     try:
@@ -91,7 +97,8 @@ def not_deployed(updates: list[Update], deploy_branch: str) -> Iterator[str]:
     for update in updates:
         name = printable(update.branch or update.ref.removeprefix("refs/tags/"))
         if update.deleted:
-            yield f"{name}: deleted; nothing was deployed from it"
+            if not deploy_branch or update.branch != deploy_branch:
+                yield f"{name}: deleted; nothing was deployed from it"
         elif not update.branch:
             yield f"{name}: stored, not deployed: only branches are"
         elif not deploy_branch:

@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from redis.exceptions import RedisError
 
 from core import logging
-from core.store.metrics import BUCKETS, SYSTEM, Series, Traffic, code
+from core.store.metrics import BUCKETS, LOST, SYSTEM, Series, Traffic, code
 from gateway.context import Gateway, here
 
 bp = Blueprint("metrics", __name__)
@@ -58,6 +58,7 @@ def exposition(replicas: Mapping[str, int], traffic: Traffic) -> Iterator[str]:
         (f'function_name="{name}",code="{status}"', series)
         for name in sorted(replicas)
         for status, series in sorted(traffic.get(name, {}).items())
+        if status != LOST
     ]
     of_system = []
     for labels, series in sorted(traffic.get(SYSTEM, {}).items()):
@@ -74,6 +75,15 @@ def exposition(replicas: Mapping[str, int], traffic: Traffic) -> Iterator[str]:
             (f'function_name="{name}"', sum(each.requests for each in traffic[name].values()))
             for name in sorted(replicas)
             if name in traffic
+        ),
+    )
+    yield from _values(
+        "slipway_edge_lost_requests_total counter "
+        "Requests that an edge had which was killed, when they were last counted.",
+        (
+            (f'function_name="{name}"', traffic[name][LOST].requests)
+            for name in sorted(replicas)
+            if LOST in traffic.get(name, {})
         ),
     )
     yield from _values(

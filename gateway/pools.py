@@ -63,10 +63,11 @@ class Pools:
         self.calls = Pool("asynchronous calls that are being sent", 12, share=4)
         self.metrics = Pool("readers of metrics", 2)
         self.usage = Pool("measurements that are waited for", 4)
+        self.prunes = Pool("prunes", 1)
         redeliver = "the forge does not send it again by itself, redeliver it on the webhook's page"
         self.webhooks = Pool("webhooks", 16, advice=redeliver)
         self.large_webhooks = Pool("webhooks of more than 1 MB", 3, advice=redeliver)
 
 
-THREADS = 103
+THREADS = 104
 """Of the one worker: the slots of all pools, and 14 for what is short."""

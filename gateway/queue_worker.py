@@ -23,6 +23,7 @@ from core.alive import place
 from core.errors import SlipwayError
 from core.models import Call
 from core.patience import USUAL, patience_of
+from core.readiness import tell_ready
 from core.settings import Settings
 from core.store import Store, connect
 from core.store.calls import Taken
@@ -73,6 +74,7 @@ class QueueWorker:
         for thread in threads:
             thread.start()
         kept = 0.0
+        tell_ready()
         while not self._stop.wait(BEAT):
             if all(thread.is_alive() for thread in threads):  # else somebody shall see it
                 kept = self._tell(kept)

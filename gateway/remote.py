@@ -142,7 +142,7 @@ def _variables(gateway: Gateway, path: Path, service: str, push: Push | None) ->
         env |= {
             "SLIPWAY_PYTHON": sys.executable,
             "SLIPWAY_POST_RECEIVE": str(Path(post_receive.__file__).resolve()),
-            "SLIPWAY_PUSH_SOCKET": str(settings.gateway_socket),
+            "SLIPWAY_PUSH_SOCKET": str(gateway.hooks_socket),
             "SLIPWAY_PUSH_PATH": f"/internal/pushes/{push.namespace}/{push.repository}",
             "SLIPWAY_PUSH_TOKEN": push.token,
         }

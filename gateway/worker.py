@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import select
 import socket
 import struct
@@ -19,6 +20,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
@@ -44,11 +46,44 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     An answer may leave its thread (``Detached``): then the loop hands the connection over, and gets
     it back in its end. It counts as ours all the time, so that a stop waits for it.
+
+    Its listening sockets are shared with the worker that replaces it. git's hooks come by one of
+    its own, also while it stops: their pushes are known to nobody else.
     """
+
+    pending_conns: deque[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._leaving: deque[Any] = deque()
+        self._hooks: socket.socket | None = None
+        self.parting = False
+        """Whether we will be asked to end soon: what may last for ever ends now."""
+
+    def listen_for_hooks(self, folder: Path) -> Path:
+        """Returns where; to be called before ``run``."""
+        for left in folder.glob("hooks-*"):  # of one that was killed
+            if not Path("/proc", left.name.removeprefix("hooks-")).exists():
+                left.unlink(missing_ok=True)
+        path = folder / f"hooks-{os.getpid()}"
+        path.unlink(missing_ok=True)
+        self._hooks = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._hooks.bind(str(path))
+        path.chmod(0o600)
+        self._hooks.listen()
+        self.poller.register(self._hooks, EVENT_READ, self.accept)
+        return path
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            if self._hooks:
+                Path(self._hooks.getsockname()).unlink(missing_ok=True)
+                self._hooks.close()
+
+    def handle_usr1(self, sig: int, frame: Any) -> None:  # noqa: ARG002 - gunicorn's signature
+        self.parting = True
 
     def enqueue_req(self, conn: Any) -> None:
         """A connection is new, or was idle, or its next request came together with the last."""
@@ -132,10 +167,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._close(self._leaving[0])
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """At a stop, who has not sent a request does not keep us any more than who had one."""
+        """At a stop, who has sent nothing does not keep us any more than who had an answer. Who has
+        begun a request has its time."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, deadline)
+            if not conn.parser.unreader.buf.getvalue():
+                conn.timeout = min(conn.timeout, deadline)
+        self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
 
 
 def _awaited(conn: Any) -> int:

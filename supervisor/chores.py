@@ -64,7 +64,8 @@ def network_down(settings: Settings) -> None:
         FunctionsNetwork(settings, Engine(settings.engine_url)).remove()
     else:
         Network.from_settings(settings).teardown()
-    cgroup.discover(settings.mark, top=os.geteuid() == 0).clear()
+    for groups in (cgroup.discover, cgroup.of_builds):
+        groups(settings.mark, top=os.geteuid() == 0).clear()
 
 
 def ask_store(settings: Settings) -> None:

@@ -2,6 +2,9 @@
 
 Everything that takes time waits in ``wait``, which goes on restarting what dies meanwhile. The
 first SIGINT, SIGTERM or SIGHUP makes ``wait`` raise Interrupted; another one makes ``stop`` hurry.
+
+A part that is replaced runs on beside its successor, with what it has begun, until that has ended
+or its time is up; ``stop`` waits for it as for any other.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import contextlib
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from core.errors import ConfigError
+from core.readiness import NOTIFICATION_FD
 from supervisor import parts, processes
 from supervisor.leftovers import Leftovers
 from supervisor.logfiles import LogFiles
@@ -25,8 +30,8 @@ from supervisor.parts import Part
 
 FIRST_DELAY, MAX_DELAY = 0.1, 10.0
 """Seconds before a part that died is started again; doubled by every further death."""
-SETTLED = 30.0
-"""Seconds of life after which a death counts as the first again."""
+SETTLED = 3.0
+"""Seconds of life after which a death counts as the first again, and is mended at once."""
 _ROTATE_EVERY = 5.0
 _HURRIED = 1.0
 """Seconds that parts have to end once the user has asked twice."""
@@ -34,6 +39,14 @@ _HURRIED = 1.0
 
 class Interrupted(Exception):
     """The user, or whoever started us, wants us to end."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Where a child tells that it is ready."""
+
+    child: _Child
+    descriptor: int
 
 
 @dataclass
@@ -47,6 +60,11 @@ class _Child:
     due: float = 0.0
     """When to start it again."""
     leaving: bool = False
+    until: float = float("inf")
+    """When one that was replaced is ended."""
+    ready: _Ready | None = None
+    is_ready: bool = False
+    """Whether it has told so, by ``core.readiness``."""
 
 
 class Keeper:
@@ -68,6 +86,8 @@ class Keeper:
         self.tell = tell
         self.tick = tick
         self._children: dict[str, _Child] = {}
+        self._replaced: list[_Child] = []
+        """Those that finish what they have, beside their successors."""
         self._selector = selectors.DefaultSelector()
         self._signals = 0
         self._stopping: int | None = None
@@ -97,7 +117,7 @@ class Keeper:
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # as signal() gave it
-        for child in self._children.values():
+        for child in [*self._children.values(), *self._replaced]:
             self._kill(child)
         self._selector.close()
         os.close(self._wake)
@@ -133,10 +153,19 @@ class Keeper:
             self.tick()
         return True
 
-    def stand_by(self) -> None:
-        """Keeps everything running until Interrupted is raised."""
-        while True:
-            self._turn(_ROTATE_EVERY)
+    def stand_by(self, bell: socket.socket) -> None:
+        """Keeps everything running until there is something to read there.
+
+        Raises:
+            Interrupted: once, at the first signal.
+        """
+        rung: list[object] = []
+        self._selector.register(bell, selectors.EVENT_READ, rung)
+        try:
+            while not rung:
+                self._turn(_ROTATE_EVERY)
+        finally:
+            self._selector.unregister(bell)
 
     def run(
         self, name: str, argv: Sequence[str], seconds: float, *, on_screen: bool = False
@@ -166,17 +195,103 @@ class Keeper:
             del self._children[name]
         return None if process.returncode < 0 else process.returncode
 
+    # Restarting
+
+    def replace(
+        self,
+        name: str,
+        seconds: float,
+        *,
+        argv: Sequence[str] = (),
+        ready: Callable[[int], bool] | None = None,
+    ) -> int:
+        """Starts a successor beside a part; once that is ready, the part is asked to end, and has
+        the time that its ``linger`` says. Returns the successor's pid.
+
+        ``argv``: of this one start, where it differs. ``ready``: of a pid, asked again and again;
+        by default whether the process has told so (core/readiness.py).
+
+        Raises:
+            ConfigError: the successor does not come up; the part goes on as before.
+            Interrupted: as ``wait``.
+        """
+        old = self._children[name]
+        new = _Child(old.part, leaving=True)  # while it is on trial, its end is no death
+
+        def up() -> bool:
+            assert new.process is not None
+            return ready(new.process.pid) if ready else new.is_ready
+
+        try:
+            self._spawn(new, argv=argv)
+            if not self.wait(seconds, lambda: new.process is None or up()):
+                raise ConfigError(
+                    f"the new {name} was not ready after {seconds:.0f} s, and the old one goes on: "
+                    f"see {self.logs.path(name)}"
+                )
+            if new.process is None:
+                raise ConfigError(
+                    f"the new {name} ended at once, and the old one goes on: see "
+                    f"{self.logs.path(name)}"
+                )
+        except OSError as error:
+            raise ConfigError(f"the {name} cannot be started: {error.strerror}") from error
+        except BaseException:
+            self._kill(new)
+            raise
+        new.leaving = False
+        self._children[name] = new
+        if old.process:
+            old.leaving = True
+            old.until = time.monotonic() + max(old.part.linger, old.part.patience)
+            self._replaced.append(old)
+            self._ask(old)
+        return new.process.pid
+
+    def restart(self, name: str, seconds: float) -> int:
+        """Asks a part to end and starts it again; returns the new pid.
+
+        Raises:
+            ConfigError: it is not ready in time; it is kept running, and tried again.
+            Interrupted: as ``wait``.
+        """
+        child = self._children[name]
+        if child.process:
+            child.leaving = True
+            self._ask(child)
+            if not self.wait(child.part.patience, lambda: child.process is None):
+                self.tell(f"the {name} took over {child.part.patience:.0f} s: killed")
+                self._kill(child)
+        child.leaving, child.is_ready, child.deaths, child.due = False, False, 0, 0.0
+        if not self.wait(seconds, lambda: child.is_ready):
+            raise ConfigError(
+                f"the {name} is not ready after {seconds:.0f} s: see {self.logs.path(name)}"
+            )
+        assert child.process is not None  # it has just told
+        return child.process.pid
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Signals a part, and those that it has replaced; nothing where it does not run."""
+        for child in self._all(name):
+            if child.process:
+                child.process.send_signal(number)
+
+    def pid(self, name: str) -> int:
+        """Of a part that runs; 0 where it does not just now."""
+        child = self._children.get(name)
+        return child.process.pid if child and child.process else 0
+
     # Ending
 
     def stop(self, names: Iterable[str]) -> None:
         """Asks parts to end, all at once, and ends those that take too long; returns when all
         are gone. Unknown ones are left out. It is not interrupted, but a signal hurries it."""
         self._begin_to_stop()
-        leaving = [self._children[name] for name in names if name in self._children]
+        names = list(names)
+        leaving = [child for name in names for child in self._all(name)]
         for child in leaving:
             child.leaving = True
-            if child.process:
-                child.process.send_signal(parts.stop_signal(child.part.name))
+            self._ask(child)
         asked = time.monotonic()
         while running := [child for child in leaving if child.process]:
             for child in running:
@@ -187,14 +302,15 @@ class Keeper:
                     self._kill(child)
             self._turn(0.05)
             self.tick()
-        for child in leaving:
-            del self._children[child.part.name]
+        for name in names:
+            self._children.pop(name, None)
 
     def drop(self, names: Iterable[str]) -> None:
         """Ends parts at once that are not wanted after all; all others go on."""
         for name in names:
-            if child := self._children.pop(name, None):
+            for child in self._all(name):
                 self._kill(child)
+            self._children.pop(name, None)
 
     @property
     def hurried(self) -> bool:
@@ -212,6 +328,15 @@ class Keeper:
 
     # Inside
 
+    def _all(self, name: str) -> list[_Child]:
+        """A part, and those that it has replaced."""
+        current = [self._children[name]] if name in self._children else []
+        return current + [each for each in self._replaced if each.part.name == name]
+
+    def _ask(self, child: _Child) -> None:
+        if child.process:
+            child.process.send_signal(parts.stop_signal(child.part.name))
+
     def _begin_to_stop(self) -> None:
         if self._stopping is None:
             self._stopping = self._signals
@@ -224,6 +349,10 @@ class Keeper:
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, _Child):
                 self._died(key.data)
+            elif isinstance(key.data, _Ready):
+                self._heard(key.data)
+            elif isinstance(key.data, list):
+                key.data.append(key.fileobj)
             else:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 4096)
@@ -234,6 +363,9 @@ class Keeper:
         for child in list(self._children.values()):
             if child.process is None and not child.leaving and child.due <= now:
                 self._again(child)
+        for child in [each for each in self._replaced if each.until <= now]:
+            self.tell(f"the old {child.part.name} did not end in time: killed")
+            self._kill(child)
         if now - self._rotated > _ROTATE_EVERY:
             self._rotated = now
             self.logs.rotate()
@@ -248,7 +380,7 @@ class Keeper:
             ) from error
         self._children[part.name] = child
 
-    def _spawn(self, child: _Child, *, on_screen: bool = False) -> None:
+    def _spawn(self, child: _Child, *, on_screen: bool = False, argv: Sequence[str] = ()) -> None:
         part = child.part
         with contextlib.ExitStack() as held:
 
@@ -258,16 +390,24 @@ class Keeper:
 
             log = None if on_screen else hold(self.logs.open(part.name))
             mark = hold(self.leftovers.mark(part.name))
-            process = subprocess.Popen(
-                part.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**self.env, **part.env},
-                cwd=self.folder,
-                pass_fds=[*part.listeners, mark],
-                start_new_session=True,  # Ctrl-C is for us alone
-            )
+            ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            hold(told)
+            child.ready, child.is_ready = _Ready(child, ready), False
+            self._selector.register(ready, selectors.EVENT_READ, child.ready)
+            try:
+                process = subprocess.Popen(
+                    argv or part.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**self.env, **part.env, NOTIFICATION_FD: str(told)},
+                    cwd=self.folder,
+                    pass_fds=[*part.listeners, mark, told],
+                    start_new_session=True,  # Ctrl-C is for us alone
+                )
+            except BaseException:
+                self._forget_ready(child)
+                raise
         child.process, child.began = process, time.monotonic()
         try:
             child.pidfd = os.pidfd_open(process.pid)
@@ -304,7 +444,21 @@ class Keeper:
             child.process.wait()
             self._forget(child)
 
+    def _heard(self, ready: _Ready) -> None:
+        """A byte: it is ready. The end: it never will be, or does not know how to tell."""
+        ready.child.is_ready = bool(os.read(ready.descriptor, 1))
+        self._forget_ready(ready.child)
+
+    def _forget_ready(self, child: _Child) -> None:
+        if child.ready:
+            self._selector.unregister(child.ready.descriptor)
+            os.close(child.ready.descriptor)
+            child.ready = None
+
     def _forget(self, child: _Child) -> None:
+        self._forget_ready(child)
+        if child in self._replaced:
+            self._replaced.remove(child)
         if child.pidfd >= 0:
             with contextlib.suppress(KeyError):  # it could not be registered
                 self._selector.unregister(child.pidfd)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from core import failpoints
 from core.errors import ConfigError
 from core.settings import Settings
 from gateway.environment import LISTEN_FDS
@@ -20,6 +21,7 @@ _PASSED = {
     *("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    failpoints.VARIABLE,
 }
 _DAEMON = {
     *("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -27,6 +29,12 @@ _DAEMON = {
 }
 _PASSED_PREFIXES = ("PIP_", "UV_", "NPM_CONFIG_", "npm_config_")
 """Where packages come from on this machine: the builder picks from them what it needs."""
+
+
+END_STREAMS = signal.SIGUSR1
+"""Has the gateway end what may last for ever, with a word where it has one, and serve on."""
+EDGE_LINGER = 16 * 60.0
+"""Seconds; an edge that was replaced ends by itself (runtime/edge/config.py: HARD_STOP)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,8 @@ class Part:
     """Descriptors of listening sockets, handed on under their numbers."""
     patience: float = 10.0
     """Seconds that it has to end when it is asked, until it is killed."""
+    linger: float = 0.0
+    """Seconds that it has, instead, when a successor runs already."""
 
 
 def stop_signal(name: str) -> signal.Signals:
@@ -108,16 +118,18 @@ def store(settings: Settings, env: Mapping[str, str]) -> Part:
     return Part(name="store", argv=argv)
 
 
-def gateway(listeners: Sequence[int]) -> Part:
-    """Serves what comes to any of these sockets."""
+def gateway(listeners: Sequence[int], drain_timeout: float = 0.0) -> Part:
+    """Serves what comes to any of these sockets. Replaced, it ends by itself after that time."""
     argv = python("gunicorn", "-c", "python:gateway.gunicorn_config", "gateway.wsgi:app")
     told = {LISTEN_FDS: ",".join(map(str, listeners))}
-    return Part(name="gateway", argv=argv, env=told, listeners=listeners)
+    linger = drain_timeout + 5.0
+    return Part(name="gateway", argv=argv, env=told, listeners=listeners, linger=linger)
 
 
-def workers() -> Part:
+def workers(settings: Settings) -> Part:
     """Asked to end they finish their builds, within bounds; what is cut off is built again."""
-    return Part(name="workers", argv=python("builder.worker"))
+    linger = settings.build_timeout + 60.0
+    return Part(name="workers", argv=python("builder.worker"), linger=linger)
 
 
 def queue(settings: Settings) -> Part:
@@ -133,7 +145,7 @@ def controller() -> Part:
 def edge(settings: Settings, argv: Sequence[str], listeners: Sequence[int]) -> Part:
     """HAProxy."""
     patience = min(settings.drain_timeout, 10.0)
-    return Part(name="edge", argv=argv, listeners=listeners, patience=patience)
+    return Part(name="edge", argv=argv, listeners=listeners, patience=patience, linger=EDGE_LINGER)
 
 
 def _store_binary(env: Mapping[str, str]) -> str:

@@ -4,12 +4,14 @@
     store → gateway, workers, queue → functions' network → controller, edge → healthy → demo →
     `slipway: ready` → … → Ctrl-C → stop in order
 
-The listening sockets are ours: when the edge dies, connections wait in them until it is back.
+The listening sockets are ours: when the edge dies, connections wait in them until it is back. Parts
+are restarted when a command asks for it (restarts.py).
 
-At the end the workers and the queue go first: for a few seconds a build may still hand over what it
-made and a call be answered, which needs the edge and the gateway. Then the edge stops accepting and
-finishes what it has, then the gateway, the controller, the functions, the network, registry and
-engine for builds, and last the store, which all others write to.
+At the end whoever watches a push is told that it goes on. Then the workers and the queue go: for a
+few seconds a build may still hand over what it made and a call be answered, which needs the edge
+and the gateway. Then the edge stops accepting and finishes what it has, then the gateway, the
+controller, the functions, the network, registry and engine for builds, and last the store, which
+all others write to.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from dataclasses import replace
 from core import disk, http, keys
 from core.errors import ConfigError, SlipwayError
 from core.settings import ROOT, Settings
-from supervisor import claims, parts, runtime_choice
+from supervisor import claims, control, parts, runtime_choice
 from supervisor.docker_parts import DockerParts
 from supervisor.keeper import Interrupted, Keeper
 from supervisor.leftovers import Leftovers
 from supervisor.logfiles import LogFiles
+from supervisor.restarts import Restarts
 from supervisor.runtime_choice import Choice
 from supervisor.screen import Screen
 
@@ -107,6 +110,7 @@ class Installation:
         self.logs.rotate()
         self.listener = claims.claim_port(settings)
         self.within = claims.claim_gateway(settings)
+        self.control = control.claim(settings)
         self.inside: socket.socket | None = None
         self._functions_remain = False
         """Whether some may still run when all else has ended."""
@@ -137,7 +141,7 @@ class Installation:
             self._start()
             self._introduce()
             self.screen.say(f"slipway: {self._show() if demo else 'ready'}")
-            self.keeper.stand_by()
+            self._stand_by()
         except Interrupted:
             self.screen.say("\nslipway: stopping (Ctrl-C again: at once)")
 
@@ -157,7 +161,7 @@ class Installation:
         stand = keeper.names
         public = [self.listener] if settings.edge == "none" else []
         keeper.start(parts.gateway([each.fileno() for each in (self.within, *public)]))
-        keeper.start(parts.workers())
+        keeper.start(parts.workers(settings))
         keeper.start(parts.queue(self.settings))
         address = self._make_network()
         keeper.start(parts.controller())
@@ -167,23 +171,26 @@ class Installation:
         self._await(f"starting {', '.join(names)}", PART_SECONDS, self._healthy, *names)
 
     def _start_edge(self, inside: str) -> None:
-        from runtime.edge import config
-
-        listeners = [self.listener.fileno()]
         if inside:
             self.inside = claims.claim_inside(self.settings, inside)
-            listeners.append(self.inside.fileno())
-        local: int | str = ""
-        if self.local:
-            local = self.local.fileno()
-            listeners.append(local)
+        held = (self.listener, self.inside, self.local)
+        argv = self._configure_edge()
+        listeners = [each.fileno() for each in held if each]
+        self.keeper.start(parts.edge(self.settings, argv, listeners))
+
+    def _configure_edge(self, *, again: bool = False) -> list[str]:
+        """Writes the edge's configuration, with the secrets and the certificate that there are now;
+        returns what starts it."""
+        from runtime.edge import config
+
         path = config.write(
             self.settings,
-            listener=listeners[0],
-            local=local,
+            listener=self.listener.fileno(),
+            local=self.local.fileno() if self.local else "",
             functions_bind=f"fd@{self.inside.fileno()}" if self.inside else "",
+            again=again,
         )
-        self.keeper.start(parts.edge(self.settings, config.command(path), listeners))
+        return config.command(path)
 
     def _make_network(self) -> str:
         """Makes the functions' network; returns our address in it, or '' where there is none."""
@@ -275,6 +282,18 @@ class Installation:
 
     # Running
 
+    def _stand_by(self) -> None:
+        """Keeps everything running, and does what commands ask, until a signal comes."""
+        restarts = Restarts(
+            self.settings,
+            self.keeper,
+            lambda: self._configure_edge(again=True),
+            self._healthy,
+        )
+        while True:
+            self.keeper.stand_by(self.control)
+            control.serve(self.control, restarts.restart)
+
     def _introduce(self) -> None:
         settings = self.settings
         # So that the commands find us without being told the port again.
@@ -311,6 +330,7 @@ class Installation:
     def _stop(self) -> None:
         """Takes every step, whatever became of those before: nothing is left running."""
         steps = {
+            "whoever watches a push": self._tell_watchers,
             "builds and asynchronous calls": self._stop_work,
             "requests on their way": self._stop_requests,
             "functions": self._stop_functions,
@@ -325,6 +345,10 @@ class Installation:
                 self.screen.say(f"slipway: could not stop {what} in order: {error}")
         self.screen.doing("")
         self.screen.say("slipway: stopped; what was pushed is kept for the next start")
+
+    def _tell_watchers(self) -> None:
+        """Those who would keep edge and gateway open until their time is up go now, with a word."""
+        self.keeper.send("gateway", parts.END_STREAMS)
 
     def _stop_work(self) -> None:
         self.keeper.stop(["workers", "queue"])
@@ -364,7 +388,7 @@ class Installation:
         return False
 
     def _close_listeners(self) -> None:
-        for each in (self.listener, self.local, self.within, self.inside):
+        for each in (self.listener, self.local, self.within, self.inside, self.control):
             if each:
                 each.close()
 

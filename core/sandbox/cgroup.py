@@ -1,10 +1,11 @@
 """Bounds on memory, processes and CPU, and what is used of them: control groups of version 1 and 2
 behind one interface.
 
-All groups of one installation lie in a folder of its own in each hierarchy. Root's is at the top:
-a function outlives the service that started it, and its bounds must not go with that service. An
-ordinary user's is below the user's own group, which systemd gives over where it is told to
-(``systemd-run --user --scope -p Delegate=yes``). What cannot be had is left out, and
+The groups of one installation's functions lie in a folder of its own in each hierarchy, those of
+its builds in another one, which has a small share of the CPU (``LOW``) however many they are.
+Root's are at the top: a function outlives the service that started it, and its bounds must not go
+with that service. An ordinary user's are below the user's own group, which systemd gives over where
+it is told to (``systemd-run --user --scope -p Delegate=yes``). What cannot be had is left out, and
 ``controllers`` says so.
 
 Files and units: Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
@@ -32,6 +33,11 @@ _COUNTS = "cpuacct"
 """What counts CPU time in version 1, often in the hierarchy of ``cpu``; it bounds nothing."""
 _PERIOD = 100_000
 """Microseconds over which CPU time is shared out."""
+_SHARES = {1: ("cpu.shares", 1024), 2: ("cpu.weight", 100)}
+"""By version: the file that says how the CPU is shared out, and what others have in it."""
+LOW = 0.25
+"""Share of the CPU of all builds together, where all functions together have one: what they get
+while functions take all they can, so that they go on."""
 _STALE = 3600
 """Seconds after which an empty group was left by someone who was killed."""
 
@@ -43,6 +49,8 @@ class Hierarchy:
     folder: Path
     version: int
     controllers: frozenset[str]
+    low: bool = False
+    """Whether all in it together have a small share of the CPU."""
 
 
 class Cgroup:
@@ -157,6 +165,21 @@ class Cgroups:
             raise Unavailable(f"the kernel made no control group: {error}") from error
         return group
 
+    def join(self, name: str, pid: int) -> None:
+        """Moves a process into a group without bounds of its own, made where need be: it and all
+        that it starts have our share of the CPU, but for what is moved on.
+
+        Raises:
+            Unavailable: the kernel refused.
+        """
+        group = self.named(name)
+        try:
+            for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
+                _make(hierarchy, folder)
+        except OSError as error:
+            raise Unavailable(f"the kernel made no control group: {error}") from error
+        group.join(pid)
+
     def named(self, name: str) -> Cgroup:
         """The group of that name, whether it is there or not."""
         return Cgroup(hierarchy.folder / name for hierarchy in self.hierarchies)
@@ -182,13 +205,15 @@ def discover(
     mark: str,
     *,
     top: bool,
+    low: bool = False,
     mountinfo: Path = Path("/proc/self/mountinfo"),
     own: Path = Path("/proc/self/cgroup"),
     wanted: Sequence[str] = (*CONTROLLERS, _COUNTS),
 ) -> Cgroups:
     """Finds the hierarchies in which ``slipway-<mark>`` can be made.
 
-    ``top``: make it at the top of the hierarchy (root) or below our own group (a user).
+    ``top``: make it at the top of the hierarchy (root) or below our own group (a user). ``low``:
+    with a small share of the CPU.
     """
     groups = {}
     for line in own.read_text().splitlines():
@@ -210,12 +235,19 @@ def discover(
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if version == 2:
                 use = _delegate(folder, use)
+            hierarchy = Hierarchy(folder, version, use, low)
+            _share(hierarchy)
         except OSError as error:
             log.debug("no control groups in %s: %s", folder.parent, error.strerror)
             continue
         if use:
-            found.append(Hierarchy(folder, version, use))
+            found.append(hierarchy)
     return Cgroups(found)
+
+
+def of_builds(mark: str, *, top: bool) -> Cgroups:
+    """Where groups of builds are made: beside those of functions, with a small share of the CPU."""
+    return discover(f"{mark}-builds", top=top, low=True)
 
 
 def end(mark: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
@@ -275,7 +307,16 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
         hierarchy.folder.mkdir(exist_ok=True)
         if hierarchy.version == 2:
             _delegate(hierarchy.folder, hierarchy.controllers)
+        _share(hierarchy)
     folder.mkdir()
+
+
+def _share(hierarchy: Hierarchy) -> None:
+    """Sets how much of the CPU our folder gets while others want it as well."""
+    if hierarchy.low and "cpu" in hierarchy.controllers:
+        name, others = _SHARES[hierarchy.version]
+        with contextlib.suppress(FileNotFoundError):  # removed just now: _make comes here again
+            _write_raw(hierarchy.folder / name, str(round(others * LOW)))
 
 
 def _delegate(folder: Path, use: frozenset[str]) -> frozenset[str]:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _LINE = 8192
 """Longest line handed on, in bytes; a longer one comes in pieces."""
+_ASK_EVERY = 0.1
+"""Seconds between two askings whether to stop."""
 
 
 def _nothing(_: Process) -> None:
@@ -34,15 +36,21 @@ def _nothing(_: Process) -> None:
 class Sandbox:
     """What this process can start cells with; made once, used from any thread."""
 
-    def __init__(self, mark: str, network: Network, *, unsafe: bool = False) -> None:
-        """``mark`` tells installations on one host apart; ``unsafe``: without where need be.
+    def __init__(
+        self, mark: str, network: Network, *, builds: bool = False, unsafe: bool = False
+    ) -> None:
+        """``mark`` tells installations on one host apart; ``builds``: cells are not functions, and
+        shall not hurt these; ``unsafe``: without where need be.
 
         Raises:
             ConfigError: no sandbox can be made here, and the settings do not allow to go without.
         """
         self.network = network
         self.root = os.geteuid() == 0
-        self.cgroups = cgroup.discover(mark, top=self.root)
+        if builds:
+            self.cgroups = cgroup.of_builds(mark, top=self.root)
+        else:
+            self.cgroups = cgroup.discover(mark, top=self.root)
         kill_orphans(RUN)
         self.cgroups.sweep()
         self.refused = ""
@@ -61,9 +69,9 @@ class Sandbox:
             log.warning("NO SANDBOX: functions can do what this user can: %s", error)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Sandbox:
+    def from_settings(cls, settings: Settings, *, builds: bool = False) -> Sandbox:
         network = Network.from_settings(settings)
-        return cls(settings.mark, network, unsafe=settings.unsafe_no_sandbox)
+        return cls(settings.mark, network, builds=builds, unsafe=settings.unsafe_no_sandbox)
 
     def start(
         self,
@@ -101,7 +109,7 @@ class Sandbox:
         """Runs a cell to its end and hands on its output line by line.
 
         Everything it started is ended after ``timeout`` seconds, after ``max_output`` bytes, when
-        ``stop()`` (asked about every second) is true, and when we die.
+        ``stop()`` (asked again and again) is true or raises, and when we die.
 
         Raises:
             NotFound, Unavailable: see ``start``.
@@ -120,7 +128,7 @@ class Sandbox:
                 outcome, size = _follow(reader, begun + timeout, max_output, on_line, stop)
                 if outcome == "exited":
                     left = max(begun + timeout - time.monotonic(), 0.1)
-                    if not _await_exit(process, left):
+                    if not _await_exit(process, left, stop):
                         outcome = "timeout"
                 if outcome == "exited" and group.out_of_memory():
                     outcome = "memory"
@@ -175,7 +183,14 @@ class Sandbox:
             "cpu": by.get("cpu", missing),
             "processes": processes,
             "network": self._network_told(),
+            "builds": self._builds_told(),
         }
+
+    def _builds_told(self) -> str:
+        """What keeps them from hurting functions."""
+        if version := self.cgroups.controllers.get("cpu"):
+            return f"a share of {cgroup.LOW:g} of the CPU beside 1 for functions: {version}"
+        return "nice, for the workers alone: no control group can be made here"
 
     def _network_told(self) -> str:
         if self.refused:
@@ -249,7 +264,7 @@ def _follow(
         if left <= 0 or stop():
             outcome = "timeout"
             break
-        if not readable(reader, min(left, 1)):
+        if not readable(reader, min(left, _ASK_EVERY)):
             continue
         piece = os.read(reader, 65536)
         size += len(piece)
@@ -277,10 +292,14 @@ def _pieces(lines: Sequence[bytes]) -> Iterator[str]:
             yield line[start : start + _LINE].decode(errors="replace")
 
 
-def _await_exit(process: Process, timeout: float) -> bool:
+def _await_exit(process: Process, timeout: float, stop: Callable[[], bool]) -> bool:
     """Waits for bubblewrap, which is our child; tells whether it has ended."""
     descriptor = os.pidfd_open(process.monitor)
+    deadline = time.monotonic() + timeout
     try:
-        return ended(descriptor, timeout)
+        while (left := deadline - time.monotonic()) > 0 and not stop():
+            if ended(descriptor, min(left, _ASK_EVERY)):
+                return True
+        return False
     finally:
         os.close(descriptor)

@@ -11,13 +11,14 @@ as often as it likes, and asks which endpoints no request is with any more. An i
 - must move the routes of all functions in one step: no client sees new and then old;
 - must have new endpoints ready before a route points to them, and must let requests that are with
   old ones finish, up to ``Settings.drain_timeout``;
-- must find out by itself that the proxy was restarted, and rebuild it from the table;
+- must find out by itself that the proxy was restarted, and rebuild it from the table; what one had
+  that was killed, it tells as far as it knows;
 - must never make ``apply`` wait for a drain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,10 +82,15 @@ class NoEdge:
         return True
 
 
-def make_edge(settings: Settings) -> Edge:
-    """The edge that the settings ask for."""
+def make_edge(
+    settings: Settings, lost: Callable[[Mapping[str, int]], None] = lambda _: None
+) -> Edge:
+    """The edge that the settings ask for.
+
+    ``lost``: told how many requests of each function a proxy had that was killed.
+    """
     if settings.edge == "none":
         return NoEdge()
     from runtime.edge.driver import HAProxyEdge
 
-    return HAProxyEdge(settings)
+    return HAProxyEdge(settings, lost=lost)

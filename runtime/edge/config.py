@@ -1,14 +1,17 @@
-"""HAProxy's configuration, written once per start: everything that changes goes over its admin
-socket (driver.py).
+"""HAProxy's configuration: haproxy.cfg, written once per start, and two files that the driver keeps
+as they are in the running HAProxy, to which everything that changes goes over its admin socket
+(driver.py): backends.cfg with their servers, and routes.map. So a new HAProxy has every route from
+its first request on, whoever else is down.
 
 The process is `haproxy -db`: one, in the foreground, its parent is the supervisor, which holds the
 listening socket and hands it over as an inherited descriptor. So connections that come while no
 HAProxy runs wait in the socket's backlog. Restarting it:
 
 - after a crash: `command(path)` again with the same descriptor. Nothing is refused; what was in
-  flight is lost. Until the controller's next pass the map is empty and the gateway serves.
-- planned, without losing a request: start `command(path, replaces=<old pid>)` with the same
-  descriptor beside the old one. It takes over the admin socket's path, tells the old one to stop
+  flight is lost.
+- planned, without losing a request: within `takeover(settings)`, start
+  `command(path, replaces=<old pid>)` with the same descriptor beside the old one, and call
+  `note_replaced`. It takes over the admin socket's path, tells the old one to stop
   accepting, and that one ends with its last request, at the latest after HARD_STOP. Wait for it,
   and do not kill it. The functions' listener is taken over in the same way only if it is an
   inherited descriptor too (`functions_bind="fd@<n>"`).
@@ -23,12 +26,15 @@ gateway that is being restarted only if the supervisor holds its listening socke
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from core.errors import ConfigError
+from core.errors import ConfigError, Unavailable
 from core.openfaas import SERVED_BY
 from core.origin import OF_THE_WHOLE, SANDBOX
 from core.settings import Settings
@@ -51,6 +57,20 @@ GATEWAY_TIMEOUT = "1h"
 """Silence of the gateway: a follower of a quiet log, a push that waits for its build."""
 HARD_STOP = "15m"
 """Longest that an edge which was replaced lives on for its last requests."""
+SERVER = (
+    "maxconn 1000 pool-purge-delay 200ms "
+    "check inter 10s fastinter 500ms downinter 500ms fall 2 rise 1 "
+    "observe layer4 error-limit 1 on-error mark-down"
+)
+"""Keywords of every server; dynamic ones inherit none. One refused connection takes an endpoint out
+at once, even while the controller sleeps; a connect every half second brings it back if it can be.
+maxconn stays below the 1024 connections that a replica's backlog holds, so that the edge queues,
+not it. Idle connections go quickly: neither a replica's own idle timeout nor a deletion meets one.
+"""
+KEEP_ALIVE = 60.0
+"""Seconds that a client's idle connection is kept; no longer than a leaving replica is, because one
+that idles in an edge which was replaced may still have a request for it."""
+_REMEMBERED = 64
 _CIPHERS = ":".join(
     f"ECDHE-{key}-{cipher}"
     for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
@@ -71,8 +91,18 @@ def log_socket(settings: Settings) -> Path:
 
 
 def map_file(settings: Settings) -> Path:
-    """Names the map; it stays empty on disk, its rows live in HAProxy's memory."""
+    """Names the map; HAProxy reads its rows when it starts, then they live in its memory."""
     return settings.edge_folder / "routes.map"
+
+
+def backends_file(settings: Settings) -> Path:
+    """The backends of functions, with the servers that HAProxy starts with."""
+    return settings.edge_folder / "backends.cfg"
+
+
+def takeover_file(settings: Settings) -> Path:
+    """Locked for as long as a new HAProxy takes over; names those that were replaced."""
+    return settings.edge_folder / "takeover"
 
 
 def certificate(settings: Settings) -> Path:
@@ -103,7 +133,73 @@ def binary() -> str:
 
 def command(config: Path, *, replaces: int = 0) -> list[str]:
     """Argument vector of the edge; ``replaces`` is the pid of one to take over from (see above)."""
-    return [binary(), "-db", "-f", str(config), *(["-sf", str(replaces)] if replaces else [])]
+    files = ["-f", str(config), "-f", str(config.with_name("backends.cfg"))]
+    return [binary(), "-db", *files, *(["-sf", str(replaces)] if replaces else [])]
+
+
+@contextmanager
+def takeover(settings: Settings, *, lead: bool) -> Iterator[list[int]]:
+    """Gives the pids of the HAProxys that were replaced, the last one last.
+
+    ``lead``: a new one begins to take over, with the routes that are written down now; until that
+    has ended nobody may change them. Else: they are changed, and nobody may take over.
+
+    Raises:
+        Unavailable: the others are at it just now.
+    """
+    path = takeover_file(settings)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if lead else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable("the edge is being replaced: it is tried again") from None
+        yield [int(word) for word in os.pread(descriptor, 4096, 0).split()]
+    finally:
+        os.close(descriptor)
+
+
+def replaced(settings: Settings) -> list[int]:
+    """The pids of the HAProxys that were replaced; empty where nobody is."""
+    try:
+        return [int(word) for word in takeover_file(settings).read_text().split()]
+    except OSError:
+        return []
+
+
+def note_replaced(settings: Settings, pids: list[int]) -> None:
+    """Writes down who was replaced, all of them; to be called within ``takeover``."""
+    takeover_file(settings).write_text(" ".join(map(str, pids[-_REMEMBERED:])))
+
+
+def write_routes(
+    settings: Settings,
+    rows: Mapping[str, str],
+    servers: Mapping[str, Mapping[str, str]],
+    *,
+    pool: int = POOL,
+) -> None:
+    """Writes down what the next HAProxy starts with.
+
+    ``rows``: of the map. ``servers``: backend → name → endpoint.
+    """
+    lines = []
+    for number in range(pool):
+        backend = backend_name(number)
+        lines.append(f"backend {backend} from function")
+        for name, endpoint in servers.get(backend, {}).items():
+            lines.append(f"  server {name} {endpoint} {SERVER}")
+    _replace(backends_file(settings), "\n".join(lines) + "\n")
+    _replace(map_file(settings), "".join(f"{key} {row}\n" for key, row in rows.items()))
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def write(
@@ -113,24 +209,25 @@ def write(
     local: int | str = "",
     functions_bind: str = "",
     pool: int = POOL,
+    again: bool = False,
 ) -> Path:
     """Writes what ``command`` needs into the edge's folder and returns its path.
+
+    ``again``: beside an HAProxy that runs, whose routes stay written down; else there are none.
 
     Raises:
         ConfigError: TLS is wanted, and the certificate cannot be served.
     """
     settings.edge_folder.mkdir(mode=0o700, exist_ok=True)
-    map_file(settings).write_text("")
+    if not again:
+        write_routes(settings, {}, {}, pool=pool)
+        note_replaced(settings, [])
     if settings.tls_cert:
         from runtime.edge import tls  # whoever has no certificate does not carry OpenSSL
 
         tls.write_copy(settings, tls.read(settings.tls_cert).pem)
     path = settings.edge_folder / "haproxy.cfg"
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(
-        render(settings, listener=listener, local=local, functions_bind=functions_bind, pool=pool)
-    )
-    draft.replace(path)
+    _replace(path, render(settings, listener=listener, local=local, functions_bind=functions_bind))
     return path
 
 
@@ -140,7 +237,6 @@ def render(
     listener: int | str,
     local: int | str = "",
     functions_bind: str = "",
-    pool: int = POOL,
 ) -> str:
     """Text of haproxy.cfg.
 
@@ -153,11 +249,10 @@ def render(
     if settings.tls_cert:
         public += f" ssl crt {certificate(settings)} alpn h2,http/1.1"
     binds = [public, *([_bind(local)] if local else [])]
-    parts = [_global(settings), _defaults(), _frontend("public", binds, settings)]
+    parts = [_global(settings), _defaults(settings), _frontend("public", binds, settings)]
     if functions_bind:
         parts.append(_frontend("functions", [functions_bind], settings, inside=True))
     parts += [_gateway(settings), _function_defaults(settings)]
-    parts += [f"backend {backend_name(number)} from function\n" for number in range(pool)]
     return "\n".join(parts)
 
 
@@ -183,7 +278,8 @@ ring access
 """
 
 
-def _defaults() -> str:
+def _defaults(settings: Settings) -> str:
+    idle = max(min(KEEP_ALIVE, settings.drain_timeout), 1.0)
     errors = "\n".join(
         f'  http-error status {status} content-type "text/plain; charset=utf-8" '
         f'string "{text}\\n" hdr X-OpenFaaS-Internal proxy'
@@ -204,7 +300,7 @@ defaults every
   option idle-close-on-response
   option disable-h2-upgrade
   timeout http-request 10s
-  timeout http-keep-alive 60s
+  timeout http-keep-alive {idle * 1000:.0f}ms
   timeout connect 1s
   timeout queue 30s
   timeout client 60s

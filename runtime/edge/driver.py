@@ -11,6 +11,10 @@ needs no special case.
 A server is named after its endpoint. In a backend that stays in use a leaving server is set to
 drain. A backend that no row names any more gets no new requests, and its servers stay up until the
 last request, so that one that was routed just before the switch, or waits in its queue, is served.
+
+HAProxy logs a request when it ends, so nobody but us can say what a killed one had: each pass looks
+how many requests every function has, and when it meets an HAProxy that no supervisor put in the
+place of the one before, what was seen last is told as lost. What began or ended since is not known.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core import logging
+from core import failpoints, logging
 from core.errors import InvalidRequest, Unavailable
 from core.names import DEFAULT_NAMESPACE, split_function
 from core.settings import Settings
@@ -32,28 +37,24 @@ from runtime.edge.admin import AdminSocket, chunks
 
 log = logging.get()
 
-_KEYWORDS = (
-    "maxconn 1000 pool-purge-delay 200ms "
-    "check inter 10s fastinter 500ms downinter 500ms fall 2 rise 1 "
-    "observe layer4 error-limit 1 on-error mark-down"
-)
-"""Of every server; dynamic ones inherit none. One refused connection takes an endpoint out at once,
-even while the controller sleeps; a connect every half second brings it back if it can be. maxconn
-stays below the 1024 connections that a replica's backlog holds, so that the edge queues, not it.
-Idle connections go quickly: neither a replica's own idle timeout nor a deletion meets one."""
-
 _GRACE = 0.1
 """Seconds after a switch in which a request that read the old map may still reach its backend."""
 _DEAD_SECONDS = 3.0
 """How long the requests of a dead replica may still be delivered."""
+_LOOKS_SHARE = 20
+"""Requests under way are counted as often as takes one part in so many of our time."""
+_ONE_BY_ONE = 250
+"""Backends; of more than these all are asked for at once."""
+_FORGOTTEN = 3600.0
+"""Seconds after which no HAProxy lives any more that may know an endpoint that was dropped."""
 _REREAD = 2.0
 """Seconds after which an unchanged table is compared again with what HAProxy really has."""
 
 _FUNCTION = re.compile(r"[a-z0-9-]{1,63}\.[a-z0-9-]{1,63}")
 _ENDPOINT = re.compile(r"unix@/[\w.~+/-]{1,96}|[a-z0-9.-]{1,253}:\d{1,5}", re.ASCII)
 _POOL_NAME = re.compile(r"b\d+")
-_MAINTENANCE = 1
-"""Bit of srv_admin_state."""
+_BACKENDS, _SERVERS = 2, 4
+"""Kinds of rows of ``show stat``, bits."""
 
 Server = tuple[str, str]
 """Backend and server name."""
@@ -78,7 +79,17 @@ class _Seen:
 class HAProxyEdge:
     """Drives the HAProxy that was started with ``config.command``; its only writer."""
 
-    def __init__(self, settings: Settings, *, pool: int = config.POOL) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        pool: int = config.POOL,
+        lost: Callable[[Mapping[str, int]], None] = lambda _: None,
+    ) -> None:
+        """``lost``: told how many requests each function (``name.namespace``) had in an HAProxy
+        that ended without being replaced, when they were last counted."""
+        self._settings = settings
+        self._lost = lost
         self._socket = AdminSocket(config.admin_socket(settings))
         self._renewal = tls.Renewal(settings, self._socket)
         self._map = config.map_file(settings)
@@ -88,8 +99,15 @@ class HAProxyEdge:
         self._routes: dict[str, Route] | None = None
         """What was applied last; None: nothing yet, or it failed half-way."""
         self._process: _Process | None = None
-        self._predecessor: tuple[int, float] | None = None
-        """Pid of the HAProxy before, which may still serve, and until when that is waited for."""
+        self._under_way: Mapping[str, int] = {}
+        """Function → its requests when they were last counted."""
+        self._count_at = 0.0
+        self._functions: dict[str, str] = {}
+        """Backend → the function that it has, or had until it is empty."""
+        self._written: object = None
+        """What the next HAProxy starts with, as far as we wrote it down."""
+        self._dropped: dict[str, float] = {}
+        """Names of servers that are not wanted any more → since when."""
         self._names: set[str] = set()
         """Wanted servers."""
         self._servers: set[Server] = set()
@@ -108,10 +126,12 @@ class HAProxyEdge:
         with self._lock:
             same = self._routes == routes
             self._routes = None  # until it is done
-            fresh = self._meet_process()
-            if fresh or not same or time.monotonic() - self._read_at > _REREAD:
-                self._compare(routes)
-            self._drain()
+            with config.takeover(self._settings, lead=False) as replaced:
+                fresh = self._meet_process(replaced)
+                if fresh or not same or time.monotonic() - self._read_at > _REREAD:
+                    self._compare(routes)
+                self._drain()
+                self._count()
             self._routes = dict(routes)
             self._renewal.look()
 
@@ -123,9 +143,14 @@ class HAProxyEdge:
     def released(self, endpoint: str) -> bool:
         name = _server_name(endpoint)
         with self._lock:
-            if self._routes is None or name in self._names or self._predecessor_serves():
+            if self._routes is None or name in self._names:
                 return False
-            return all(server != name for _, server in self._servers)
+            if any(server == name for _, server in self._servers):
+                return False
+            # An HAProxy that was replaced may have requests with it, which nobody counts.
+            dropped = self._dropped.setdefault(name, time.monotonic())
+            over = time.monotonic() - dropped > self._drain_timeout
+            return over or not self._predecessor_serves()
 
     def mark_down(self, endpoint: str) -> None:
         name = _server_name(endpoint)
@@ -165,15 +190,19 @@ class HAProxyEdge:
         except (KeyError, ValueError) as error:
             raise Unavailable(f"the edge does not say who it is: {sorted(told)[:5]}") from error
 
-    def _meet_process(self) -> bool:
+    def _meet_process(self, replaced: list[int]) -> bool:
         """True if this HAProxy is not the one of the last call: what we remember is void."""
         process = self._identify()
         if process == self._process:
             return False
-        if self._process:
-            log.info("edge_restarted", pid=process.pid, before=self._process.pid)
-            self._predecessor = (self._process.pid, time.monotonic() + self._drain_timeout)
-        self._process = process
+        before, self._process = self._process, process
+        if before and before.pid in replaced:
+            log.info("edge_replaced", pid=process.pid, before=before.pid)
+        elif before:
+            lost = {function: count for function, count in self._under_way.items() if count}
+            log.warning("edge_killed", pid=process.pid, before=before.pid, lost=sum(lost.values()))
+            self._lost(lost)
+        self._under_way = {}
         self._leaving.clear()
         self._retired.clear()
         self._servers.clear()
@@ -181,11 +210,21 @@ class HAProxyEdge:
 
     def _predecessor_serves(self) -> bool:
         """Whether an HAProxy that was replaced may still have requests with old endpoints."""
-        if self._predecessor and (
-            time.monotonic() > self._predecessor[1] or _ended(self._predecessor[0])
-        ):
-            self._predecessor = None
-        return self._predecessor is not None
+        return not all(_ended(pid) for pid in config.replaced(self._settings))
+
+    def _count(self) -> None:
+        """Notes how many requests every function has."""
+        now = time.monotonic()
+        if now < self._count_at:
+            return
+        backends = set(self._functions)
+        asked = {"-1"} if len(backends) > _ONE_BY_ONE else backends
+        under_way: Counter[str] = Counter()
+        for (backend, _), (sessions, _) in self._statistics(asked, _BACKENDS).items():
+            if backend in backends:
+                under_way[self._functions[backend]] += sessions
+        self._under_way = under_way
+        self._count_at = now + _LOOKS_SHARE * (time.monotonic() - now)
 
     # A full pass.
 
@@ -199,7 +238,28 @@ class HAProxyEdge:
             self._switch(rows)
             log.info("edge_switched", functions=len(rows), changed=_changes(seen.rows, rows))
         self._leave(wanted, placed, seen)
+        self._remember(seen, rows, {b: wanted[function] for function, b in placed.items()})
         self._read_at = time.monotonic()
+
+    def _remember(
+        self,
+        seen: _Seen,
+        rows: Mapping[str, str],
+        servers: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """Whose backend is whose; and for the next HAProxy, what it shall start with."""
+        for function, row in (*seen.rows.items(), *rows.items()):
+            self._functions[row.partition(":")[0]] = function
+        used = {backend for backend, _ in self._servers}
+        self._functions = {b: each for b, each in self._functions.items() if b in used}
+        keyed = {key: row for function, row in rows.items() for key in _keys(function)}
+        if self._written != (keyed, servers):
+            try:
+                config.write_routes(self._settings, keyed, servers, pool=self._pool)
+            except OSError as error:
+                log.warning("routes_not_written", reason=str(error))
+            else:
+                self._written = keyed, servers
 
     def _read(self) -> _Seen:
         seen = _Seen()
@@ -248,7 +308,16 @@ class HAProxyEdge:
         seen: _Seen,
     ) -> None:
         commands, expected = [], []
+        before = self._names
         self._names = {name for endpoints in wanted.values() for name in endpoints}
+        now = time.monotonic()
+        self._dropped = {
+            name: since
+            for name, since in self._dropped.items()
+            if name not in self._names and now - since < _FORGOTTEN
+        }
+        for name in before - self._names:
+            self._dropped.setdefault(name, now)
         for function, backend in placed.items():
             there = seen.servers.get(backend, {})
             self._retired.pop(backend, None)
@@ -258,7 +327,7 @@ class HAProxyEdge:
                 if there.get(name) == 0:
                     continue
                 if name not in there:
-                    commands.append(f"add server {backend}/{name} {endpoint} {_KEYWORDS}")
+                    commands.append(f"add server {backend}/{name} {endpoint} {config.SERVER}")
                     expected.append("New server registered.")
                     self._servers.add(server)
                 commands += [
@@ -276,7 +345,9 @@ class HAProxyEdge:
         rows = (f"{key} {row}" for function, row in wanted.items() for key in _keys(function))
         for chunk in chunks(rows, "\n"):
             self._silent(f"add map @{version[1]} {self._map}", "\n".join(chunk))
+        failpoints.at("routes-prepared")
         self._silent(f"commit map @{version[1]} {self._map}")
+        failpoints.at("routes-moved")
 
     def _leave(
         self,
@@ -334,13 +405,17 @@ class HAProxyEdge:
 
     def _sessions(self, backends: set[str]) -> dict[Server, int]:
         """Requests that each server has, and each backend as ``BACKEND`` (its queue included)."""
+        told = self._statistics(backends, _BACKENDS | _SERVERS)
+        return {server: sessions + queued for server, (sessions, queued) in told.items()}
+
+    def _statistics(self, backends: set[str], kinds: int) -> dict[Server, tuple[int, int]]:
+        """Sessions (of a backend with those in its queue) and length of the queue."""
         busy = {}
-        for chunk in chunks((f"show stat {backend} 6 -1" for backend in backends), ";"):
+        for chunk in chunks((f"show stat {backend} {kinds} -1" for backend in backends), ";"):
             for line in self._socket.send(";".join(chunk)).splitlines():
                 fields = line.split(",", 5)
                 if len(fields) == 6 and not line.startswith("#"):
-                    queued = int(fields[2] or 0)
-                    busy[fields[0], fields[1]] = int(fields[4] or 0) + queued
+                    busy[fields[0], fields[1]] = int(fields[4] or 0), int(fields[2] or 0)
         return busy
 
     def _forget(self, server: Server) -> None:

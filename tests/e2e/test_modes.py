@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from core.settings import ROOT
 from tests.conftest import missing
 from tests.e2e.ordinary import BECOME, NOBODY
 from tests.e2e.platform import Platform, fresh_folder, handler, running, stack
+from tests.waiting import until
 
 # ------------------------------------------------------------------------------- without the edge
 
@@ -64,6 +66,49 @@ def test_without_the_edge_there_is_none_and_it_is_healthy(plain: Platform) -> No
     assert [each for each in plain.processes() if "haproxy" in each.name()] == []
     with pytest.raises(ProcessLookupError):
         plain.part("edge")
+
+
+def test_without_the_edge_a_restart_of_the_gateway_loses_nothing(plain: Platform) -> None:
+    """Connections wait in the socket, long requests and streams come to their end."""
+    done = threading.Event()
+    problems: list[object] = []
+    answered = Counter[str]()
+
+    def call(path: str, *, keep: bool = False) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", plain.port, timeout=60)
+        while not done.is_set():
+            try:
+                connection.request("GET", f"/function/lively.ann{path}")
+                answer = connection.getresponse()
+                body = answer.read()
+                if answer.status != 200 or (path == "/stream" and body != b"0\n1\n2\n"):
+                    problems.append((path, answer.status, body))
+            except (OSError, http.client.HTTPException) as error:
+                problems.append((path, repr(error)))
+            answered[path] += 1
+            if not keep:
+                connection.close()
+        connection.close()
+
+    threads = [
+        threading.Thread(target=call, args=["/slow"]),
+        threading.Thread(target=call, args=["/stream"]),
+        threading.Thread(target=call, args=["/fresh"]),
+        threading.Thread(target=call, args=["/kept"], kwargs={"keep": True}),
+    ]
+    for thread in threads:
+        thread.start()
+    until(lambda: answered["/slow"])
+    restarted = plain.slipway("restart", "gateway", check=False)
+    before = Counter(answered)
+    until(lambda: all(answered[path] > before[path] + 1 for path in before), 30)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert restarted.returncode == 0, restarted.stderr
+    assert problems == []
+    refused = plain.slipway("restart", "edge", check=False)
+    assert (refused.returncode, "SLIPWAY_EDGE=none" in refused.stderr) == (1, True)
 
 
 def test_without_the_edge_functions_are_called(plain: Platform) -> None:

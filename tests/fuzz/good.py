@@ -115,6 +115,7 @@ def good_requests(waiting: Release, building: Release) -> dict[str, list[Request
         "updateFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
         "deleteFunction": Request(body={"functionName": KNOWN}),
         "getFunction": Request(path=name, query={"usage": "1"}),
+        "whyFunction": Request(path=name),
         "scaleFunction": Request(path=name, body={"replicas": 2}),
         "alert": Request(
             body={"alerts": [{"status": "firing", "labels": {"function_name": KNOWN}}]}

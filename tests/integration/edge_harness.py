@@ -190,7 +190,9 @@ class Proxy:
         else:
             self.gateway = Server(settings.gateway_socket, "gateway")
         self.servers: dict[str, Server] = {}
-        self.edge = HAProxyEdge(settings, pool=pool)
+        self.lost: list[Mapping[str, int]] = []
+        """What the driver told as lost."""
+        self.edge = HAProxyEdge(settings, pool=pool, lost=self.lost.append)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.start()
 
@@ -199,6 +201,14 @@ class Proxy:
         return self.processes[-1]
 
     def start(self, *, replaces: int = 0) -> None:
+        if replaces:  # as the supervisor does
+            with config.takeover(self.settings, lead=True) as replaced:
+                self._start(replaces)
+                config.note_replaced(self.settings, [*replaced, replaces])
+        else:
+            self._start(0)
+
+    def _start(self, replaces: int) -> None:
         fresh = subprocess.Popen(
             config.command(self.config, replaces=replaces),
             pass_fds=(self.listener.fileno(), self.local.fileno(), self.inside.fileno()),

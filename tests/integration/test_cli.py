@@ -20,12 +20,16 @@ import requests
 from click.testing import CliRunner, Result
 
 from cli.main import main
+from core import keys
 from core.bundle import Bundle, bundle_folder
 from core.logfiles import LogWriter
 from core.models import (
     Artifact,
     Build,
+    Change,
+    ChangeKind,
     FunctionLogLine,
+    FunctionRecord,
     FunctionRow,
     FunctionSpec,
     LogLine,
@@ -33,6 +37,7 @@ from core.models import (
     Release,
     Repository,
     State,
+    now,
 )
 from core.settings import Settings
 from core.store import Store
@@ -57,7 +62,13 @@ class Gateway:
         self.store.save_repository(FNS)
         return self.store.create_release(FNS, commit, "main")
 
-    def go_live(self, release: Release, name: str = "hello") -> None:
+    def go_live(
+        self,
+        release: Release,
+        name: str = "hello",
+        why: list[Change] | None = None,
+        since: str = "",
+    ) -> None:
         spec = FunctionSpec(
             name=name,
             namespace="alice",
@@ -68,7 +79,9 @@ class Gateway:
         artifact = Artifact(name=name, key="k" * 64, artifact=spec.artifact, spec=spec)
         store = self.store
         store.move(release.id, BUILDER, State.BUILDING)
-        row = FunctionRow(name=name, key=artifact.key, build=Build.BUILT, seconds=0.5)
+        row = FunctionRow(
+            name=name, key=artifact.key, build=Build.BUILT, seconds=0.5, why=why, since=since
+        )
         store.save_row(release.id, row)
         store.put_artifacts(release.id, release.commit, [artifact])
         store.switch(release.id, lambda _: 1)
@@ -78,7 +91,7 @@ class Gateway:
 @pytest.fixture
 def gateway(settings: Settings, store: Store) -> Iterator[Gateway]:
     settings = replace(settings, edge="none")
-    settings.run.mkdir(mode=0o700, exist_ok=True)
+    settings.gateway_socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         part = parts.gateway([listener.fileno()])
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -246,6 +259,38 @@ def test_removing_a_secret_that_is_not_there_tells_just_that(gateway: Gateway) -
     assert "create it with" in updated.stderr
 
 
+def test_why_tells_what_changed(gateway: Gateway) -> None:
+    handler = Change(
+        kind=ChangeKind.BUILD, what="handler", before="a" * 12, after="b" * 12, names=["handler.py"]
+    )
+    level = Change(kind=ChangeKind.CONFIGURATION, what="environment", names=["LEVEL"])
+    release = gateway.release()
+    gateway.go_live(release, why=[handler, level], since="r0-aaaaaaa")
+    told = json.loads(gateway.run("why", "hello.alice", "-o", "json").stdout)
+    assert (told["release"], told["since"], told["build"]) == (release.id, "r0-aaaaaaa", "built")
+    assert [each["kind"] for each in told["changes"]] == ["build", "configuration"]
+    assert told["summary"] == "handler changed (handler.py), environment changed (LEVEL)"
+    lines = gateway.run("why", "hello.alice").stdout.splitlines()
+    assert lines[1] == f"why       {told['summary']}"
+    assert lines[-2].split() == ["handler", "a" * 12, "b" * 12, "handler.py"]
+    assert lines[-1].split() == ["environment", "LEVEL"]
+    row = json.loads(gateway.run("release", release.id, "-o", "json").stdout)["functions"][0]
+    assert (row["why"], row["since"]) == (told["changes"], "r0-aaaaaaa")
+
+
+def test_why_of_what_is_not_known(gateway: Gateway) -> None:
+    assert "there is no function gone.alice" in gateway.run("why", "gone.alice").stderr
+    gateway.go_live(gateway.release())
+    told = json.loads(gateway.run("why", "hello.alice", "-o", "json").stdout)
+    assert (told["changes"], told["summary"].partition(":")[0]) == ([], "not known")
+    spec = FunctionSpec(name="api", namespace="openfaas-fn", artifact="example.org/x:1")
+    record = FunctionRecord(spec=spec, release="", replicas=1, created_at=now())
+    gateway.store.redis.hset(keys.FUNCTIONS, spec.function, msgspec.json.encode(record))
+    told = json.loads(gateway.run("why", "api", "-o", "json").stdout)
+    assert told["summary"].startswith("deployed by API")
+    assert (told["release"], told["build"]) == ("", None)
+
+
 def test_wait_succeeds_when_it_goes_live(gateway: Gateway) -> None:
     release = gateway.release()
     timer = later(lambda: gateway.go_live(release))
@@ -290,6 +335,13 @@ def test_invoke_fails_from_400_on_and_still_prints(gateway: Gateway, function: s
     assert done.stdout_bytes == b"GET /teapot - - \xff"
     assert "hello.alice answered 418" in done.stderr
     assert gateway.run("invoke", "nobody.alice").exit_code == 1
+
+
+def test_cancel_says_where_a_build_takes_long_to_end(gateway: Gateway) -> None:
+    release = gateway.release()
+    assert gateway.store.take(keys.lease(release.id), "a worker's", 60)
+    told = gateway.run("cancel", release.id).stdout
+    assert told == f"cancelled {release.id}: its build is still ending\n"
 
 
 def test_cancel_and_redeploy(gateway: Gateway) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.sandbox.process import start_time
-from core.settings import Settings
+from core.settings import ROOT, Settings
 from supervisor import claims, parts, processes
 from supervisor.keeper import Interrupted, Keeper
 from supervisor.leftovers import Leftovers, Living
@@ -535,3 +535,104 @@ def _gone(pid: int, seconds: float = 5) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+# Restarts.
+
+READY = """
+import os, signal, sys, time
+from core.readiness import tell_ready
+ended = []
+signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
+print(os.getpid(), flush=True)
+time.sleep(float(sys.argv[1]))
+tell_ready()
+while not ended or sys.argv[2] == "busy":
+    time.sleep(0.02)
+"""
+
+
+def telling(name: str, delay: float = 0.1, then: str = "ends", **more: object) -> Part:
+    """Says that it is ready after a while; ``busy``: does not end when it is asked."""
+    env = {"PYTHONPATH": str(ROOT)}
+    return python(name, READY, str(delay), then, env=env, **more)
+
+
+def pids_of(keeper: Keeper, name: str) -> set[int]:
+    return {each.pid for each in keeper.leftovers.read() if each.name == name}
+
+
+def test_a_successor_is_ready_before_the_old_one_is_asked(keeper: Keeper, told: Told) -> None:
+    keeper.start(telling("server", 0.3, linger=30))
+    old = keeper.pid("server")
+    seen: list[set[int]] = []
+
+    def look() -> None:
+        seen.append(pids_of(keeper, "server"))
+
+    keeper.tick = look
+    new = keeper.replace("server", 30)
+    assert new == keeper.pid("server") != old
+    assert {old, new} in seen
+    assert {new} not in seen, "the old one lived until the new one was ready"
+    assert keeper.wait(30, lambda: pids_of(keeper, "server") == {new})
+    os.kill(new, signal.SIGKILL)  # and is kept running as the old one was
+    assert keeper.wait(30, lambda: keeper.pid("server") not in (0, new))
+    assert len(told) == 1
+
+
+def test_a_successor_that_does_not_come_up_changes_nothing(keeper: Keeper) -> None:
+    keeper.start(telling("server"))
+    old = keeper.pid("server")
+    with pytest.raises(ConfigError, match="ended at once, and the old one goes on"):
+        keeper.replace("server", 30, argv=["/bin/false"])
+    with pytest.raises(ConfigError, match="not ready after 0 s"):
+        keeper.replace("server", 0.2, argv=SLEEP)
+    with pytest.raises(ConfigError, match="cannot be started"):
+        keeper.replace("server", 30, argv=["/no/such/program"])
+    assert pids_of(keeper, "server") == {old} == {keeper.pid("server")}
+
+
+def test_one_that_was_replaced_has_its_time_and_no_more(keeper: Keeper, told: Told) -> None:
+    keeper.start(telling("server", 0.0, "busy", linger=1.0, patience=0.2))
+    old = keeper.pid("server")
+    assert keeper.wait(30, lambda: bool(printed(keeper, "server")))
+    keeper.replace("server", 30)
+    assert old in pids_of(keeper, "server"), "it is busy"
+    assert keeper.wait(30, lambda: old not in pids_of(keeper, "server"))
+    assert told == ["the old server did not end in time: killed"]
+
+
+def test_the_end_takes_those_along_that_were_replaced(keeper: Keeper) -> None:
+    keeper.start(telling("server", 0.0, "busy", linger=100, patience=0.3))
+    assert keeper.wait(30, lambda: bool(printed(keeper, "server")))
+    keeper.replace("server", 30)
+    assert len(pids_of(keeper, "server")) == 2
+    keeper.stop(["server"])
+    assert pids_of(keeper, "server") == set()
+
+
+def test_what_cannot_run_twice_ends_first(keeper: Keeper, told: Told) -> None:
+    keeper.start(telling("single"))
+    old = keeper.pid("single")
+    assert keeper.wait(30, lambda: bool(printed(keeper, "single")))
+    most: list[int] = []
+
+    def look() -> None:
+        most.append(len(pids_of(keeper, "single")))
+
+    keeper.tick = look
+    new = keeper.restart("single", 30)
+    assert new not in (0, old)
+    assert max(most) == 1
+    assert told == [], "that was no death"
+
+
+def test_standing_by_ends_when_the_bell_rings(keeper: Keeper) -> None:
+    bell, rope = socket.socketpair()
+    with bell, rope:
+        timer = threading.Timer(0.2, rope.send, [b"."])
+        timer.start()
+        keeper.stand_by(bell)
+        timer.join()
+        assert bell.recv(1) == b"."

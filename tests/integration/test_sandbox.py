@@ -24,7 +24,7 @@ import pytest
 
 from core.errors import ConfigError, NotFound
 from core.sandbox import PATH, Cell, Mount, Network, Process, Result, Sandbox, alive, kill_marked
-from core.sandbox.cgroup import Cgroup
+from core.sandbox.cgroup import LOW, Cgroup
 from core.sandbox.launch import marker
 from tests.waiting import until
 
@@ -618,6 +618,32 @@ def test_started_cell_outlives_nothing_but_its_end(sandbox: Sandbox, tmp_path: P
     sandbox.end(process)
     assert not alive(process)
     assert not any(Path(folder).exists() for folder in process.cgroups)
+
+
+def test_a_cell_of_a_build_has_its_bounds_within_the_small_share_of_all_builds(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    if "cpu" not in sandbox.cgroups.controllers:
+        pytest.skip("no control group bounds the CPU here")
+    builds = Sandbox("test", sandbox.network, builds=True)
+    cell = Cell(argv=["sleep", "63"], memory=MEMORY, cpus=0.5, pids=20)
+    with (tmp_path / "output").open("w") as output:
+        started = [each.start(cell, "shares", output=output.fileno()) for each in (sandbox, builds)]
+    try:
+        shares = {}
+        for process, which in zip(started, ("function", "build"), strict=True):
+            for folder in map(Path, process.cgroups):
+                for name in ("cpu.shares", "cpu.weight"):
+                    if (folder / name).exists():
+                        shares[which] = int((folder.parent / name).read_text())
+                for name in ("cpu.cfs_quota_us", "cpu.max"):
+                    if (folder / name).exists():
+                        assert (folder / name).read_text().split()[0] == "50000"
+        assert shares["build"] == round(shares["function"] * LOW)
+    finally:
+        for process in started:
+            sandbox.end(process)
+    assert not any(Path(folder).exists() for each in started for folder in each.cgroups)
 
 
 DRIVER = """

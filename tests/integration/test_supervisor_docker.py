@@ -381,6 +381,8 @@ def test_what_is_killed_comes_back_and_keeps_what_it_had(
     limit = Path(f"/sys/fs/cgroup/memory/slipway-{settings.mark}b/all/memory.limit_in_bytes")
     if limit.exists():
         assert int(limit.read_text()) == 200 << 20
+    inside = Path("/proc", str(made.pid("build-engine")), "cgroup").read_text()
+    assert f"/slipway-{settings.mark}b/engine\n" in inside, "BuildKit's own work gives way as well"
     told = Build(used, short_tmp / "b", "RUN echo works again | rev").result()
     assert "niaga skrow" in told, told
 

@@ -40,6 +40,7 @@ def test_names_types_and_labels() -> None:
         ["gateway_functions_seconds", "histogram"],
         ["gateway_function_invocation_total", "counter"],
         ["gateway_function_invocation_started", "counter"],
+        ["slipway_edge_lost_requests_total", "counter"],
         ["gateway_service_count", "gauge"],
         ["provider_http_requests_total", "counter"],
         ["provider_http_request_duration_seconds", "histogram"],
@@ -104,10 +105,24 @@ def test_ten_thousand_functions() -> None:
     begun = time.monotonic()
     text = "".join(exposition(replicas, traffic))
     assert time.monotonic() - begun < 20  # it takes half a second
-    assert text.count("\n") == 10_000 * (2 * (len(BUCKETS) + 1 + 2) + 2 + 1 + 1) + 12
+    assert text.count("\n") == 10_000 * (2 * (len(BUCKETS) + 1 + 2) + 2 + 1 + 1) + 14
 
 
 # Handing over.
+
+
+def test_lost_requests_are_counted_apart(store: Store) -> None:
+    """They began; how they would have ended, and after what time, nobody knows."""
+    tally = Tally("edge")
+    tally.add("f.ann", "200", 0.1)
+    tally.lose("f.ann", 3)
+    tally.hand_over(store)
+    assert store.counts() == {"f.ann": 4}
+    text = "".join(exposition({"f.ann": 1}, store.traffic(["f.ann"])))
+    assert '\nslipway_edge_lost_requests_total{function_name="f.ann"} 3\n' in text
+    assert '\ngateway_function_invocation_started{function_name="f.ann"} 4\n' in text
+    assert 'gateway_functions_seconds_count{function_name="f.ann",code="200"} 1\n' in text
+    assert 'code="lost"' not in text
 
 
 def test_what_is_handed_over_is_counted_once(store: Store) -> None:

@@ -101,7 +101,7 @@ def test_nothing_that_can_be_written(tmp_path: Path) -> None:
 
 
 def prepared(folder: Path, files: str) -> Path:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in files.split():
         (folder / name).touch()
     return folder
@@ -139,3 +139,39 @@ def test_limits_of_version_1_where_swap_is_not_counted(tmp_path: Path) -> None:
     assert (cell / "cpu.cfs_quota_us").read_text() == "200000"
     (cell / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
     assert Cgroup([cell]).out_of_memory() == 1
+
+
+def test_builds_have_a_small_share_of_the_cpu_in_either_version(tmp_path: Path) -> None:
+    """Of the folder that holds them all, so that it is not one for each."""
+    for version, name, wanted in ((1, "cpu.shares", "256"), (2, "cpu.weight", "25")):
+        root = tmp_path / str(version)
+        root.mkdir()
+        mount = line(root, "cgroup", "cpu")
+        if version == 2:
+            (root / "two").mkdir()
+            root = version_2(root / "two" / "unified")
+            mount = line(root, "cgroup2", "nsdelegate")
+        prepared(root / "slipway-abc", name)
+        (tmp_path / "mountinfo").write_text(mount)
+        (tmp_path / "cgroup").write_text("4:cpu:/\n0::/\n")
+        for low in (False, True):
+            groups = discover(
+                "abc",
+                top=True,
+                low=low,
+                mountinfo=tmp_path / "mountinfo",
+                own=tmp_path / "cgroup",
+            )
+            assert groups.controllers["cpu"] == f"cgroup v{version}"
+            assert (root / "slipway-abc" / name).read_text() == (wanted if low else "")
+
+
+def test_what_joins_a_group_without_bounds_has_its_share_alone(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "workers", "cgroup.procs cpu.max memory.max")
+    groups = Cgroups([Hierarchy(tmp_path, 2, frozenset({"memory", "pids", "cpu"}), low=True)])
+    groups.join("workers", 77)
+    assert {each.name: each.read_text() for each in folder.iterdir()} == {
+        "cgroup.procs": "77",
+        "cpu.max": "",
+        "memory.max": "",
+    }

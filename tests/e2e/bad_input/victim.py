@@ -109,8 +109,9 @@ def traces(platform: Platform) -> set[str]:
     """Whatever runs here for a function or a build, and whatever is half-made on disk."""
     settings = platform.settings
     found = {f"instance {each.name}" for each in settings.instances.glob("*")}
-    for hierarchy in cgroup.discover(settings.mark, top=os.geteuid() == 0).hierarchies:
-        found |= {f"cgroup {each.name}" for each in hierarchy.folder.glob("*") if each.is_dir()}
+    for groups in (cgroup.discover, cgroup.of_builds):
+        for hierarchy in groups(settings.mark, top=os.geteuid() == 0).hierarchies:
+            found |= {f"cgroup {each.name}" for each in hierarchy.folder.glob("*") if each.is_dir()}
     found |= {f"process {name}" for name in _tools(platform)}
     for pattern in (
         "work/*",
