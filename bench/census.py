@@ -14,15 +14,21 @@ import redis
 
 from bench import processes
 from bench.harness import Platform
+from core import keys
 from core.sandbox import cgroup
 from runtime.edge import config
 from runtime.edge.admin import AdminSocket
 
 _HISTORY = re.compile(
     r"(release|repository|namespace|traffic|call-token):"
-    r"|(releases|sequence|counts|unneeded|rollbacks:sequence|disk-used)$"
+    r"|(releases|sequence|counts|functions|observed|unneeded|rollbacks:sequence|disk-used)$"
 )
-"""Keys of what is kept on purpose: releases, what can be gone back to, counters of functions."""
+"""Keys of what is kept on purpose: releases, what can be gone back to, counters of functions; and
+those of functions, which are counted with them."""
+_POOLS = 50
+"""Descriptors that a part may have more of: its pools of connections have grown to their size."""
+_DESCRIPTORS = 3
+"""Of the controller for each function: two pidfds and the pipe of its output."""
 
 
 def functions(platform: Platform) -> Counter[str]:
@@ -40,6 +46,8 @@ def functions(platform: Platform) -> Counter[str]:
             "processes": sum(len(each.read_text().split()) for each in _members(folder)),
             "routes": sum(bool(e.strip()) for e in config.map_file(settings).open()),
             "servers of the edge": sum(" unix" in f" {e}" or ".sock" in e for e in states),
+            "store: functions": _length(platform, keys.FUNCTIONS),
+            "store: observed": _length(platform, keys.OBSERVED),
         }
     )
 
@@ -71,11 +79,15 @@ def leaked(
     functions_after: int,
 ) -> dict[str, int]:
     """What there is more of than there should be."""
+    grown = functions_after - functions_before
+    allowed = Counter({"descriptors of controller": _DESCRIPTORS * grown})
     found = {
         name: count - round(before[0][name] / functions_before * functions_after)
         for name, count in after[0].items()
     }
-    found |= {name: count - before[1][name] for name, count in after[1].items()}
+    for name, count in after[1].items():
+        more = count - before[1][name] - allowed[name]
+        found[name] = 0 if name.startswith("descriptors") and more <= _POOLS else more
     return {name: more for name, more in found.items() if more > 0}
 
 
@@ -116,6 +128,11 @@ def cpu(platform: Platform) -> dict[str, float]:
         if part != "workers":  # their group is that of builds
             found[part] = sum(processes.cpu_seconds(pid) for pid in pids)
     return found
+
+
+def _length(platform: Platform, key: str) -> int:
+    with redis.Redis.from_url(platform.settings.store_url) as store:
+        return int(store.hlen(key))
 
 
 def _kind(name: str) -> str:

@@ -91,6 +91,8 @@ class Clone:
     """A working clone of one repository."""
 
     repository: Repository
+    first: dict[str, Function]
+    """What it begins the year with."""
     committed: dict[str, Function] = field(default_factory=dict)
     live: dict[str, Function] = field(default_factory=dict)
     """What was live last, by the platform's word."""
@@ -98,11 +100,10 @@ class Clone:
 
     @classmethod
     def make(cls, folder: Path, platform: Platform, number: int) -> Clone:
-        clone = cls(Repository(folder, platform, f"r{number:02}"))
-        for each in range(FUNCTIONS):
-            name = f"r{number:02}-f{each:02}"
-            clone.committed[name] = Function(name, tested=each < _TESTED)
-        return clone
+        name = f"r{number:02}"
+        names = [f"{name}-f{each:02}" for each in range(FUNCTIONS)]
+        first = {each: Function(each, tested=each in names[:_TESTED]) for each in names}
+        return cls(Repository(folder, platform, name), first)
 
     def edit(self, dice: random.Random, bad: Bad | None) -> Edit:
         """Writes the next release's files and commits them."""

@@ -42,6 +42,8 @@ _DECIDED = re.compile(
     r"slipway: (live|failed|rolled-back|superseded|cancelled) (r\S+?)(?::|$)", re.M
 )
 _ID = re.compile(r"\b(?:release|stored as) (r\d+\S*?)[ ;:]")
+_AT_ONCE = 3
+"""Functions that the first pushes bring at a time."""
 _QUIET = 45.0
 """Seconds after the last release in which everything that it replaced has to go."""
 _SAMPLE = 15.0
@@ -95,7 +97,10 @@ def replay(folder: Path, platform: Platform, releases: int) -> Year:
     clones = [Clone.make(folder, platform, number) for number in range(REPOSITORIES)]
     traffic = Traffic(platform.url, lambda f: f"/function/{f}.{OWNER}", rate=RATE, seed=SEED)
     pushes = _Pushes(platform, traffic, year)
-    _side_by_side(clones, pushes.first)
+    for clone in clones:
+        pushes.first(clone)
+        for name in clone.live:  # so that what counts requests has begun to
+            harness.await_answer(platform.url, clone.repository.path(name), clone.live[name].answer)
     time.sleep(_QUIET / 3)
     before = census.functions(platform), census.others(platform)
     count = sum(len(clone.live) for clone in clones)
@@ -110,7 +115,12 @@ def replay(folder: Path, platform: Platform, releases: int) -> Year:
             if number is None:
                 return
             dice = random.Random(f"{SEED} {number} {clone.repository.name}")
-            pushes.release(clone, clone.edit(dice, bad))
+            try:
+                pushes.release(clone, clone.edit(dice, bad))
+            except BaseException:
+                with lock:
+                    list(left)  # the others end as well
+                raise
 
     cpu, own = census.cpu(platform), _own_cpu()
     year.begun = time.monotonic()
@@ -137,12 +147,15 @@ class _Pushes:
         self._places = threading.Semaphore(_PUSHES)
 
     def first(self, clone: Clone) -> None:
-        """The state in which the year begins."""
-        clone.write(clone.committed)
-        state, _, told = self._push(clone)
-        if state != "live":
-            raise BenchError(f"the first push of {clone.repository.name} is {state}:\n{told}")
-        clone.live = dict(clone.committed)
+        """The state in which the year begins: a few functions more with each push, as those of one
+        release start together and have as little time to become healthy as any other."""
+        wanted = list(clone.first.items())
+        for count in range(_AT_ONCE, len(wanted) + _AT_ONCE, _AT_ONCE):
+            clone.write(dict(wanted[:count]))
+            state, _, told = self._push(clone)
+            if state != "live":
+                raise BenchError(f"the first push of {clone.repository.name} is {state}:\n{told}")
+        clone.live = dict(clone.first)
         for name, each in clone.live.items():
             self._traffic.serves(name, each.answer)
 

@@ -246,6 +246,8 @@ class Verdict(StrEnum):
     WATCHING = "watching"
     KEPT = "kept"
     RETURNED = "returned"
+    ENDED = "ended"
+    """Another release or a rollback took its place before its time was over."""
 
 
 class Watched(Struct, frozen=True):
@@ -336,6 +338,8 @@ class Warm(Struct, frozen=True):
     """A revision that was replaced and goes on running, out of the routes, for a way back."""
 
     spec: FunctionSpec
+    revision: str
+    """Of ``spec``: counting it out takes its time, and it is asked for in every pass."""
     until: float
     """Unix time."""
 

@@ -67,8 +67,8 @@ class Controller:
         self.edge = edge
         self.collector = collector
         self.replicas = Replicas(settings, provider, self.wake)
-        self.receipts = Receipts(store, collector)
-        self.watch = Watch(settings, store, self.replicas, self.receipts, collector)
+        self.receipts = Receipts(settings, store, collector)
+        self.watch = Watch(settings, store, self.replicas, self.receipts, edge, collector)
         parts = (settings, store, provider, self.replicas, self.receipts)
         self.releases = Releases(*parts, self.watch)
         self.rollbacks = Rollbacks(*parts)
@@ -117,6 +117,7 @@ class Controller:
         if self.collector:
             self.collector.stop()  # first: what comes later the edge keeps for the next one
             try:
+                self.receipts.note()
                 self.collector.tally.hand_over(self.store)
             except RedisError as error:
                 log.warning("counts_lost", error=str(error))
@@ -142,6 +143,7 @@ class Controller:
         while not self._stop.is_set():
             try:
                 records, observed = self.store.functions(), self.store.all_observed()
+                counting = self.store.open_receipts()
             except RedisError as error:
                 log.warning("store_unavailable", error=str(error))
                 self._stop.wait(PASS_EVERY)
@@ -160,8 +162,8 @@ class Controller:
                 continue
             if self.collector:
                 self.collector.only(records)  # first: what the edge kept meanwhile counts as well
+                self.receipts.resume(counting)
                 self.collector.start()
-            self.receipts.resume()
             return
 
     def pass_(self) -> float:
@@ -169,7 +171,7 @@ class Controller:
         happens."""
         records = self.store.functions()
         staged = self.releases.staged()
-        rolling = self.rollbacks.moving()
+        self.rollbacks.look()
         warm = self._warm()
         pending = self.replicas.pending()  # before the instances: a start may end in between
         instances = self.replicas.instances()
@@ -182,11 +184,13 @@ class Controller:
             records, warm = self.store.functions(), self._warm()
         if staged:
             staged = self.releases.staged()  # a failed one is wanted no more
-        wants = wanted(records.values(), staged.values(), rolling)
+        returning = [*self.rollbacks.wants(records), *self.watch.wants()]
+        wants = wanted(records.values(), staged.values(), returning)
         self.replicas.forget(set(wants))
         dead = [each for each in instances if each.phase is Phase.EXITED]
         self._bury(dead, wants)
-        todo = plan(wants, staying, self.replicas.ready(), pending, warm)
+        usable = self.replicas.ready() | self.replicas.taken_over()
+        todo = plan(wants, staying, usable, pending, warm)
         self._leaving.update(
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
@@ -201,13 +205,14 @@ class Controller:
             failpoints.at("routes-told")
             self.releases.finish(staged, records, table)
             self.rollbacks.finish(records, table)
-            if self.watch.look(records, table):
+            if self.watch.look(records, table, counts):
                 self.wake()
         for spec in todo.start:
             self.replicas.start(spec)
         self._drain(instances)
         self.replicas.look(instances)
-        self.receipts.write(instances, self.edge)
+        routed = {address for route in table.values() for address in route.endpoints}
+        self.receipts.write(instances, routed, self.edge)
         if self._leaving:
             return BUSY_EVERY
         return watch.LOOK_EVERY if self.watch.busy else PASS_EVERY
@@ -218,9 +223,7 @@ class Controller:
         if over := [function for function, each in found.items() if each.until < now]:
             self.store.cool(over)
             failpoints.at("cooled")
-        return {
-            (function, each.spec.revision) for function, each in found.items() if each.until >= now
-        }
+        return {(function, each.revision) for function, each in found.items() if each.until >= now}
 
     def _settle(self, records: Mapping[str, FunctionRecord], counts: Mapping[Key, int]) -> bool:
         """Lets go of what served until a deploy by API was healthy; True if there was such."""

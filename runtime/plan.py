@@ -52,22 +52,30 @@ def replicas(spec: FunctionSpec) -> int:
 def wanted(
     records: Iterable[FunctionRecord],
     staged: Iterable[Sequence[Artifact]],
-    rolling: Iterable[Mapping[str, FunctionSpec]] = (),
+    returning: Iterable[Want] = (),
 ) -> dict[Key, Want]:
-    """Every revision that should run, and how often."""
+    """Every revision that should run, and how often. ``returning``: what rollbacks bring back."""
     wants: dict[Key, Want] = {}
     for record in records:
         for spec in serving(record):
             want = Want(spec, record.replicas)
             wants[want.key] = want
-    coming = [artifact.spec for artifacts in staged for artifact in artifacts]
-    coming += [spec for specs in rolling for spec in specs.values()]
-    for spec in coming:
-        want = Want(spec, replicas(spec))
+    coming = [
+        Want(artifact.spec, replicas(artifact.spec))
+        for artifacts in staged
+        for artifact in artifacts
+    ]
+    for want in (*coming, *returning):
         have = wants.get(want.key)
         if have is None or have.replicas < want.replicas:
             wants[want.key] = want
     return wants
+
+
+def returned(spec: FunctionSpec, records: Mapping[str, FunctionRecord]) -> Want:
+    """An earlier revision that is to serve again: as often as its function runs now."""
+    held = records.get(spec.function)
+    return Want(spec, max(held.replicas if held else 0, replicas(spec)))
 
 
 def serving(record: FunctionRecord) -> list[FunctionSpec]:
@@ -124,6 +132,22 @@ def plan(
         missing = want.replicas - len(by_key.get(key, ())) - pending.get(key, 0)
         result.start.extend([want.spec] * missing)
     return result
+
+
+def follows(
+    spec: FunctionSpec,
+    records: Mapping[str, FunctionRecord],
+    table: Mapping[str, Route],
+    troubled: Collection[Key],
+) -> bool:
+    """Whether the routes follow what became desired, as far as they can: it may be another's or
+    asleep by now, or have ended since it was healthy (``troubled``)."""
+    record, route = records.get(spec.function), table.get(spec.function)
+    if record is None or record.spec.revision != spec.revision or not record.replicas:
+        return True
+    if route is None or not route.endpoints:
+        return (spec.function, spec.revision) in troubled
+    return route.revision == spec.revision
 
 
 def routes(

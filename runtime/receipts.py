@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from core import failpoints
 from core.models import FunctionRecord, OpenReceipt
+from core.settings import Settings
 from core.store import Store
 from runtime.edge import Edge
 from runtime.edge.collector import Collector, Window
@@ -35,49 +36,62 @@ class _Switch:
 class Receipts:
     """Those that are being counted."""
 
-    def __init__(self, store: Store, collector: Collector | None) -> None:
+    def __init__(self, settings: Settings, store: Store, collector: Collector | None) -> None:
+        self.longest = LEAST_SECONDS + 2 * settings.drain_timeout
+        """Seconds after which one is written, whatever still drains."""
         self.store = store
         self.collector = collector
         self._open: dict[str, _Switch] = {}
 
-    def resume(self) -> None:
+    def resume(self, counting: Mapping[str, OpenReceipt]) -> None:
         """Goes on with what an earlier controller counted."""
-        for id_, each in self.store.open_receipts().items():
-            if self.collector is None:
-                self.store.save_receipt(id_, each.so_far)
-                continue
+        if self.collector is None:
+            return
+        for id_, each in counting.items():
             window = self.collector.begin_window(
                 each.functions, since=each.counted_until, before=each.so_far
             )
             self._open[id_] = _Switch(window, each.begun, frozenset(each.old), 0.0)
 
-    def window(self, functions: Iterable[str]) -> Window | None:
-        """To be made before the switch; ``begin`` takes it, or ``close`` ends it."""
-        return self.collector.begin_window(functions) if self.collector else None
-
-    def begin(self, id_: str, window: Window | None, old: Iterable[Instance]) -> None:
+    def begin(self, id_: str, functions: Iterable[str], old: Iterable[Instance]) -> None:
         """The routes are about to move away from the replicas ``old``."""
-        if window is None:
+        if self.collector is None:
             return
+        window = self.collector.begin_window(functions)
         switch = _Switch(window, time.time(), frozenset(each.id for each in old), 0.0)
         self._open[id_] = switch
         self._note(id_, switch)
 
-    def write(self, instances: Iterable[Instance], edge: Edge) -> None:
-        """Writes those that are over, and notes what the others have counted."""
+    def drop(self, id_: str) -> None:
+        """They did not move after all."""
+        if switch := self._open.pop(id_, None):
+            switch.window.close()
+            self.store.drop_open_receipt(id_)
+
+    def write(self, instances: Iterable[Instance], routed: Collection[str], edge: Edge) -> None:
+        """Writes those that are over, and notes what the others have counted.
+
+        ``routed``: addresses that serve. What serves again is not waited for.
+        """
         if not self._open:
             return
-        there = {each.id: each for each in instances}
+        there = {each.id: each.address for each in instances}
+        now = time.time()
         for id_, switch in list(self._open.items()):
-            serving = [there[old] for old in switch.old if old in there]
-            young = time.time() - switch.begun < LEAST_SECONDS
-            if young or not all(edge.released(each.address) for each in serving):
-                if time.time() - switch.noted > NOTE_EVERY:
-                    self._note(id_, switch)
-                continue
-            self.store.save_receipt(id_, switch.window.close())
-            failpoints.at("receipt-written")
-            del self._open[id_]
+            age = now - switch.begun
+            left = {there[old] for old in switch.old if old in there} - set(routed)
+            over = age > self.longest or all(edge.released(address) for address in left)
+            if age >= LEAST_SECONDS and over:
+                self.store.save_receipt(id_, switch.window.close())
+                failpoints.at("receipt-written")
+                del self._open[id_]
+            elif now - switch.noted > NOTE_EVERY:
+                self._note(id_, switch)
+
+    def note(self) -> None:
+        """Notes what all have counted: at the end, for the next controller."""
+        for id_, switch in self._open.items():
+            self._note(id_, switch)
 
     def pending(self, id_: str) -> bool:
         return id_ in self._open

@@ -14,7 +14,7 @@ from core.models import Artifact, FunctionRecord, LogLine, Release, State, now
 from core.settings import Settings
 from core.store import Store, of_repository
 from runtime.edge import Route
-from runtime.plan import Key, replicas
+from runtime.plan import Key, follows, replicas
 from runtime.providers import Provider
 from runtime.receipts import Receipts, replaced
 from runtime.replicas import Replicas, Trouble
@@ -46,6 +46,7 @@ class Releases:
         self.watch = watch
         self._seen: dict[str, float] = {}
         """When each release in staging was first seen: monotonic time."""
+        self._switched_at: dict[str, float] = {}
 
     def staged(self) -> dict[str, list[Artifact]]:
         """Artifacts of every release in staging, oldest release first."""
@@ -103,29 +104,30 @@ class Releases:
         records: Mapping[str, FunctionRecord],
         table: Mapping[str, Route],
     ) -> None:
-        """Calls live what the routes, which were just applied, follow. One that was scaled to zero
-        after the switch has none to wait for."""
-        idle = {function for function, record in records.items() if not record.replicas}
+        """Calls live what the routes, which were just applied, follow."""
         for id_, artifacts in staged.items():
-            changed = self.store.switched(id_)
-            if changed is None:
-                continue
-            routed = all(
-                (route := table.get(a.spec.function)) and route.revision == a.spec.revision
-                for a in artifacts
-                if a.name in changed and a.spec.function not in idle
-            )
-            if not routed:
-                continue
             try:
-                done = self.store.finish(id_, self.settings.functions_url, self.watch.until())
+                changed = self.store.switched(id_)
+                troubled = self.replicas.troubled()
+                if changed is not None and all(
+                    follows(a.spec, records, table, troubled)
+                    for a in artifacts
+                    if a.name in changed
+                ):
+                    self._finish(id_)
             except Conflict:
                 continue
-            if not done.settled:
-                self._tell(id_, f"live; watched for {self.settings.watch:g} s")
-            self.watch.begin(done)
-            failpoints.at("live-said")
-            log.info("release_live", release=id_)
+            except (SlipwayError, OSError, ValueError):
+                log.exception("release_stuck", release=id_)
+
+    def _finish(self, id_: str) -> None:
+        done = self.store.finish(id_, self.settings.functions_url, self.watch.until())
+        if not done.settled:
+            line = f"live; watched for {self.settings.watch:g} s"
+            self.store.append_log(id_, [_step("", "watch", line)])
+        self.watch.begin(done, self._switched_at.pop(id_, 0.0))
+        failpoints.at("live-said")
+        log.info("release_live", release=id_)
 
     def _switch(
         self, id_: str, artifacts: list[Artifact], records: Mapping[str, FunctionRecord]
@@ -134,7 +136,9 @@ class Releases:
         after = {_key(a) for a in artifacts}
         functions = {a.spec.function for a in artifacts}
         before = of_repository(records, release.namespace, release.repository, functions)
-        window = self.receipts.window(functions | before.keys())
+        old = replaced(self.provider.instances(), before, after)
+        self.receipts.begin(id_, functions | before.keys(), old)
+        self._switched_at[id_] = time.monotonic()
         try:
             self.store.switch(
                 id_,
@@ -142,20 +146,12 @@ class Releases:
                 warm=self.settings.warm,
                 watched=self.watch.baseline(before, after),
             )
-            failpoints.at("switched")
-        except BaseException as error:
-            if window:
-                window.close()
-            if not isinstance(error, Conflict):
-                raise
+        except Conflict as error:
+            self.receipts.drop(id_)
             self._give_up(id_, str(error))
             return False
-        self.receipts.begin(id_, window, replaced(self.provider.instances(), before, after))
+        failpoints.at("switched")
         return True
-
-    def _tell(self, id_: str, text: str) -> None:
-        line = LogLine(time=now(), function="", step="watch", stream="step", text=text)
-        self.store.append_log(id_, [line])
 
     def _fail(self, id_: str, failed: Sequence[tuple[Artifact, Trouble]]) -> None:
         release = self.store.release(id_)
@@ -187,7 +183,7 @@ class Releases:
         name = artifact.name
         self.store.append_log(
             release.id,
-            [LogLine(time=now(), function=name, step="start", stream="step", text="failed")]
+            [_step(name, "start", "failed")]
             + [
                 LogLine(
                     time=line.time, function=name, step="start", stream="stderr", text=line.text
@@ -196,6 +192,10 @@ class Releases:
             ],
         )
         return bool(wrote)
+
+
+def _step(function: str, step: str, text: str) -> LogLine:
+    return LogLine(time=now(), function=function, step=step, stream="step", text=text)
 
 
 def _is_live(artifact: Artifact, records: Mapping[str, FunctionRecord]) -> bool:

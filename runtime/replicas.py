@@ -60,6 +60,8 @@ class Trouble:
 class _Health:
     ready: bool
     next_probe: float
+    fresh: bool = False
+    """Started by us and never healthy: no request was ever sent to it."""
     strikes: int = 0
     probing: bool = False
 
@@ -125,6 +127,15 @@ class Replicas:
         with self._lock:
             return {id_ for id_, health in self._health.items() if health.ready}
 
+    def taken_over(self) -> set[str]:
+        """Those of an earlier controller that have not answered yet: they may have served."""
+        with self._lock:
+            return {
+                id_
+                for id_, health in self._health.items()
+                if not health.ready and not health.fresh and health.next_probe == float("inf")
+            }
+
     def condemned(self, instance: Instance) -> bool:
         """Whether it failed, and is to be removed without being asked."""
         with self._lock:
@@ -134,7 +145,7 @@ class Replicas:
         """Whether it has not become healthy yet: then no request is with it."""
         with self._lock:
             health = self._health.get(instance.id)
-            return health is not None and not health.ready and health.next_probe == float("inf")
+            return health is not None and not health.ready and health.fresh
 
     def pending(self) -> dict[Key, int]:
         """Starts without a process yet; one that waits for its back-off counts as such."""
@@ -146,6 +157,11 @@ class Replicas:
     def trouble(self, key: Key) -> Trouble | None:
         with self._lock:
             return self._trouble.get(key)
+
+    def troubled(self) -> set[Key]:
+        """Revisions of which a replica ended or could not start by their own fault."""
+        with self._lock:
+            return {key for key, trouble in self._trouble.items() if not trouble.passing}
 
     def counts(self, trouble: Trouble, since: float) -> bool:
         """Whether a trouble is that of what was first wanted at ``since`` (monotonic time), and not
@@ -224,7 +240,7 @@ class Replicas:
                 failpoints.at("replica-started")
                 with self._lock:
                     health = self._health.setdefault(
-                        instance.id, _Health(ready=False, next_probe=float("inf"))
+                        instance.id, _Health(ready=False, next_probe=float("inf"), fresh=True)
                     )
             finally:
                 with self._lock:

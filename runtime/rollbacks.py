@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping
 
 from core import failpoints, logging
-from core.errors import Conflict, NotFound, SlipwayError
+from core.errors import Conflict, SlipwayError
 from core.models import FunctionRecord, FunctionSpec, Rollback, RollbackState
 from core.settings import Settings
 from core.store import Store, of_repository
 from runtime.edge import Route
-from runtime.plan import Key, replicas
+from runtime.plan import Key, Want, follows, replicas, returned
 from runtime.providers import Provider
 from runtime.receipts import Receipts, replaced
 from runtime.replicas import Replicas
@@ -44,17 +44,20 @@ class Rollbacks:
         self._seen: dict[str, float] = {}
         """When each was first seen: monotonic time."""
 
-    def moving(self) -> list[Specs]:
-        """What those under way bring back, oldest first."""
+    def look(self) -> None:
+        """Reads which are under way, oldest first."""
         self._moving = []
         for rollback in self.store.rolling():
             try:
                 self._moving.append((rollback, self.store.rollback_specs(rollback)))
-            except NotFound as error:
+            except (SlipwayError, ValueError) as error:
                 self._fail(rollback, str(error))
         now = time.monotonic()
         self._seen = {each.id: self._seen.get(each.id, now) for each, _ in self._moving}
-        return [specs for _, specs in self._moving]
+
+    def wants(self, records: Mapping[str, FunctionRecord]) -> list[Want]:
+        """What they bring back."""
+        return [returned(spec, records) for _, specs in self._moving for spec in specs.values()]
 
     def advance(self, records: Mapping[str, FunctionRecord], healthy: Mapping[Key, int]) -> bool:
         """Switches what is ready and fails what cannot be; True if the desired state changed.
@@ -62,7 +65,7 @@ class Rollbacks:
         ``healthy``: so many replicas of each revision.
         """
         changed = False
-        for rollback, specs in self._moving:
+        for rollback, specs in list(self._moving):
             if rollback.state is not RollbackState.STARTING:
                 continue
             try:
@@ -73,16 +76,19 @@ class Rollbacks:
 
     def finish(self, records: Mapping[str, FunctionRecord], table: Mapping[str, Route]) -> None:
         """Calls done what the routes, which were just applied, follow."""
+        troubled = self.replicas.troubled()
         for rollback, specs in self._moving:
-            if rollback.state is RollbackState.SWITCHED and all(
-                _follows(function, spec, records, table) for function, spec in specs.items()
-            ):
-                try:
-                    self.store.finish_rollback(rollback.id)
-                except Conflict:
-                    continue
-                failpoints.at("rollback-done")
-                log.info("rolled_back", rollback=rollback.id, to=rollback.to)
+            if rollback.state is not RollbackState.SWITCHED:
+                continue
+            if not all(follows(spec, records, table, troubled) for spec in specs.values()):
+                continue
+            try:
+                self.store.finish_rollback(rollback.id)
+            except SlipwayError as error:
+                log.info("rollback_not_done", rollback=rollback.id, reason=str(error))
+                continue
+            failpoints.at("rollback-done")
+            log.info("rolled_back", rollback=rollback.id, to=rollback.to)
 
     # Inside
 
@@ -96,7 +102,7 @@ class Rollbacks:
         missing = [
             spec
             for spec in specs.values()
-            if healthy.get(_key(spec), 0) < replicas(spec)
+            if healthy.get(_key(spec), 0) < returned(spec, records).replicas
             and not ((held := records.get(spec.function)) and held.spec.revision == spec.revision)
         ]
         troubles = [
@@ -115,42 +121,25 @@ class Rollbacks:
     ) -> bool:
         whole = "" if rollback.function else rollback.repository
         before = of_repository(records, rollback.namespace, whole, specs)
-        window = self.receipts.window(specs.keys() | before.keys())
+        old = replaced(self.provider.instances(), before, {_key(spec) for spec in specs.values()})
+        self.receipts.begin(rollback.id, specs.keys() | before.keys(), old)
         try:
             self.store.roll_back(rollback.id, specs, replicas, warm=self.settings.warm)
-            failpoints.at("rollback-switched")
-        except BaseException as error:
-            if window:
-                window.close()
-            if not isinstance(error, Conflict):
-                raise
+        except Conflict as error:
+            self.receipts.drop(rollback.id)
             self._fail(rollback, str(error))
             return False
-        after = {_key(spec) for spec in specs.values()}
-        old = replaced(self.provider.instances(), before, after)
-        self.receipts.begin(rollback.id, window, old)
+        failpoints.at("rollback-switched")
+        switched = self.store.rollback(rollback.id)
         self._moving = [
-            (self.store.rollback(each.id) if each.id == rollback.id else each, theirs)
-            for each, theirs in self._moving
+            (switched if each is rollback else each, theirs) for each, theirs in self._moving
         ]
         return True
 
     def _fail(self, rollback: Rollback, reason: str) -> None:
         self.store.fail_rollback(rollback.id, reason)
+        self._moving = [(each, specs) for each, specs in self._moving if each is not rollback]
         log.warning("rollback_failed", rollback=rollback.id, reason=reason)
-
-
-def _follows(
-    function: str,
-    spec: FunctionSpec,
-    records: Mapping[str, FunctionRecord],
-    table: Mapping[str, Route],
-) -> bool:
-    """Whether the route follows, or the function is another's or asleep by now."""
-    record, route = records.get(function), table.get(function)
-    if record is None or record.spec.revision != spec.revision or not record.replicas:
-        return True
-    return route is not None and route.revision == spec.revision
 
 
 def _key(spec: FunctionSpec) -> Key:

@@ -4,11 +4,15 @@ was there before comes back at once.
 Held against the minute before the switch is each function that the release changed, by the requests
 that came after the routes moved:
 
-- errors (5xx, or no answer): the lower end of the 95 % interval of their share (Wilson 1927) is
-  more than ``MARGIN`` above the share before, and there are at least ``LEAST_ERRORS``;
-- time to the first byte: half way through, with at least ``LEAST_REQUESTS`` on both sides, the
-  median or the 95th percentile is several times what it was;
+- errors (5xx, or no answer): the lower end of the interval of their share (Wilson 1927) is more
+  than ``MARGIN`` above the upper end before, and there are at least ``LEAST_ERRORS``;
+- time to the first byte, of the second half, with enough requests on both sides: the median or the
+  95th percentile is several times what it was;
+- no answer at all, at the end: requests wait, and before some were answered;
 - no replica that answers: those that it had have ended, whether anybody asked or not.
+
+What is to come back is started first where it does not run any more. If it cannot be, the release
+stays.
 """
 
 from __future__ import annotations
@@ -20,14 +24,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from core import failpoints, logging
-from core.errors import Conflict
-from core.models import FunctionRecord, Release, Traffic, Watched
+from core.errors import Conflict, SlipwayError
+from core.models import FunctionRecord, LogLine, Release, Traffic, Watched, now
 from core.settings import Settings
 from core.store import Store
-from runtime.edge import Route
+from runtime.edge import Edge, Route
 from runtime.edge.collector import Collector
-from runtime.edge.traffic import Since
-from runtime.plan import Key
+from runtime.edge.traffic import LEAST_TIMED, Since
+from runtime.plan import Key, Want
 from runtime.receipts import Receipts
 from runtime.replicas import Replicas
 
@@ -35,10 +39,12 @@ LOOK_EVERY = 0.25
 """Seconds between two looks."""
 MARGIN = 0.02
 LEAST_ERRORS = 3
-LEAST_REQUESTS = 20
+LEAST_BEFORE = 10
+"""Requests below which nothing is known of the share before: no errors are expected then."""
 SLOWER_P50, SLOWER_P95 = (2.0, 50.0), (3.0, 200.0)
 """Times as slow, and milliseconds more besides."""
-_Z = 1.96
+_Z = 3.0
+"""Standard deviations: there are many looks at many functions, and each could be wrong."""
 RECEIPT_PATIENCE = 5.0
 """Seconds that a verdict waits for the receipt, to be told with it."""
 
@@ -53,7 +59,13 @@ class _Watching:
     begun: float
     answers: Since | None
     at: float
-    """Monotonic time from which a replica's trouble counts."""
+    """Monotonic time from which a replica's trouble counts: of the switch."""
+    reason: str = ""
+    """Why it goes back, once that is decided."""
+    before: Sequence[FunctionRecord] = ()
+    """What comes back then."""
+    patience: float = 0.0
+    """Monotonic time until which that has to be healthy."""
 
 
 class Watch:
@@ -65,12 +77,14 @@ class Watch:
         store: Store,
         replicas: Replicas,
         receipts: Receipts,
+        edge: Edge,
         collector: Collector | None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.replicas = replicas
         self.receipts = receipts
+        self.edge = edge
         self.collector = collector
         self._watching: dict[str, _Watching] = {}
 
@@ -96,30 +110,51 @@ class Watch:
             Watched(name=spec.name, before=did.get(spec.function, Traffic())) for spec in changed
         ]
 
-    def begin(self, release: Release) -> None:
-        """The routes have moved, and the release is live."""
+    def begin(self, release: Release, at: float) -> None:
+        """The routes have moved, and the release is live; they were about to ``at`` (monotonic
+        time; 0: an earlier controller saw to that)."""
         if release.settled or release.watch is None or release.id in self._watching:
             return
         functions = [f"{each.name}.{release.namespace}" for each in release.watch.functions]
+        ends, begun = datetime.fromisoformat(release.watch.until).timestamp(), time.time()
+        half = (begun + ends) / 2
         self._watching[release.id] = _Watching(
             release=release,
-            ends=datetime.fromisoformat(release.watch.until).timestamp(),
-            begun=time.time(),
-            answers=self.collector.watch(functions) if self.collector else None,
-            at=time.monotonic(),
+            ends=ends,
+            begun=begun,
+            answers=self.collector.watch(functions, half) if self.collector else None,
+            at=at,
         )
 
-    def look(self, records: Mapping[str, FunctionRecord], table: Mapping[str, Route]) -> bool:
+    def look(
+        self,
+        records: Mapping[str, FunctionRecord],
+        table: Mapping[str, Route],
+        healthy: Mapping[Key, int],
+    ) -> bool:
         """One look at each; True if one was taken back, so that the routes have to move."""
         releases = {release.id: release for release in self.store.watched()}
         for id_ in self._watching.keys() - releases.keys():
             self._forget(id_)
         returned = False
         for id_, release in releases.items():
-            self.begin(release)  # an earlier controller had begun
-            if id_ in self._watching:
-                returned |= self._look(self._watching[id_], records, table)
+            try:
+                self.begin(release, 0.0)  # an earlier controller had begun
+                if watching := self._watching.get(id_):
+                    returned |= self._look(watching, records, table, healthy)
+            except Conflict as error:  # a newer one is about to take its place
+                log.info("not_taken_back", release=id_, reason=str(error))
+            except (SlipwayError, OSError, ValueError):  # it holds up nobody else's
+                log.exception("watch_stuck", release=id_)
         return returned
+
+    def wants(self) -> list[Want]:
+        """What is to come back and may have to be started for it."""
+        return [
+            Want(record.spec, record.replicas)
+            for watching in self._watching.values()
+            for record in watching.before
+        ]
 
     @property
     def busy(self) -> bool:
@@ -132,26 +167,48 @@ class Watch:
         watching: _Watching,
         records: Mapping[str, FunctionRecord],
         table: Mapping[str, Route],
+        healthy: Mapping[Key, int],
+    ) -> bool:
+        release, left = watching.release, watching.ends - time.time()
+        ours = [each for each in self._figures(watching) if self._is_of(release, each, records)]
+        if not watching.reason:
+            reasons = [*self._ended(watching, ours, records, table), *breaches(ours)]
+            if left <= 0:
+                reasons += self._mute(release, ours)
+            if reasons:
+                watching.reason = f"taken back: {'; '.join(reasons)}"
+                watching.before = self.store.replaced_by(release.id)
+                watching.patience = time.monotonic() + self.settings.health_timeout
+        if watching.reason:
+            return self._take_back(watching, ours, healthy)
+        if left <= (-RECEIPT_PATIENCE if self.receipts.pending(release.id) else 0.0):
+            self.store.keep(release.id, ours)
+            failpoints.at("watch-kept")
+            self._forget(release.id)
+        return False
+
+    def _take_back(
+        self, watching: _Watching, did: Sequence[Watched], healthy: Mapping[Key, int]
     ) -> bool:
         release = watching.release
-        did = self._figures(watching)
-        late = time.time() > (watching.begun + watching.ends) / 2
-        reasons = [*self._ended(watching, records, table), *breaches(did, slow=late)]
-        if reasons:
-            reason = f"taken back: {'; '.join(reasons)}"
-            try:
-                self.store.take_back(release.id, did, reason)
-            except Conflict as error:  # a newer one is about to take its place
-                log.info("not_taken_back", release=release.id, reason=str(error))
-                return False
+        cold = [
+            record.spec
+            for record in watching.before
+            if record.replicas and not healthy.get((record.spec.function, record.spec.revision))
+        ]
+        if not cold:
+            self.store.take_back(release.id, did, watching.reason)
             failpoints.at("given-back")
-            log.warning("release_taken_back", release=release.id, reason=reason)
+            log.warning("release_taken_back", release=release.id, reason=watching.reason)
             self._forget(release.id)
             return True
-        over = time.time() - watching.ends
-        if over > (RECEIPT_PATIENCE if self.receipts.pending(release.id) else 0.0):
+        if time.monotonic() > watching.patience:
+            names = ", ".join(spec.name for spec in cold)
+            log.warning("not_taken_back", release=release.id, cold=names, reason=watching.reason)
+            text = f"it would be {watching.reason}; but what was before does not start: {names}"
+            line = LogLine(time=now(), function="", step="watch", stream="step", text=text)
+            self.store.append_log(release.id, [line])
             self.store.keep(release.id, did)
-            failpoints.at("watch-kept")
             self._forget(release.id)
         return False
 
@@ -167,24 +224,36 @@ class Watch:
             for each in watch.functions
         ]
 
+    def _is_of(
+        self, release: Release, each: Watched, records: Mapping[str, FunctionRecord]
+    ) -> bool:
+        """Not rolled back or another repository's by now."""
+        record = records.get(f"{each.name}.{release.namespace}")
+        return record is not None and record.release == release.id
+
     def _ended(
         self,
         watching: _Watching,
+        functions: Iterable[Watched],
         records: Mapping[str, FunctionRecord],
         table: Mapping[str, Route],
     ) -> Iterable[str]:
         """Of functions without a replica that answers, why."""
-        release = watching.release
-        for each in release.watch.functions if release.watch else ():
-            function = f"{each.name}.{release.namespace}"
-            record = records.get(function)
-            if record is None or record.release != release.id or not record.replicas:
-                continue
-            if (route := table.get(function)) and route.endpoints:
+        for each in functions:
+            function = f"{each.name}.{watching.release.namespace}"
+            record, route = records[function], table.get(function)
+            if not record.replicas or (route and route.endpoints):
                 continue
             trouble = self.replicas.trouble((function, record.spec.revision))
             if trouble and trouble.at > watching.at and not trouble.passing:
                 yield f"{each.name}: no replica is left: {trouble.reason}"
+
+    def _mute(self, release: Release, functions: Iterable[Watched]) -> Iterable[str]:
+        """Of functions that have answered nobody, though they did before and somebody waits."""
+        for each in functions:
+            waiting = self.edge.under_way(f"{each.name}.{release.namespace}")
+            if waiting and each.before.requests and not each.after.requests:
+                yield f"{each.name}: none of {waiting} requests was answered"
 
     def _forget(self, id_: str) -> None:
         watching = self._watching.pop(id_)
@@ -192,18 +261,17 @@ class Watch:
             self.collector.forget(watching.answers)
 
 
-def breaches(functions: Sequence[Watched], *, slow: bool) -> list[str]:
-    """Why these functions do worse than before, with the figures; ``slow``: their times count."""
+def breaches(functions: Sequence[Watched]) -> list[str]:
+    """Why these functions do worse than before, with the figures."""
     told = []
     for each in functions:
         before, after = each.before, each.after
-        share = before.errors / before.requests if before.requests else 0.0
-        if after.errors >= LEAST_ERRORS and _at_least(after) > share + MARGIN:
+        if after.errors >= LEAST_ERRORS and _share(after)[0] > _usual(before) + MARGIN:
             told.append(
                 f"{each.name}: {after.errors} of {after.requests} requests failed "
                 f"({_percent(after)}; before {before.errors} of {before.requests})"
             )
-        elif slow and min(before.requests, after.requests) >= LEAST_REQUESTS:
+        elif after.p50_ms and before.requests >= LEAST_TIMED:
             if _slower(before.p50_ms, after.p50_ms, *SLOWER_P50):
                 told.append(f"{each.name}: half of the answers take {_times(each, 'p50_ms')}")
             elif _slower(before.p95_ms, after.p95_ms, *SLOWER_P95):
@@ -211,11 +279,19 @@ def breaches(functions: Sequence[Watched], *, slow: bool) -> list[str]:
     return told
 
 
-def _at_least(did: Traffic) -> float:
-    """Lower end of the Wilson score interval of the share of errors."""
+def _usual(before: Traffic) -> float:
+    """The share of errors that is nothing new."""
+    if not before.errors or before.requests < LEAST_BEFORE:
+        return 0.0
+    return _share(before)[1]
+
+
+def _share(did: Traffic) -> tuple[float, float]:
+    """The Wilson score interval of the share of errors."""
     n, share, z2 = did.requests, did.errors / did.requests, _Z * _Z
     spread = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return (share + z2 / (2 * n) - spread) / (1 + z2 / n)
+    middle, scale = share + z2 / (2 * n), 1 + z2 / n
+    return (middle - spread) / scale, (middle + spread) / scale
 
 
 def _percent(did: Traffic) -> str:

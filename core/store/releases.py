@@ -80,6 +80,16 @@ class Releases(Base):
                 return release
         raise NotFound(f"there is no release of commit {commit}: was it pushed to a deploy branch?")
 
+    def _present(self, key: str, ids: Iterable[bytes]) -> list[Release]:
+        """The releases of a set; one without a record holds up nobody: it leaves the set."""
+        found = []
+        for id_ in ids:
+            try:
+                found.append(self.release(text(id_)))
+            except NotFound:
+                self.redis.srem(key, id_)
+        return found
+
     def live_release(self, repository: str) -> str:
         return text(self.redis.get(keys.live(repository)))
 

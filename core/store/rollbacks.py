@@ -58,8 +58,13 @@ class Rollbacks(Switching):
 
     def rolling(self) -> list[Rollback]:
         """Those under way, oldest first."""
-        ids = cast("set[bytes]", self.redis.smembers(keys.ROLLING))
-        return [self.rollback(text(id_)) for id_ in sorted(ids, key=lambda id_: int(id_[1:]))]
+        found = []
+        for id_ in cast("set[bytes]", self.redis.smembers(keys.ROLLING)):
+            try:
+                found.append(self.rollback(text(id_)))
+            except NotFound:  # one without a record holds up nobody
+                self.redis.srem(keys.ROLLING, id_)
+        return sorted(found, key=lambda each: int(each.id[1:]))
 
     def create_rollback(
         self, namespace: str, repository: str, function: str = "", to: str = ""
@@ -206,7 +211,7 @@ class Rollbacks(Switching):
         def change(pipe: Pipeline) -> None:
             rollback = self.rollback(id_)
             pipe.multi()
-            if rollback.state is RollbackState.STARTING:
+            if not rollback.finished_at:
                 failed = msgspec.structs.replace(
                     rollback, state=RollbackState.FAILED, reason=reason, finished_at=now()
                 )
@@ -238,6 +243,10 @@ class Rollbacks(Switching):
         """Those that are being counted."""
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.RECEIPTS))
         return {text(k): msgspec.json.decode(v, type=OpenReceipt) for k, v in rows.items()}
+
+    def drop_open_receipt(self, id_: str) -> None:
+        """Nothing was switched after all."""
+        self.redis.hdel(keys.RECEIPTS, id_)
 
     def save_open_receipt(self, id_: str, receipt: OpenReceipt) -> None:
         self.redis.hset(keys.RECEIPTS, id_, encode(receipt))

@@ -65,7 +65,7 @@ class Staging(Releases, Functions):
     def staging(self) -> list[Release]:
         """Releases in state ``staging``, oldest first."""
         ids = cast("set[bytes]", self.redis.smembers(keys.STAGING))
-        releases = [self.release(text(id_)) for id_ in ids]
+        releases = self._present(keys.STAGING, ids)
         return sorted((r for r in releases if r.state is State.STAGING), key=lambda r: r.number)
 
     def artifacts(self, id_: str) -> list[Artifact]:

@@ -23,6 +23,8 @@ from core.models import (
     FunctionRecord,
     FunctionRow,
     Release,
+    Rollback,
+    RollbackState,
     State,
     Verdict,
     Warm,
@@ -64,7 +66,10 @@ class Switching(Staging):
             artifacts = self.artifacts(id_)
             functions = self.functions()
             self.check_claims(release, takes(artifacts))
-            live_in_all_but_name = self._others_switched(release)
+            others = self._others_switched(release)
+            was_live = self.live_release(repository_key(release))
+            last = self.release(was_live) if others and was_live else None
+            last = last if last and last.state is State.LIVE else None
             specs = {artifact.spec.function: artifact.spec for artifact in artifacts}
             before = of_repository(functions, release.namespace, release.repository, specs)
             changed = [
@@ -85,10 +90,20 @@ class Switching(Staging):
                 for held in [before.get(artifact.spec.function)]
             }
             pipe.multi()
-            for other in live_in_all_but_name:  # the edge was away: its push has waited until now
+            for other in others:  # the edge was away: they were live in all but name
+                if last:
+                    self._displace(
+                        pipe,
+                        last,
+                        State.REPLACED,
+                        f"{other.id} took its place",
+                        end=last.state is State.LIVE,
+                    )
                 self._write(pipe, moved(other, State.LIVE, ""))
-                last = moved(other, State.REPLACED, f"{id_} took its place")
-                self._write(pipe, last, end=False)
+                pipe.set(keys.live(repository_key(release)), other.id)
+                last = other
+            if others and last:  # its log was ended just now
+                self._displace(pipe, last, State.REPLACED, f"{id_} took its place", end=False)
             self._put_records(pipe, before, after, warm)
             for spec in dropped:
                 row = FunctionRow(
@@ -149,7 +164,12 @@ class Switching(Staging):
     def watched(self) -> list[Release]:
         """Releases that are live and have no verdict yet."""
         ids = cast("set[bytes]", self.redis.smembers(keys.WATCHED))
-        return [self.release(text(id_)) for id_ in sorted(ids)]
+        return self._present(keys.WATCHED, sorted(ids))
+
+    def replaced_by(self, id_: str) -> list[FunctionRecord]:
+        """What a watched release replaced: the desired state that it would be taken back to."""
+        raw = self.redis.hget(keys.release(id_), "before")
+        return [] if raw is None else msgspec.json.decode(cast(bytes, raw), type=_RECORDS)
 
     def keep(self, id_: str, functions: Sequence[Watched]) -> None:
         """A watched release stays; ``functions``: how they did. Does nothing where it was decided
@@ -182,16 +202,13 @@ class Switching(Staging):
                 raise Conflict(decided(release))
             if newer := self._others_switched(release):
                 raise Conflict(f"{newer[0].id} is taking its place already")
-            raw = cast("bytes | None", pipe.hget(keys.release(id_), "before")) or b"[]"
-            before = {r.spec.function: r for r in msgspec.json.decode(raw, type=_RECORDS)}
-            names = set(self.revisions(id_))
+            if rolled := self._rolled(repository_key(release)):
+                raise Conflict(f"{rolled} is taking its place already")
+            before = {record.spec.function: record for record in self.replaced_by(id_)}
             functions_now = self.functions()
             all_ours = of_repository(functions_now, release.namespace, release.repository)
-            ours = {
-                function: record
-                for function, record in all_ours.items()
-                if record.spec.name in names or function in before
-            }
+            # Not what a rollback has set since.
+            ours = {f: record for f, record in all_ours.items() if record.release == id_}
             after = {
                 function: _as_scaled(record, functions_now.get(function))
                 for function, record in before.items()
@@ -217,9 +234,8 @@ class Switching(Staging):
             self._write(pipe, done)
             return done
 
-        return self._transaction(
-            change, keys.release(id_), keys.FUNCTIONS, keys.WATCHED, keys.STAGING
-        )
+        watched = (keys.FUNCTIONS, keys.WATCHED, keys.STAGING, keys.ROLLBACKS)
+        return self._transaction(change, keys.release(id_), *watched)
 
     # What goes on running
 
@@ -269,14 +285,25 @@ class Switching(Staging):
                 and record.replicas
                 and not (now_ and now_.spec.revision == record.spec.revision)
             ):
-                pipe.hset(keys.WARM, function, encode(Warm(spec=record.spec, until=until)))
+                kept = Warm(spec=record.spec, revision=record.spec.revision, until=until)
+                pipe.hset(keys.WARM, function, encode(kept))
 
-    def _displace(self, pipe: Pipeline, last: Release, to: State, reason: str) -> None:
+    def _rolled(self, repository: str) -> str:
+        """The rollback that is the desired state of a repository and not done yet, or ''."""
+        for raw in cast("list[bytes]", self.redis.hvals(keys.ROLLBACKS)):
+            each = msgspec.json.decode(raw, type=Rollback)
+            if each.key == repository and each.state is RollbackState.SWITCHED:
+                return each.id
+        return ""
+
+    def _displace(
+        self, pipe: Pipeline, last: Release, to: State, reason: str, *, end: bool = True
+    ) -> None:
         """The release that was live is so no more; a watch of it ends, and with it its log."""
         watching = not last.settled
-        last = msgspec.structs.replace(last, watch=_judged(last.watch, Verdict.KEPT))
+        last = msgspec.structs.replace(last, watch=_judged(last.watch, Verdict.ENDED))
         self._end_watch(pipe, last.id)
-        self._write(pipe, moved(last, to, reason), end=watching)
+        self._write(pipe, moved(last, to, reason), end=watching and end)
 
     @staticmethod
     def _end_watch(pipe: Pipeline, id_: str) -> None:

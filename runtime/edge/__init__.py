@@ -58,6 +58,9 @@ class Edge(Protocol):
     def mark_down(self, endpoint: str) -> None:
         """Its process died: nothing goes there from now on. A lost proxy is no error here."""
 
+    def under_way(self, function: str) -> int:
+        """Requests that ``name.namespace`` had when it was last looked."""
+
     def alive(self) -> bool:
         """Whether the proxy answers."""
 
@@ -77,6 +80,10 @@ class NoEdge:
 
     def mark_down(self, endpoint: str) -> None:
         """Does nothing."""
+
+    def under_way(self, function: str) -> int:  # noqa: ARG002 - the interface's name
+        """None that is known of."""
+        return 0
 
     def alive(self) -> bool:
         return True

@@ -218,16 +218,16 @@ class Collector:
         with self.lock:
             return {function: self._recent.traffic(function) for function in functions}
 
-    def watch(self, functions: Iterable[str]) -> Since:
-        """Starts to note how these answer, until ``forget``."""
-        since = Since(functions)
+    def watch(self, functions: Iterable[str], timed_from: float) -> Since:
+        """Starts to note how these answer, until ``forget``; times from ``timed_from`` on."""
+        since = Since(functions, timed_from)
         with self.lock:
             self.windows.add(since)
         return since
 
     def answered(self, since: Since) -> dict[str, Traffic]:
         with self.lock:
-            return {function: each.traffic() for function, each in since.answers.items()}
+            return {function: since.traffic(function) for function in since.functions}
 
     def forget(self, since: Since) -> None:
         with self.lock:

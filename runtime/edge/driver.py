@@ -170,6 +170,9 @@ class HAProxyEdge:
             except Unavailable as error:
                 log.info("edge_unavailable", error=str(error))
 
+    def under_way(self, function: str) -> int:
+        return self._under_way.get(function, 0)
+
     def alive(self) -> bool:
         try:
             self._identify()

@@ -12,11 +12,15 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from core.models import Traffic
 
 if TYPE_CHECKING:
     from runtime.edge.collector import Line
 
+LEAST_TIMED = 20
+"""Requests below which a percentile says nothing."""
 MINUTE = 60.0
 """Seconds of traffic that are remembered."""
 _WIDTH = math.log(1.1)
@@ -81,9 +85,11 @@ class Recent:
         kept[-1][1].add(line)
 
     def only(self, functions: Iterable[str]) -> None:
-        """Forgets all others."""
-        for function in self._seconds.keys() - set(functions):
-            del self._seconds[function]
+        """Forgets all others, and what is older than a minute."""
+        wanted, oldest = set(functions), time.time() - MINUTE
+        for function, kept in list(self._seconds.items()):
+            if function not in wanted or kept[-1][0] < oldest:
+                del self._seconds[function]
 
     def traffic(self, function: str) -> Traffic:
         """Of the minute before now."""
@@ -95,13 +101,26 @@ class Recent:
 
 
 class Since:
-    """The answers of some functions to requests that came after its making."""
+    """The answers of some functions to requests that came after its making. Times count only of
+    those after ``timed_from`` (Unix time): first requests are slow."""
 
-    def __init__(self, functions: Iterable[str]) -> None:
+    def __init__(self, functions: Iterable[str], timed_from: float) -> None:
         self.functions = frozenset(functions)
         self.since = time.time()
-        self.answers = {function: Answers() for function in self.functions}
+        self.timed_from = timed_from
+        self._whole = {function: Answers() for function in self.functions}
+        self._timed = {function: Answers() for function in self.functions}
 
     def add(self, line: Line) -> None:
         if line.arrived >= self.since:
-            self.answers[line.function].add(line)
+            self._whole[line.function].add(line)
+        if line.arrived >= max(self.since, self.timed_from):
+            self._timed[line.function].add(line)
+
+    def traffic(self, function: str) -> Traffic:
+        """Its percentiles are 0 where too few requests were timed."""
+        whole, timed = self._whole[function].traffic(), self._timed[function]
+        if timed.requests < LEAST_TIMED:
+            return msgspec.structs.replace(whole, p50_ms=0.0, p95_ms=0.0)
+        times = timed.traffic()
+        return msgspec.structs.replace(whole, p50_ms=times.p50_ms, p95_ms=times.p95_ms)

@@ -12,6 +12,7 @@ from typing import Any
 
 from core import keys, queues
 from core.store import Store
+from supervisor import claims
 from tests.chaos import machine
 from tests.chaos.history import History
 from tests.chaos.machine import differ
@@ -35,7 +36,9 @@ def complaints(
     for (namespace, repository), history in histories.items():
         found = found or [*_functions(platform, store, namespace, repository, history)]
     assert platform.process is not None
-    return found or [*machine.complaints(platform.settings, store, platform.process.pid)]
+    # As the supervisor has settled them: with the engine for builds, and the registry.
+    settings = claims.told_settings(platform.settings.state) or platform.settings
+    return found or [*machine.complaints(settings, store, platform.process.pid)]
 
 
 def live(platform: Platform, namespace: str, repository: str) -> str:

@@ -34,6 +34,7 @@ def complaints(settings: Settings, store: Store, supervisor: int) -> Iterator[st
     addresses: dict[str, set[str]] = {}
     if settings.runtime == "process":
         yield from _instances(settings, records, addresses)
+        yield from _bundles(settings, store)
     else:
         from tests.chaos import containers  # it needs us
 
@@ -42,7 +43,6 @@ def complaints(settings: Settings, store: Store, supervisor: int) -> Iterator[st
     yield from _routes(settings, addresses)
     yield from _processes(settings, supervisor)
     yield from _halves(settings)
-    yield from _bundles(settings, store)
 
 
 def _instances(
@@ -209,13 +209,7 @@ def _old(paths: Iterator[Path]) -> Iterator[str]:
 
 
 def _bundles(settings: Settings, store: Store) -> Iterator[str]:
-    """Every artifact on disk is known, so that housekeeping finds it; each desired one is there."""
-    if settings.runtime != "process":
-        return
-    for owner in settings.bundles.iterdir() if settings.bundles.is_dir() else ():
-        known = {a.removeprefix(PREFIX) for a in store.known_artifacts([owner.name])[owner.name]}
-        there = {each.name for each in owner.iterdir() if not each.name.startswith(".")}
-        yield from differ(f"bundles of {owner.name}", there, known)
+    """What is desired is there. What nobody knows of, housekeeping finds by its folder."""
     for function, record in store.functions().items():
         digest = record.spec.artifact.removeprefix(PREFIX)
         if not (settings.bundles / split_function(function)[1] / digest).is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -41,6 +42,26 @@ class Outcome(Struct, frozen=True):
 
 
 def run(scenario: Scenario, subject: Subject) -> Outcome:
+    """Does it. What goes wrong on the way is one of the outcome's complaints."""
+    try:
+        return _run(scenario, subject)
+    except Exception as error:
+        traceback.print_exc()
+        complaint = f"the run broke off: {type(error).__name__}: {str(error)[-2000:]}"
+        return Outcome(
+            seed=scenario.seed,
+            kind=scenario.kind,
+            step=scenario.step,
+            victim=scenario.victim,
+            reached=False,
+            converged=0.0,
+            seconds=0.0,
+            requests=0,
+            complaints=[complaint],
+        )
+
+
+def _run(scenario: Scenario, subject: Subject) -> Outcome:
     begun = time.monotonic()
     base = subject.base()
     changes = base.changed(scenario)
@@ -58,9 +79,11 @@ def run(scenario: Scenario, subject: Subject) -> Outcome:
             subject.kill(scenario.victim, pid)
             time.sleep(scenario.pause)
         subject.points.release(scenario.step)
-        subject.revive()
-        client.killed.set()
-        client.join()
+        try:
+            subject.revive()
+        finally:
+            client.killed.set()
+            client.join()
         complaints += client.complaints
         try:
             subject.converge()

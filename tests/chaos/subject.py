@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,13 +75,15 @@ class Subject:
         """Pushes until git has taken it; the history has it from then on."""
         commit = self._commit(repository, commit)
         deadline = time.monotonic() + 60
+        what = f"{commit.id}:refs/heads/main"
         while True:
-            taken = repository.git(
-                "push", repository.url, f"{commit.id}:refs/heads/main", check=False
-            )
-            if taken.returncode == 0 or self.stored(repository) == commit.id:
+            status, told = -1, ""
+            with suppress(subprocess.TimeoutExpired):  # stored, and built for longer than we look
+                taken = repository.git("push", repository.url, what, check=False)
+                status, told = taken.returncode, taken.stderr
+            if status == 0 or self.stored(repository) == commit.id:
                 return self.histories[repository.owner, repository.name].accept(commit)
-            assert time.monotonic() < deadline, f"no push is taken: {taken.stderr}"
+            assert time.monotonic() < deadline, f"no push is taken: {told}"
             time.sleep(0.2)
 
     def push_and_leave(

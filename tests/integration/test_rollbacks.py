@@ -224,7 +224,7 @@ def test_a_watch_ends_with_a_newer_release_and_is_not_taken_back_below_it(store:
     store.finish(third, "http://x")
     assert [each.id for each in store.watched()] == [third]
     found = store.release(second)
-    assert (found.state, found.watch and found.watch.verdict) == (State.REPLACED, Verdict.KEPT)
+    assert (found.state, found.watch and found.watch.verdict) == (State.REPLACED, Verdict.ENDED)
     assert len([*store.follow_log(second, follow=False)]) == 1
     store.take_back(third, [], "x")
     assert served(store) == {"f.alice": "1"}
@@ -277,3 +277,41 @@ def test_warm_ones_cool(store: Store) -> None:
     assert spec.artifact[14] == "0"
     store.cool(["f.alice"])
     assert store.warm() == {}
+
+
+def test_releases_that_switched_while_the_edge_was_away_are_told_in_order(store: Store) -> None:
+    first = release(store, "a", [artifact("f")])
+    second = release(store, "b", [artifact("f", digest="1")], watched=("f",), finish=False)
+    third = release(store, "c", [artifact("f", digest="2")], watched=("f",), finish=False)
+    fourth = release(store, "d", [artifact("f", digest="3")], watched=("f",))
+    assert states(store, first, second, third, fourth) == [*[State.REPLACED] * 3, State.LIVE]
+    assert [each.id for each in store.watched()] == [fourth]
+    for each in (second, third):
+        assert store.release(each).settled
+        assert [type(line) for line in store.follow_log(each, follow=False)] == [LogEnd]
+    store.take_back(fourth, [], "x")
+    assert served(store) == {"f.alice": "2"}
+    assert store.live_release(FNS.key) == third, "what was replaced, not what was called live"
+
+
+def test_what_a_rollback_set_meanwhile_is_not_taken_back(store: Store) -> None:
+    release(store, "a", [artifact("f"), artifact("g")])
+    now_ = [artifact("f", digest="1"), artifact("g", digest="1")]
+    second = release(store, "b", now_, watched=("f", "g"))
+    rollback = store.create_rollback("alice", "fns", function="f")
+    store.roll_back(rollback.id, store.rollback_specs(rollback), lambda _: 1)
+    with pytest.raises(Conflict, match=f"{rollback.id} is taking its place"):
+        store.take_back(second, [], "x")
+    store.finish_rollback(rollback.id)
+    store.take_back(second, [], "x")
+    assert served(store) == {"f.alice": "0", "g.alice": "0"}
+    assert store.functions()["f.alice"].pinned == rollback.id
+
+
+def test_a_release_without_a_record_holds_up_nobody(store: Store) -> None:
+    second = release(store, "a", [artifact("f")], finish=False)
+    store.redis.sadd("slipway:staging", "r77-lost")
+    store.redis.sadd("slipway:watched", "r78-lost")
+    store.redis.sadd("slipway:rollbacks:moving", "b79")
+    assert [each.id for each in store.staging()] == [second]
+    assert (store.watched(), store.rolling()) == ([], [])

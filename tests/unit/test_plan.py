@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from core.models import Artifact, FunctionRecord, FunctionSpec
 from core.scaling import MAX_REPLICAS
-from runtime.plan import healthy, plan, replicas, routes, settled, wanted
+from runtime.edge import Route
+from runtime.plan import follows, healthy, plan, replicas, returned, routes, settled, wanted
 from runtime.providers import Instance, Phase
 
 
@@ -185,6 +186,18 @@ def test_what_is_warm_is_scaled_down_where_it_is_wanted() -> None:
 
 def test_a_rollback_under_way_starts_what_it_brings_back() -> None:
     old, new = spec("f"), spec("f", "1")
-    wants = wanted([record(new)], [], [{"f.alice": old}])
-    todo = plan(wants, [instance(new, "b")], {"b"}, {})
-    assert (todo.start, todo.leave) == ([old], [])
+    back = returned(old, {"f.alice": record(new, 3)})
+    todo = plan(wanted([record(new)], [], [back]), [instance(new, "b")], {"b"}, {})
+    assert (todo.start, todo.leave) == ([old] * 3, []), "as often as the function runs now"
+
+
+def test_the_routes_follow_or_have_nothing_to_follow_to() -> None:
+    f, g = spec("f"), spec("f", "1")
+    key = {("f.alice", f.revision)}
+    there = {"f.alice": Route(revision=f.revision, endpoints=("unix@/a",))}
+    assert follows(f, {"f.alice": record(f)}, there, set())
+    assert not follows(f, {"f.alice": record(f)}, {}, set())
+    assert follows(f, {"f.alice": record(f)}, {}, key), "it was healthy, and has ended since"
+    assert follows(f, {"f.alice": record(g)}, {}, set()), "another took its place"
+    assert follows(f, {"f.alice": record(f, 0)}, {}, set())
+    assert follows(f, {}, {}, set())
