@@ -28,7 +28,7 @@ BENCHES = (
     "quiet",
     "year",
 )
-ON_DOCKER = ("docker_push", "docker_fifty", "docker_start", "docker_idle")
+ON_DOCKER = ("docker_push", "docker_fifty", "docker_start", "docker_idle", "docker_quiet")
 
 
 def main() -> int:

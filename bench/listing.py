@@ -106,7 +106,7 @@ def _gateway(folder: Path) -> Iterator[tuple[Settings, int]]:
         store = parts.store(settings, os.environ)
         held.enter_context(_running(store, env))
         gateway = held.enter_context(
-            _running(parts.gateway([inner.fileno(), listener.fileno()]), env)
+            _running(parts.gateway(settings, [inner.fileno(), listener.fileno()]), env)
         )
         _await(settings, gateway)
         workers = processes.tree([gateway.pid])

@@ -7,10 +7,12 @@ argument or a secret.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
+from builder.context import LEFT_OUT
 from builder.key import BuildKey, why
 from builder.source import TREE, Source, quoted
 from core.models import Change, ChangeKind, FunctionSpec
@@ -18,6 +20,9 @@ from core.stackfile import StackFunction, inner
 
 NAMES = 5
 """Files, or names of variables, that one change tells."""
+_LOOKED_AT = 20_000
+"""Names, and folders, among which they are looked for: a commit can have any number of them, as
+its folders may all be one and the same."""
 _SHORT, _LONGEST = 12, 100
 """Characters of a content address, and of anything else."""
 _ADDRESS = re.compile(r"[0-9a-f]{16,}")
@@ -100,7 +105,8 @@ def with_files(
     for each in changes:
         oid = (inputs or {}).get(each.what, "")
         if each.what in places and _GIT.fullmatch(oid):
-            files = _some(_changed(source, oid, places[each.what]))
+            without = LEFT_OUT if each.what == "handler" else ()
+            files = _some(_changed(source, oid, places[each.what], without))
             done.append(msgspec.structs.replace(each, names=files))
         else:
             done.append(each)
@@ -137,19 +143,25 @@ def _differing(one: object, other: object) -> Iterator[str]:
     yield from sorted(n for n in {*first, *then} if first.get(n) != then.get(n))
 
 
-def _changed(source: Source, oid: str, path: str) -> Iterator[str]:
-    """Files below ``path`` that came, went or changed since the folder ``oid``."""
+def _changed(source: Source, oid: str, path: str, without: Collection[str]) -> Iterator[str]:
+    """Files below ``path`` that came, went or changed since the folder ``oid``, but for those
+    ``without`` at its own level; "…" where there is too much to look at."""
     now = source.find(path)
-    waiting = [("", oid, now.oid if now and now.kind == TREE else "")]
+    waiting = deque([("", oid, now.oid if now and now.kind == TREE else "")])
+    looked_at = 0
     while waiting:
-        prefix, before, after = waiting.pop(0)
+        if looked_at > _LOOKED_AT:
+            yield "…"
+            return
+        prefix, before, after = waiting.popleft()
         old = source.listing(before) if before else {}
         new = source.listing(after) if after else {}
         if old is None or new is None:
             return
+        looked_at += 1 + len(old) + len(new)
         for name in sorted({*old, *new}):
             one, other = old.get(name), new.get(name)
-            if one == other:
+            if one == other or (not prefix and name in without):
                 continue
             was, is_ = (each.oid if each and each.kind == TREE else "" for each in (one, other))
             if was or is_:

@@ -7,6 +7,7 @@ others, has no configuration but ours, writes no file above a bound, and ends wi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -123,23 +124,40 @@ class HardenedGit(Git):
         """
         git = self._get_persistent_cmd("cat_file_header", "cat_file", batch_check=True)
         found = {}
-        for oid in self._asked(git, oids):
-            words = git.stdout.readline().split()
-            if len(words) < 2:
-                raise ValueError("git cat-file ended")
-            if len(words) == 3:  # else "<id> missing"
-                found[oid] = (words[1].decode(), int(words[2]))
+        with self._answered():
+            for oid in self._asked(git, oids):
+                words = git.stdout.readline().split()
+                if len(words) < 2:
+                    raise ValueError("git cat-file ended")
+                if len(words) == 3:  # else "<id> missing"
+                    found[oid] = (words[1].decode(), int(words[2]))
         return found
 
-    def contents(self, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """(object, content) of objects that are there, asked in one go; to be read to its end.
+    def contents(self, oids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """(object, content) of objects that are there, asked in one go.
 
-        Raises ValueError, BrokenPipeError: git ended.
+        Raises ValueError, BrokenPipeError: one is gone, or git ended.
         """
         git = self._get_persistent_cmd("cat_file_all", "cat_file", batch=True)
-        for oid in self._asked(git, oids):
-            size = self._parse_object_header(git.stdout.readline())[2]
-            yield oid, git.stdout.read(size + 1)[:-1]
+        found = []
+        with self._answered():
+            for oid in self._asked(git, oids):
+                size = self._parse_object_header(git.stdout.readline())[2]
+                data = git.stdout.read(size + 1)
+                if len(data) <= size:
+                    raise ValueError("git cat-file ended")
+                found.append((oid, data[:-1]))
+        return found
+
+    @contextlib.contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Ends git where not every answer was read: the rest would be taken for that to the next
+        question."""
+        try:
+            yield
+        except BaseException:
+            self.clear_cache()
+            raise
 
     @staticmethod
     def _asked(git: Git.AutoInterrupt, oids: Sequence[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from core import keys
+from core.alive import place
 from core.errors import NotFound
 from core.store import Store
 
@@ -24,6 +26,18 @@ RETRY = 0.2
 
 class LeaseLost(Exception):
     """Another worker builds the release now: this one ends, and says nothing about it."""
+
+
+def died(store: Store, release: str, pid: int) -> None:
+    """Ends the lease of a process of this machine or container, of which it is known that it is
+    gone; somebody else's stays."""
+    token = store.holder(keys.lease(release))
+    if token.startswith(_holder(pid)):
+        store.give_back(keys.lease(release), token)
+
+
+def _holder(pid: int) -> str:
+    return f"{place()} {pid} "
 
 
 class Lease:
@@ -41,7 +55,7 @@ class Lease:
         self.release = release
         self.ended = threading.Event()
         self.lost = threading.Event()
-        self._token = secrets.token_hex(8)
+        self._token = f"{_holder(os.getpid())}{secrets.token_hex(8)}"
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 

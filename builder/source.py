@@ -168,11 +168,11 @@ class Source:
 
     def listing(self, oid: str) -> Mapping[str, Node] | None:
         """What lies in the folder that is a ``tree_id``, of any commit; None where it is not, or
-        no longer, known here."""
+        no longer, known here, or cannot be read."""
         with self._lock:
             try:
                 return self._tree(oid) if self._git.get_object_header(oid)[1] == "tree" else None
-            except (ValueError, BrokenPipeError, BuildFailed, TooLarge):
+            except (ValueError, BrokenPipeError, BuildFailed, TooLarge, Damaged):
                 return None
 
     def read_ahead(self, paths: Iterable[str]) -> None:
@@ -191,7 +191,7 @@ class Source:
                 room -= size
                 if kind == "tree" and room > 0:
                     wanted.append(oid)
-            for oid, data in list(self._git.contents(wanted)):
+            for oid, data in self._git.contents(wanted):
                 with contextlib.suppress(BuildFailed):
                     self._keep(oid, data)
 
@@ -363,6 +363,7 @@ class Source:
                 if kind == wanted:
                     data = self._git.get_object_data(oid)[3]
             except (ValueError, BrokenPipeError) as error:
+                self._git.clear_cache()  # git may have ended: what is read next asks another
                 raise self._damaged(oid, str(error)) from error
             if kind != wanted or len(data) != size:
                 raise self._damaged(oid, f"it is not a {wanted} that can be read whole")

@@ -13,15 +13,18 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from redis.exceptions import RedisError
 from rq import Worker
+from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker_pool import WorkerPool
 
 import builder.jobs  # noqa: F401  # imported for the forks
+from builder import lease
 from builder.engines import engine_for
 from builder.sweep import Sweep, Upkeep
 from core import logging, queues
@@ -53,6 +56,12 @@ class BuildWorker(Worker):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **(options | {"worker_ttl": 30, "maintenance_interval": 60}))
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, *more: Any) -> None:
+        """The process of a job is gone: its build need not wait for the lease to run out."""
+        super().handle_work_horse_killed(job, retpid, *more)  # type: ignore[no-untyped-call]  # rq
+        with suppress(RedisError):
+            lease.died(Store(self.connection), str(job.args[0]), retpid)
 
     def work(self, *args: Any, **options: Any) -> bool:
         end_with(_pool)

@@ -23,7 +23,12 @@ from core.errors import (
 from core.settings import Settings
 from core.signing import secret_file
 
-_ERRORS = {BadCredentials.status: BadCredentials, NotFound.status: NotFound}
+_ERRORS = {
+    BadCredentials.status: BadCredentials,
+    NotFound.status: NotFound,
+    502: Unavailable,  # the edge's, while the gateway restarts
+    Unavailable.status: Unavailable,
+}
 QUIET_SECONDS = 60.0
 """A log that is followed has a heartbeat every few seconds: silence means that nobody is there."""
 

@@ -40,9 +40,11 @@ def restart(context: Context, names: tuple[str, ...], timeout: float, output: st
         each for each in control.RESTARTABLE if each != "edge" or settings.edge != "none"
     ]
     told = []
-    for each in control.ask(settings, wanted, timeout):
-        told.append(each)
-        if output == "table":
-            click.echo(f"{each['part']}: restarted in {each['seconds']} s")
-    if output == "json":
-        show.as_json(told)
+    try:
+        for each in control.ask(settings, wanted, timeout):
+            told.append(each)
+            if output == "table":
+                click.echo(f"{each['part']}: restarted in {each['seconds']} s")
+    finally:  # a later one may fail: these were restarted all the same
+        if output == "json":
+            show.as_json(told)

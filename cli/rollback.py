@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli import show
-from core.errors import SlipwayError
+from core.errors import SlipwayError, Unavailable
 from core.names import split_function
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.05
 """Seconds between two looks at a rollback under way."""
+BRANCH_SECONDS = 5.0
+"""For its branch to be written: it may come later than the routes."""
 
 
 @click.command()
@@ -40,22 +44,38 @@ def rollback(context: Context, what: str, to: str, timeout: float, output: str) 
         body = {"namespace": space, "function": function}
     with context.client() as client:
         found = client.post("/system/rollback", body | ({"to": to} if to else {}))
-        found = _decided(client, found["id"], time.monotonic() + timeout)
+        id_ = found["id"]
+        found = _awaited(client, id_, lambda now: now["state"] in ("done", "failed"), timeout)
+        if found["state"] == "done":
+            with suppress(Unavailable):
+                found = _awaited(client, id_, _has_branch, BRANCH_SECONDS)
     if output == "json":
         show.as_json(found)
+    if found["state"] == "failed":
+        raise SlipwayError(f"{id_} failed: {found['reason']}; what was live stays")
     if found["state"] != "done":
-        raise SlipwayError(f"{found['id']} failed: {found['reason']}; what was live stays")
+        raise SlipwayError(f"{id_} is still {found['state']}: wait longer with --timeout")
     if output != "json":
-        click.echo(f"{what}: {found['to']} serves again ({found['id']})")
+        click.echo(f"{what}: {found['to']} serves again ({id_})")
         if found["branch"]:
             click.echo(f"to keep it so beyond the next push, merge the branch {found['branch']}")
 
 
-def _decided(client: Client, id_: str, deadline: float) -> Any:
+def _has_branch(rollback: Any) -> bool:
+    """Or is known to have none."""
+    return rollback["branch"] is not None
+
+
+def _awaited(client: Client, id_: str, ready: Callable[[Any], bool], seconds: float) -> Any:
+    """The rollback once it is ready, or as it is when the time is over. A gateway that restarts has
+    time to come back."""
+    deadline = time.monotonic() + seconds
     while True:
-        found = client.get(f"/system/rollbacks/{id_}")
-        if found["state"] in ("done", "failed"):
-            return found
-        if time.monotonic() > deadline:
-            raise SlipwayError(f"{id_} is still {found['state']}: wait longer with --timeout")
+        try:
+            found = client.get(f"/system/rollbacks/{id_}")
+            if ready(found) or time.monotonic() > deadline:
+                return found
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
         time.sleep(LOOK_EVERY)

@@ -324,8 +324,9 @@ class Rollback(Struct, frozen=True):
     """Name of the function; empty: the whole repository."""
     reason: str = ""
     finished_at: str | None = None
-    branch: str = ""
-    """Of our own remote: where the same stands as a commit, ready to merge."""
+    branch: str | None = None
+    """Of our own remote: where the same stands as a commit, ready to merge; empty: nowhere, None:
+    that is not decided yet."""
     receipt: Receipt | None = None
 
     @property

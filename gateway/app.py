@@ -25,6 +25,7 @@ from gateway import (
     prune,
     releases,
     remote,
+    rollbackbranch,
     rollbacks,
     secrets,
     system,
@@ -76,6 +77,12 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         threading.Thread(target=metrics.keep, args=[app], name="metrics", daemon=True).start()
         threading.Thread(
             target=prune.watch, args=[settings, store], name="prune", daemon=True
+        ).start()
+        threading.Thread(
+            target=rollbackbranch.watch,
+            args=[settings, store, app.rolled_back],
+            name="branches",
+            daemon=True,
         ).start()
         heads.watch(settings, store)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -37,6 +38,8 @@ class Gateway(Flask):
         self.store = store
         self.pools = Pools()
         self.pushes = Pushes()
+        self.rolled_back = threading.Event()
+        """Set where a rollback has no branch yet."""
         self.tally = Tally("gateway")
         self.password = secret_file(settings.password_file)
         self.builder_token = secret_file(settings.token_file)

@@ -130,10 +130,7 @@ def _progress(gateway: Gateway, push: Push, release: Release, told: list[str]) -
         elif push.gone.is_set():  # nobody sees it: the place is for others
             return
         elif not gateway.alive():
-            yield (
-                f"slipway: {release.id} goes on while the gateway restarts: follow it with: "
-                f"slipway wait {release.commit}"
-            )
+            yield (f"slipway: {release.id} goes on; follow it with: slipway wait {release.commit}")
             return
 
 

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,7 +34,7 @@ from core.errors import (
     UpstreamFailed,
 )
 from core.http import Connection, UnclearLength, deadline
-from core.models import Observed
+from core.models import FunctionRecord, Observed
 from core.openfaas import SERVED_BY
 from core.patience import USUAL, patience_of
 from gateway import problems
@@ -49,6 +50,10 @@ log = logging.get()
 CONNECT_SECONDS = 1.0
 FIRST_SIGHT = 1.0
 """Seconds in which the controller tells for the first time where a function answers."""
+NEW = 5.0
+"""Seconds since a function was made desired in which that is waited for."""
+LOOK_EVERY = 0.1
+"""Seconds between two looks for it."""
 _CALL_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -166,7 +171,7 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
     if record is None:
         raise NotFound(f"there is no function {function}: see 'slipway list'")
     g.called = function  # what metrics.py counts
-    observed = _observed(gateway, function)
+    observed = _observed(gateway, record)
     if observed is None or not observed.endpoints:
         trouble = (observed and observed.trouble) or "none is healthy yet"
         if record.spec.foreign and observed and observed.trouble:
@@ -178,12 +183,13 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
     return function, observed.endpoints, patience_of(record.spec) or USUAL
 
 
-def _observed(gateway: Gateway, function: str) -> Observed | None:
+def _observed(gateway: Gateway, record: FunctionRecord) -> Observed | None:
     """What was last seen of it. A release makes a function desired a moment before anybody has seen
-    it: that moment is waited for."""
-    until = time.monotonic() + FIRST_SIGHT
-    while not (found := gateway.store.observed(function)) and time.monotonic() < until:
-        time.sleep(0.02)
+    it: that moment is waited for. Where nobody looks any more, nobody waits."""
+    age = time.time() - datetime.fromisoformat(record.created_at).timestamp()
+    until = time.monotonic() + (FIRST_SIGHT if age < NEW else 0.0)
+    while not (found := gateway.store.observed(record.spec.function)) and time.monotonic() < until:
+        time.sleep(LOOK_EVERY)
     return found
 
 

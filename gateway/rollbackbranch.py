@@ -5,186 +5,192 @@ Of a repository it is the tree of the release that serves again, on top of the d
 Of one function it is the head's tree with this function's folders and its entry in the stack file
 as they were. Where that does not come out as the same inputs, because a file is shared with other
 functions, there is no branch.
+
+Branches are written in a thread of their own, whatever is missing at the time: nobody's rollback
+waits for git, and what a gateway that died left the next one writes.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
-import subprocess
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import msgspec
 from redis.exceptions import RedisError
 
 from core import logging
-from core.errors import SlipwayError
-from core.models import Rollback
+from core.errors import NotFound, SlipwayError
+from core.models import Rollback, RollbackState
 from core.settings import Settings
-from core.stackfile import STACK_FILES, StackFunction, read
+from core.stackfile import STACK_FILES, Stack, StackFunction, read
 from core.store import Store
+from core.yamlnodes import MAX_BYTES
 from gateway import bare
+from gateway.plumbing import Git
 
 PREFIX = "slipway/rollback-"
+EVERY = 60.0
+"""Seconds between two looks at what is missing, unless somebody asks for one."""
 _WHO = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "Slipway"), ("EMAIL", "slipway@localhost"))
 }
-_MAX_STACK = 2**20
+_YAMLS_OWN_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""Where a line ends for YAML, and not for ``bytes.splitlines``."""
 
 log = logging.get()
 
 
-def write(settings: Settings, store: Store, rollback: Rollback) -> Rollback:
-    """Writes the branch, where the repository is ours; repeating it changes nothing.
+def watch(settings: Settings, store: Store, asked: threading.Event) -> None:
+    """Writes what is missing, for ever, in a thread of its own; at once when it is asked to."""
+    while True:
+        try:
+            write_missing(settings, store)
+        except Exception as error:  # the store is away, say
+            log.warning("no_rollback_branches", reason=str(error))
+        asked.wait(EVERY)
+        asked.clear()
 
-    What goes wrong is logged, and the rollback stays as it is: it does not hang on its branch.
+
+def write_missing(settings: Settings, store: Store) -> None:
+    """Decides on the branch of every rollback where that is still to be done, oldest first.
+
+    Raises:
+        RedisError: the store is away.
     """
-    repository = store.repository(rollback.namespace, rollback.repository)
-    if repository.source != "git" or rollback.branch or not repository.deploy_branch:
-        return rollback
+    for rollback in reversed(store.rollbacks()):
+        if rollback.branch is None:
+            try:
+                write(settings, store, rollback)
+            except NotFound as error:  # forgotten meanwhile
+                log.info("no_rollback_branch", rollback=rollback.id, reason=str(error))
+
+
+def write(settings: Settings, store: Store, rollback: Rollback) -> Rollback:
+    """Writes the branch, or notes that there is none; why is logged.
+
+    Raises:
+        NotFound: the rollback is not there any more.
+        RedisError: the store is away.
+    """
     try:
-        git = _Git(settings, bare.existing(settings, rollback.namespace, rollback.repository))
-        head = git.run("rev-parse", "--verify", f"refs/heads/{repository.deploy_branch}^{{commit}}")
-        target = store.release(rollback.to)
-        tree = _tree(git, head, target.commit, rollback)
-        if not tree or tree == git.run("rev-parse", f"{head}^{{tree}}"):
-            return rollback
-        what = f"{rollback.function} " if rollback.function else ""
-        message = f"Roll back {what}to {target.id}\n\nAs {target.commit}, which serves again.\n"
-        commit = git.run("commit-tree", tree, "-p", head, input_=message, env=_WHO)
-        branch = f"{PREFIX}{rollback.id}"
-        git.run("update-ref", f"refs/heads/{branch}", commit)
-        return store.save_rollback_branch(rollback.id, branch)
-    except (SlipwayError, OSError, RedisError, subprocess.SubprocessError) as error:
+        branch = _written(settings, store, rollback)
+    except RedisError:
+        raise
+    except Exception as error:  # the rollback does not hang on its branch
         log.warning("no_rollback_branch", rollback=rollback.id, reason=str(error))
-        return rollback
+        branch = ""
+    return store.save_rollback_branch(rollback.id, branch)
 
 
-class _Git:
-    """git on one of our bare repositories."""
-
-    def __init__(self, settings: Settings, path: Path) -> None:
-        self._env = bare.environment(settings, path)
-        self._path = path
-
-    def run(self, *arguments: str, input_: str = "", env: Mapping[str, str] | None = None) -> str:
-        """Raises SlipwayError where git fails."""
-        return self.data(*arguments, input_=input_.encode(), env=env).decode().strip()
-
-    def data(
-        self, *arguments: str, input_: bytes = b"", env: Mapping[str, str] | None = None
-    ) -> bytes:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=self._path,
-            env={**self._env, **(env or {})},
-            input=input_,
-            capture_output=True,
-            timeout=30,
-            check=False,
-        )
-        if done.returncode:
-            told = done.stderr.decode("utf-8", "replace").strip()[:500]
-            raise SlipwayError(f"git {arguments[0]} failed: {told}")
-        return done.stdout
-
-    def files(self, commit: str, path: str) -> bytes:
-        """All below a path, as ``update-index --index-info`` reads it."""
-        return self.data("ls-tree", "-r", "-z", "--full-tree", commit, "--", path)
-
-    def object(self, commit: str, path: str) -> str:
-        """``<mode> <type> <id>`` of a path, or '' where there is none."""
-        told = self.run("ls-tree", "--full-tree", commit, "--", path) if path != "." else ""
-        return told.partition("\t")[0]
-
-    def read(self, commit: str, path: str) -> bytes:
-        """A file that is not larger than a stack file may be, or b''."""
-        found = self.object(commit, path).split(" ")
-        if len(found) != 3 or found[1] != "blob":
-            return b""
-        if int(self.run("cat-file", "-s", found[2])) > _MAX_STACK:
-            return b""
-        return self.data("cat-file", "blob", found[2])
-
-
-def _removed(git: _Git, commit: str, path: str) -> bytes:
-    """What takes all below a path out of the index: entries of mode 0."""
-    names = [line.partition(b"\t")[2] for line in git.files(commit, path).split(b"\0") if line]
-    return b"".join(b"0 %s\t%s\0" % (b"0" * 40, name) for name in names)
-
-
-def _tree(git: _Git, head: str, target: str, rollback: Rollback) -> str:
-    """The tree to commit, or '' where there is none that has the same inputs."""
-    if not rollback.function:
-        return git.run("rev-parse", f"{target}^{{tree}}")
-    was, now = (_entry(git, each, rollback.function) for each in (target, head))
-    if was is None or now is None or was.path != now.path:
+def _written(settings: Settings, store: Store, rollback: Rollback) -> str:
+    """The name of the branch, or '' where there is nothing to write."""
+    repository = store.repository(rollback.namespace, rollback.repository)
+    if repository.source != "git" or not repository.deploy_branch or not _counts(store, rollback):
         return ""
-    with tempfile.TemporaryDirectory(prefix="slipway-index-") as folder:
-        env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        git.run("read-tree", head, env=env)
-        for path in _inputs(was.function):
-            if git.object(head, path) == git.object(target, path):
-                continue
-            if path == "." or any(_within(path, each) for each in now.others):
-                return ""  # shared: the other functions would go back as well
-            git.data(
-                "update-index",
-                "-z",
-                "--index-info",
-                input_=_removed(git, head, path) + git.files(target, path),
-                env=env,
-            )
-        text = _spliced(now, was)
-        if not text:
-            return ""
-        blob = git.data("hash-object", "-w", "--stdin", input_=text).decode().strip()
-        mode = git.object(head, now.path).split(" ")[0]
-        git.run("update-index", "--add", "--cacheinfo", f"{mode},{blob},{now.path}", env=env)
-        return git.run("write-tree", env=env)
+    git = Git(settings, bare.existing(settings, rollback.namespace, rollback.repository))
+    head = git.run("rev-parse", "--verify", f"refs/heads/{repository.deploy_branch}^{{commit}}")
+    target = store.release(rollback.to)
+    now, was = git.tree(head), git.tree(target.commit)
+    tree = was
+    if rollback.function:
+        limit, variables = settings.max_functions, store.variables(rollback.namespace)
+        entries = [_entry(git, each, rollback.function, limit, variables) for each in (now, was)]
+        tree = _with_function(git, now, was, *entries)
+    if tree == now:
+        return ""
+    what = f"{rollback.function} " if rollback.function else ""
+    message = f"Roll back {what}to {target.id}\n\nAs {target.commit}, which serves again.\n"
+    commit = git.run("commit-tree", tree, "-p", head, input_=message.encode(), env=_WHO)
+    branch = f"{PREFIX}{rollback.id}"
+    git.run("update-ref", f"refs/heads/{branch}", commit)
+    return branch
+
+
+def _counts(store: Store, rollback: Rollback) -> bool:
+    """Whether it is under way, or done and nothing came after it."""
+    if rollback.state is RollbackState.DONE:
+        return any(record.pinned == rollback.id for record in store.functions().values())
+    return rollback.state is not RollbackState.FAILED
 
 
 class _Entry(msgspec.Struct):
-    """A function in a commit's stack file."""
+    """A function in a stack file of a commit."""
 
-    path: str
     data: bytes
+    """The file."""
+    stack: Stack
     function: StackFunction
-    others: list[str]
-    """Inputs of all other functions of the file."""
+    others: set[str]
+    """Inputs of all other functions of the commit, and its other stack files."""
+    limit: int
+    variables: Mapping[str, str]
+
+    def reread(self, data: bytes) -> Stack:
+        return _read(data, self.stack.path, self.limit, self.variables)
 
 
-def _entry(git: _Git, commit: str, name: str) -> _Entry | None:
-    """The stack file that has the function, where it can be read as it stands."""
-    listed = git.data("ls-tree", "-r", "--name-only", "-z", "--full-tree", commit).split(b"\0")
-    paths = [path.decode("utf-8", "surrogateescape") for path in listed]
-    for path in paths:
-        if path.rpartition("/")[2] not in STACK_FILES and path not in STACK_FILES:
-            continue
-        data = git.read(commit, path)
-        functions = _functions(data, path)
-        for each in functions:
-            if each.name == name:
-                others = [i for other in functions if other.name != name for i in _inputs(other)]
-                return _Entry(path, data, each, others)
-    return None
+def _entry(git: Git, tree: str, name: str, limit: int, variables: Mapping[str, str]) -> _Entry:
+    """Raises SlipwayError where not all stack files that count can be read as they stand."""
+    root = next((each for each in STACK_FILES if git.entry(tree, each)), None)
+    if root is None:
+        raise SlipwayError("no stack file is at the root, and those below are not looked for")
+    room, paths, files = MAX_BYTES, [root], []
+    for path in paths:  # which grows where the first names others
+        data = git.file(tree, path, room)
+        room -= len(data)
+        files.append((data, _read(data, path, limit, variables)))
+        if path == root:
+            paths += files[0][1].others
+    for data, stack in files:
+        for function in stack.functions:
+            if function.name == name:
+                others = {each.path for _, each in files if each is not stack}
+                for _, each in files:
+                    others.update(*(_inputs(f) for f in each.functions if f is not function))
+                return _Entry(data, stack, function, others, limit, variables)
+    raise SlipwayError(f"no stack file names {name}")
 
 
-def _functions(data: bytes, path: str) -> list[StackFunction]:
-    try:
-        found = read(data, path, max_functions=5000, variables={})
-    except SlipwayError:
-        return []
-    return [] if found.mistakes else found.stack.functions
+def _read(data: bytes, path: str, limit: int, variables: Mapping[str, str]) -> Stack:
+    found = read(data, path, max_functions=limit, variables=variables)
+    if found.mistakes:
+        raise SlipwayError(f"{path} has mistakes: {found.mistakes[0].text}")
+    return found.stack
 
 
 def _inputs(function: StackFunction) -> Iterator[str]:
     yield function.handler
     yield from function.copy
     yield from function.environment_file
+    for value in function.build_secrets.values():  # a file's path, or a secret's name
+        path = posixpath.normpath(posixpath.join(function.folder, value))
+        if not path.startswith(("/", "..")):
+            yield path
+
+
+def _with_function(git: Git, tree: str, old: str, now: _Entry, was: _Entry) -> str:
+    """The tree ``tree`` with one function as it was in ``old``.
+
+    Raises SlipwayError where that would change others, too.
+    """
+    path = now.stack.path
+    if was.stack.path != path:
+        raise SlipwayError(f"its stack file was {was.stack.path}, and is {path}")
+    made = tree
+    for each in _inputs(was.function):
+        entry = git.entry(old, each)
+        if git.entry(tree, each) == entry:
+            continue
+        if each == "." or any(_within(each, other) for other in now.others):
+            raise SlipwayError(f"{each!r} is shared with other functions, and was changed")
+        made = git.replaced(made, each, entry)
+    blob = git.run("hash-object", "-w", "--stdin", input_=_spliced(now, was))
+    mode = git.entry(tree, path).partition(b" ")[0]
+    return git.replaced(made, path, b"%s blob %s" % (mode, blob.encode()))
 
 
 def _within(path: str, other: str) -> bool:
@@ -193,23 +199,36 @@ def _within(path: str, other: str) -> bool:
 
 
 def _spliced(now: _Entry, was: _Entry) -> bytes:
-    """Today's stack file with the function's lines as they were; b'' where that does not read as
-    just this one function changed."""
-    if _same(now.function, was.function):
+    """Today's stack file with the function's lines as they were.
+
+    Raises SlipwayError where that does not read as just this one function changed.
+    """
+    if _bare(now.function) == _bare(was.function):
         return now.data
+    if any(_YAMLS_OWN_BREAKS.search(each.data.decode()) for each in (now, was)):
+        raise SlipwayError("the stack file has line ends that only YAML knows")
     lines, old = (each.data.splitlines(keepends=True) for each in (now, was))
     begin, end = _block(lines, now.function.lines["name"])
     first, last = _block(old, was.function.lines["name"])
     text = b"".join([*lines[:begin], *old[first:last], *lines[end:]])
-    wanted = {each.name: each for each in _functions(now.data, now.path)}
-    wanted[was.function.name] = was.function
-    found = {each.name: each for each in _functions(text, now.path)}
-    right = found.keys() == wanted.keys() and all(_same(found[n], wanted[n]) for n in wanted)
-    return text if right else b""
+    found, wanted = _said(now.reread(text)), _said(now.stack)
+    wanted["functions"][was.function.name] = _bare(was.function)
+    if found != wanted:
+        raise SlipwayError("its entry in the stack file cannot be put back alone")
+    return text
 
 
-def _same(one: StackFunction, other: StackFunction) -> bool:
-    return msgspec.structs.replace(one, lines={}) == msgspec.structs.replace(other, lines={})
+def _said(stack: Stack) -> dict[str, dict[str, object]]:
+    """What a stack file says, wherever in it."""
+    return {
+        "functions": {each.name: _bare(each) for each in stack.functions},
+        "templates": {each.name: each.source for each in stack.templates},
+        "others": dict.fromkeys(stack.others),
+    }
+
+
+def _bare(function: StackFunction) -> StackFunction:
+    return msgspec.structs.replace(function, lines={})
 
 
 def _block(lines: list[bytes], name: int) -> tuple[int, int]:
@@ -224,4 +243,4 @@ def _block(lines: list[bytes], name: int) -> tuple[int, int]:
 
 
 def _depth(line: bytes) -> int:
-    return len(line) - len(re.sub(rb"^ *", b"", line))
+    return len(line) - len(line.lstrip(b" "))

@@ -10,7 +10,6 @@ from flask import Blueprint, Response, request
 from core import failpoints, logging, names
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.models import Rollback
-from gateway import rollbackbranch
 from gateway.context import here
 from gateway.streams import decoded
 
@@ -49,8 +48,7 @@ def roll_back() -> Response:
     )
     failpoints.at("rollback-created")
     log.info("rollback", id=rollback.id, repository=rollback.key, to=rollback.to)
-    # The routes move meanwhile.
-    rollback = rollbackbranch.write(gateway.settings, gateway.store, rollback)
+    gateway.rolled_back.set()
     response = _json(rollback, 202)
     response.headers["Location"] = f"/system/rollbacks/{rollback.id}"
     return response

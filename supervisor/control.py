@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,10 +50,15 @@ def claim(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve(listener: socket.socket, restart: Callable[[str], dict[str, Any]]) -> None:
-    """Does what one command asks; one that goes away does not stop it.
+def serve(
+    listener: socket.socket,
+    restart: Callable[[str], dict[str, Any]],
+    tell: Callable[[str], None],
+) -> None:
+    """Does what one command asks; one that goes away does not stop it, and no failure stops us.
 
     ``restart``: of one part; returns what is told of it, raises SlipwayError where it fails.
+    ``tell``: of what nobody had thought of.
     """
     try:
         client, _ = listener.accept()
@@ -64,6 +71,10 @@ def serve(listener: socket.socket, restart: Callable[[str], dict[str, Any]]) -> 
                 _tell(client, restart(name))
         except SlipwayError as error:
             _tell(client, {"error": str(error)})
+        except Exception as error:  # a full disk, a mistake of ours
+            tell(f"a restart failed, everything else goes on:\n{traceback.format_exc().rstrip()}")
+            why = f"{type(error).__name__}: {error}"
+            _tell(client, {"error": f"{why}; all goes on, 'slipway up' shows where it failed"})
         else:
             _tell(client, {"done": True})
 
@@ -103,13 +114,16 @@ def ask(settings: Settings, names: Sequence[str], seconds: float) -> Iterator[di
 def _asked(client: socket.socket) -> list[str]:
     """Raises InvalidRequest for what is no wish of ours."""
     got = b""
+    deadline = time.monotonic() + _ASK_SECONDS  # of all: meanwhile we look after nothing else
     with suppress(OSError):
         while b"\n" not in got and len(got) < _LINE and (more := client.recv(_LINE)):
             got += more
+            client.settimeout(max(deadline - time.monotonic(), 0.0))
+    client.settimeout(_ASK_SECONDS)
     try:
         names = json.loads(got)["restart"]
         unknown = sorted(set(names) - set(RESTARTABLE))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidRequest(f"this is asked in another form: {error}") from error
     if unknown:
         raise InvalidRequest(

@@ -37,8 +37,8 @@ _HURRIED = 1.0
 """Seconds that parts have to end once the user has asked twice."""
 
 
-class Interrupted(Exception):
-    """The user, or whoever started us, wants us to end."""
+class Interrupted(BaseException):
+    """The user, or whoever started us, wants us to end: no failure, so no Exception."""
 
 
 @dataclass(frozen=True)
@@ -168,16 +168,23 @@ class Keeper:
             self._selector.unregister(bell)
 
     def run(
-        self, name: str, argv: Sequence[str], seconds: float, *, on_screen: bool = False
+        self,
+        name: str,
+        argv: Sequence[str],
+        seconds: float,
+        *,
+        on_screen: bool = False,
+        listeners: Sequence[int] = (),
     ) -> int | None:
         """Runs a helper to its end; returns its exit status, None if it took too long.
 
-        ``on_screen``: its output goes where ours goes, else to the log of its name.
+        ``on_screen``: its output goes where ours goes, else to the log of its name. ``listeners``:
+        descriptors that it inherits.
 
         Raises:
             ConfigError: its program cannot be started.
         """
-        child = _Child(Part(name=name, argv=argv), leaving=True)
+        child = _Child(Part(name=name, argv=argv, listeners=listeners), leaving=True)
         self._begin(child, on_screen=on_screen)
         process = child.process
         assert process is not None  # _spawn made it
@@ -224,6 +231,9 @@ class Keeper:
 
         try:
             self._spawn(new, argv=argv)
+        except OSError as error:
+            raise ConfigError(f"the {name} cannot be started: {error.strerror}") from error
+        try:
             if not self.wait(seconds, lambda: new.process is None or up()):
                 raise ConfigError(
                     f"the new {name} was not ready after {seconds:.0f} s, and the old one goes on: "
@@ -234,8 +244,6 @@ class Keeper:
                     f"the new {name} ended at once, and the old one goes on: see "
                     f"{self.logs.path(name)}"
                 )
-        except OSError as error:
-            raise ConfigError(f"the {name} cannot be started: {error.strerror}") from error
         except BaseException:
             self._kill(new)
             raise
@@ -271,9 +279,10 @@ class Keeper:
         return child.process.pid
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """Signals a part, and those that it has replaced; nothing where it does not run."""
+        """Signals a part, and those that it has replaced. Not one that is only starting: it does
+        not know the signal yet, and would die of it."""
         for child in self._all(name):
-            if child.process:
+            if child.process and child.is_ready:
                 child.process.send_signal(number)
 
     def pid(self, name: str) -> int:
@@ -285,13 +294,17 @@ class Keeper:
 
     def stop(self, names: Iterable[str]) -> None:
         """Asks parts to end, all at once, and ends those that take too long; returns when all
-        are gone. Unknown ones are left out. It is not interrupted, but a signal hurries it."""
+        are gone. Unknown ones are left out. It is not interrupted, but a signal hurries it.
+
+        Those that were replaced have been asked: a second time would be taken for impatience.
+        """
         self._begin_to_stop()
         names = list(names)
         leaving = [child for name in names for child in self._all(name)]
         for child in leaving:
             child.leaving = True
-            self._ask(child)
+            if child not in self._replaced:
+                self._ask(child)
         asked = time.monotonic()
         while running := [child for child in leaving if child.process]:
             for child in running:
@@ -446,6 +459,8 @@ class Keeper:
 
     def _heard(self, ready: _Ready) -> None:
         """A byte: it is ready. The end: it never will be, or does not know how to tell."""
+        if ready.child.ready is not ready:  # its end was seen in the same turn: closed already
+            return
         ready.child.is_ready = bool(os.read(ready.descriptor, 1))
         self._forget_ready(ready.child)
 

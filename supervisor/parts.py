@@ -35,6 +35,8 @@ END_STREAMS = signal.SIGUSR1
 """Has the gateway end what may last for ever, with a word where it has one, and serve on."""
 EDGE_LINGER = 16 * 60.0
 """Seconds; an edge that was replaced ends by itself (runtime/edge/config.py: HARD_STOP)."""
+WORKERS_LINGER = 2 * 3600 + 60.0
+"""Seconds; a build that was begun is over by then (core/queues.py: JOB_SECONDS)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +120,18 @@ def store(settings: Settings, env: Mapping[str, str]) -> Part:
     return Part(name="store", argv=argv)
 
 
-def gateway(listeners: Sequence[int], drain_timeout: float = 0.0) -> Part:
-    """Serves what comes to any of these sockets. Replaced, it ends by itself after that time."""
+def gateway(settings: Settings, listeners: Sequence[int]) -> Part:
+    """Serves what comes to any of these sockets. Replaced, it ends by itself after the drain
+    timeout."""
     argv = python("gunicorn", "-c", "python:gateway.gunicorn_config", "gateway.wsgi:app")
     told = {LISTEN_FDS: ",".join(map(str, listeners))}
-    linger = drain_timeout + 5.0
+    linger = settings.drain_timeout + 5.0
     return Part(name="gateway", argv=argv, env=told, listeners=listeners, linger=linger)
 
 
-def workers(settings: Settings) -> Part:
+def workers() -> Part:
     """Asked to end they finish their builds, within bounds; what is cut off is built again."""
-    linger = settings.build_timeout + 60.0
-    return Part(name="workers", argv=python("builder.worker"), linger=linger)
+    return Part(name="workers", argv=python("builder.worker"), linger=WORKERS_LINGER)
 
 
 def queue(settings: Settings) -> Part:

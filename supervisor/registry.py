@@ -16,13 +16,15 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from core import http
 from core.errors import ConfigError, SlipwayError, Unavailable
@@ -36,6 +38,9 @@ PROGRAMS = ("docker-registry", "registry")
 FIRST_PORT, PORTS = 20_000, 10_000
 """Below those that the kernel gives to outgoing connections."""
 CONTAINER_MEMORY = "256m"
+_INSIDE = Path("/var/lib/registry")
+_CONFIG = "/etc/docker/registry/config.yml"
+"""Where the image's own configuration is, which has a cache; ours takes its place."""
 _COLLECT_EVERY = 24 * 3600.0
 _COLLECT_SECONDS = 60.0
 """How long a start may wait for the removal of what nobody needs; it goes on the next day."""
@@ -81,13 +86,17 @@ def answers(settings: Settings) -> bool:
         return False
 
 
-def configuration(settings: Settings) -> str:
-    """Its file, as JSON, which is YAML too."""
+def configuration(settings: Settings, folder: Path) -> str:
+    """Its file, as JSON, which is YAML too; it keeps everything in ``folder``.
+
+    Without a cache of what it has: that would go on telling of what was collected beside it, and
+    whoever pushes would leave those layers out.
+    """
     told = {
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": True}},
         "storage": {
-            "filesystem": {"rootdirectory": str(settings.registry_folder)},
+            "filesystem": {"rootdirectory": str(folder)},
             "delete": {"enabled": True},
         },
         "http": {"addr": settings.registry, "secret": secrets.token_hex(16)},
@@ -109,18 +118,15 @@ def container_argv(settings: Settings, docker: str, *command: str) -> list[str]:
     It serves in the host's network, on loopback alone. On the engine's bridge every container there
     could read and delete all owners' images: it asks nobody who they are.
     """
-    serving = ["--network", "host", "--env", f"REGISTRY_HTTP_ADDR={settings.registry}"]
-    serving += ["--name", container_name(settings)]
+    serving = ["--network", "host", "--name", container_name(settings)]
     collecting = ["--network", "none", "--name", collector_name(settings)]
     return [
         *(docker, "--host", settings.engine_url, "run", "--rm"),
         *("--label", f"com.slipway.installation={settings.mark}.registry"),
         *("--memory", CONTAINER_MEMORY, "--pids-limit", "256"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-        *("--volume", f"{settings.registry_folder}:/var/lib/registry"),
-        *("--env", "REGISTRY_STORAGE_DELETE_ENABLED=true"),
-        *("--env", "REGISTRY_LOG_LEVEL=warn"),
-        *("--env", f"REGISTRY_HTTP_SECRET={secrets.token_hex(16)}"),
+        *("--volume", f"{settings.registry_folder}:{_INSIDE}"),
+        *("--volume", f"{_container_config(settings)}:{_CONFIG}:ro"),
         *(collecting if command else serving),
         *(IMAGE, *command),
     ]
@@ -148,9 +154,7 @@ def _collect(settings: Settings, argv: Sequence[str], env: Mapping[str, str]) ->
     if not due(settings, time.time()):
         return
     try:
-        subprocess.run(
-            argv, env=env, check=False, timeout=_COLLECT_SECONDS, stdout=subprocess.DEVNULL
-        )
+        _run(argv, env)
     except subprocess.TimeoutExpired:
         told = f"removing old images takes over {_COLLECT_SECONDS:.0f} s: tomorrow again"
         print(told, flush=True)  # this process becomes another program
@@ -164,22 +168,52 @@ def collect(settings: Settings, env: Mapping[str, str]) -> None:
         return
     if settings.registry != ours:
         return
+    (settings.state / "registry-collected").touch()
     config = settings.run / "registry.json"
     if config.exists() and (found := program(env)):
-        argv = [found, "garbage-collect", str(config)]
+        _run([found, "garbage-collect", str(config)], env)
     else:
-        docker = shutil.which("docker", path=env.get("PATH")) or "docker"
-        inside = ("registry", "garbage-collect", "/etc/docker/registry/config.yml")
-        argv = [docker, "--host", settings.engine_url, "exec", container_name(settings), *inside]
-    stamp = settings.state / "registry-collected"
-    stamp.touch()
+        docker, env = _docker(settings, env)
+        with _collector(settings, docker, env) as argv:
+            _run(argv, env)
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Raises subprocess.TimeoutExpired."""
     subprocess.run(argv, env=env, check=False, timeout=_COLLECT_SECONDS, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def _collector(settings: Settings, docker: str, env: Mapping[str, str]) -> Iterator[list[str]]:
+    """Gives the command that collects in a container of its own, which does not outlive this,
+    whatever becomes of the command. Raises as ``remove``."""
+    remove(settings, docker, collector_name(settings), env)  # of a run that was killed
+    try:
+        yield container_argv(settings, docker, "garbage-collect", _CONFIG)
+    finally:
+        remove(settings, docker, collector_name(settings), env)
+
+
+def _docker(settings: Settings, env: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """The docker command, and its environment: without it, it takes logins and proxies of the user
+    who runs us."""
+    docker = shutil.which("docker", path=env.get("PATH")) or "docker"
+    return docker, {**env, "DOCKER_CONFIG": str(settings.run / "registry-docker")}
+
+
+def _container_config(settings: Settings) -> Path:
+    """Beside the folder that the container gets: what the engine finds there it finds here."""
+    return settings.state / "registry.json"
+
+
+def _write(config: Path, text: str) -> None:
+    config.touch(mode=0o600)
+    config.write_text(text)
 
 
 def _serve_program(settings: Settings, env: Mapping[str, str]) -> None:
     config = settings.run / "registry.json"
-    config.touch(mode=0o600)
-    config.write_text(configuration(settings))
+    _write(config, configuration(settings, settings.registry_folder))
     found = program(env)
     _collect(settings, [found, "garbage-collect", str(config)], env)
     os.execve(found, [found, "serve", str(config)], dict(env))
@@ -187,17 +221,12 @@ def _serve_program(settings: Settings, env: Mapping[str, str]) -> None:
 
 def _serve_container(settings: Settings, env: Mapping[str, str]) -> None:
     """Becomes the docker command in the foreground, which hands signals on to the container."""
-    docker = shutil.which("docker", path=env.get("PATH")) or "docker"
-    # Else the command takes logins and proxies of the user who runs us.
-    env = {**env, "DOCKER_CONFIG": str(settings.run / "registry-docker")}
-    # Of a run that was killed: it has the name and the port; and its collector still deletes.
-    for name in (container_name(settings), collector_name(settings)):
-        remove(settings, docker, name, env)
-    config = "/etc/docker/registry/config.yml"
-    try:
-        _collect(settings, container_argv(settings, docker, "garbage-collect", config), env)
-    finally:  # the command may have ended without its container
-        remove(settings, docker, collector_name(settings), env)
+    docker, env = _docker(settings, env)
+    _write(_container_config(settings), configuration(settings, _INSIDE))
+    # Of a run that was killed: it has the name and the port.
+    remove(settings, docker, container_name(settings), env)
+    with _collector(settings, docker, env) as argv:
+        _collect(settings, argv, env)
     argv = container_argv(settings, docker)
     os.execve(docker, argv, env)
 
@@ -255,6 +284,8 @@ def main() -> int:
         case ["container"]:
             _serve_container(settings, env)
         case ["collect"]:
+            # Who asks for it and then ends us wants nothing to go on.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
             collect(settings, env)
             return 0
     print(__doc__, file=sys.stderr)
@@ -264,6 +295,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except SlipwayError as error:
+    except (SlipwayError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         sys.exit(1)

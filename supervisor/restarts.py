@@ -1,20 +1,22 @@
 """Restarts of parts, without losing a request.
 
 A part that can run twice is replaced: the new one serves before the old one is asked to end, which
-finishes what it has. The edge takes over from the old one by itself, with the routes as they are.
-The controller cannot run twice: it ends and is started again, and meanwhile routes and functions
-stay as they are.
+finishes what it has. The new edge begins with the routes as they are. The controller cannot run
+twice: it ends and is started again, and meanwhile routes and functions stay as they are.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, Unavailable
 from core.settings import Settings
 from supervisor.keeper import Keeper
+
+if TYPE_CHECKING:
+    from runtime.edge.config import Purpose
 
 UP_SECONDS = 60.0
 """Time that a new process has until it is ready."""
@@ -29,15 +31,17 @@ class Restarts:
         self,
         settings: Settings,
         keeper: Keeper,
-        configure_edge: Callable[[], list[str]],
+        configure_edge: Callable[[Purpose], list[str]],
+        edge_listeners: Sequence[int],
         healthy: Callable[[], bool],
     ) -> None:
-        """``configure_edge``: writes the edge's configuration anew beside one that runs, and
-        returns the arguments that start it, less those of a take-over. ``healthy``: whether every
-        part answers."""
+        """``configure_edge``: writes the edge's configuration and returns the arguments that start
+        it. ``edge_listeners``: descriptors that it names. ``healthy``: whether every part
+        answers."""
         self._settings = settings
         self._keeper = keeper
         self._configure_edge = configure_edge
+        self._edge_listeners = edge_listeners
         self._healthy = healthy
 
     def restart(self, name: str) -> dict[str, Any]:
@@ -66,11 +70,40 @@ class Restarts:
 
     def _replace_edge(self) -> int:
         from runtime.edge import config
+
+        self._check_edge()
+        argv = self._configure_edge("replace")
+        deadline = time.monotonic() + _TURN_SECONDS
+        while True:
+            try:
+                # Nobody changes routes until the new one, which reads them now, is in place.
+                with config.takeover(self._settings, lead=True) as replaced:
+                    return self._take_over(argv, replaced)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                self._keeper.wait(0.02)
+
+    def _check_edge(self) -> None:
+        """The next crash starts from the files that are replaced: only by such as HAProxy takes."""
+        name = "edge-check"
+        argv = [*self._configure_edge("check"), "-c"]
+        if self._keeper.run(name, argv, UP_SECONDS, listeners=self._edge_listeners) != 0:
+            raise ConfigError(
+                "HAProxy does not take the edge's new configuration, and the old edge goes on: see "
+                f"{self._keeper.logs.path(name)}"
+            )
+
+    def _take_over(self, argv: list[str], replaced: list[int]) -> int:
+        """Both accept until the new one answers; should it not, the old one gets back the path of
+        its admin socket, and it is as if nothing had been."""
+        from runtime.edge import config
         from runtime.edge.admin import AdminSocket
 
-        settings, keeper = self._settings, self._keeper
-        argv = self._configure_edge()
-        admin = AdminSocket(config.admin_socket(settings))
+        keeper = self._keeper
+        path = config.admin_socket(self._settings)
+        aside = path.with_suffix(".old")
+        admin = AdminSocket(path)
 
         def serves(pid: int) -> bool:
             try:
@@ -78,20 +111,20 @@ class Restarts:
             except Unavailable:
                 return False
 
-        deadline = time.monotonic() + _TURN_SECONDS
-        while True:
-            try:
-                # Nobody changes routes until the new one, which reads them now, is in place.
-                with config.takeover(settings, lead=True) as replaced:
-                    old = keeper.pid("edge")
-                    if not old:
-                        raise ConfigError("the edge has just ended, and is started again anyway")
-                    pid = keeper.replace(
-                        "edge", UP_SECONDS, argv=[*argv, "-sf", str(old)], ready=serves
-                    )
-                    config.note_replaced(settings, [*replaced, old])
-                    return pid
-            except Unavailable:
-                if time.monotonic() > deadline:
-                    raise
-                keeper.wait(0.02)
+        old = keeper.pid("edge")
+        if not old:
+            raise ConfigError("the edge has just ended, and is started again anyway")
+        aside.unlink(missing_ok=True)
+        answers = keeper.wait(_TURN_SECONDS, lambda: serves(old))
+        if answers:  # one that hangs has nothing to lose
+            aside.hardlink_to(path)
+        try:
+            pid = keeper.replace("edge", UP_SECONDS, argv=argv, ready=serves)
+        except BaseException:
+            if answers and keeper.pid("edge") == old:
+                aside.replace(path)
+            raise
+        finally:
+            aside.unlink(missing_ok=True)
+        config.note_replaced(self._settings, [*replaced, old])
+        return pid

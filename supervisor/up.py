@@ -23,6 +23,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from core import disk, http, keys
 from core.errors import ConfigError, SlipwayError
@@ -35,6 +36,9 @@ from supervisor.logfiles import LogFiles
 from supervisor.restarts import Restarts
 from supervisor.runtime_choice import Choice
 from supervisor.screen import Screen
+
+if TYPE_CHECKING:
+    from runtime.edge.config import Purpose
 
 STORE_SECONDS = 120.0
 """A large append-only file takes time to load."""
@@ -160,8 +164,8 @@ class Installation:
         claims.tell_settings(settings)
         stand = keeper.names
         public = [self.listener] if settings.edge == "none" else []
-        keeper.start(parts.gateway([each.fileno() for each in (self.within, *public)]))
-        keeper.start(parts.workers(settings))
+        keeper.start(parts.gateway(settings, [each.fileno() for each in (self.within, *public)]))
+        keeper.start(parts.workers())
         keeper.start(parts.queue(self.settings))
         address = self._make_network()
         keeper.start(parts.controller())
@@ -173,12 +177,13 @@ class Installation:
     def _start_edge(self, inside: str) -> None:
         if inside:
             self.inside = claims.claim_inside(self.settings, inside)
-        held = (self.listener, self.inside, self.local)
-        argv = self._configure_edge()
-        listeners = [each.fileno() for each in held if each]
-        self.keeper.start(parts.edge(self.settings, argv, listeners))
+        argv = self._configure_edge("start")
+        self.keeper.start(parts.edge(self.settings, argv, self._edge_listeners()))
 
-    def _configure_edge(self, *, again: bool = False) -> list[str]:
+    def _edge_listeners(self) -> list[int]:
+        return [each.fileno() for each in (self.listener, self.inside, self.local) if each]
+
+    def _configure_edge(self, purpose: Purpose) -> list[str]:
         """Writes the edge's configuration, with the secrets and the certificate that there are now;
         returns what starts it."""
         from runtime.edge import config
@@ -188,7 +193,7 @@ class Installation:
             listener=self.listener.fileno(),
             local=self.local.fileno() if self.local else "",
             functions_bind=f"fd@{self.inside.fileno()}" if self.inside else "",
-            again=again,
+            purpose=purpose,
         )
         return config.command(path)
 
@@ -287,12 +292,13 @@ class Installation:
         restarts = Restarts(
             self.settings,
             self.keeper,
-            lambda: self._configure_edge(again=True),
+            self._configure_edge,
+            self._edge_listeners(),
             self._healthy,
         )
         while True:
             self.keeper.stand_by(self.control)
-            control.serve(self.control, restarts.restart)
+            control.serve(self.control, restarts.restart, self.keeper.tell)
 
     def _introduce(self) -> None:
         settings = self.settings

@@ -52,6 +52,10 @@ class Parts(Base):
 
         return self._transaction(change, key)
 
+    def holder(self, key: str) -> str:
+        """The token of a lock or lease, or ''."""
+        return text(self.redis.get(key))
+
     def give_back(self, key: str, token: str) -> None:
         """Ends a lock or lease, if it still is this token's."""
 

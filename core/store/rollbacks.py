@@ -7,7 +7,7 @@ is done. What it sets is pinned until a newer commit goes live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
 import msgspec
@@ -26,7 +26,7 @@ from core.models import (
     State,
     now,
 )
-from core.names import join_function
+from core.names import TAKES_OVER, join_function
 from core.store.base import encode, text
 from core.store.switching import Switching, of_repository
 
@@ -90,6 +90,7 @@ class Rollbacks(Switching):
             if switched := self._others_switched(current):
                 raise Conflict(f"{switched[0].id} of {key} is going live just now: try again")
             target = self._target(current, function, to)
+            self._check_moves(current, target, function)
             # Against pruning.
             pipe.watch(keys.release(target.id), keys.revisions(key))  # type: ignore[no-untyped-call]  # redis-py
             if not self.revisions(target.id):
@@ -308,6 +309,44 @@ class Rollbacks(Switching):
         if had == serving if not function else had[function] == serving.get(function):
             raise Conflict(f"what {to} brought serves already")
         return release
+
+    def _check_moves(self, current: Release, target: Release, function: str) -> None:
+        """Raises Conflict where a function moved to or from another repository since."""
+        space, key = current.namespace, f"{current.namespace}/{current.repository}"
+        functions = self.functions()
+        had = set(self.revisions(target.id))
+        for name in sorted({function} if function else had):
+            held = functions.get(join_function(name, space))
+            if held is None or held.repository == current.repository:
+                continue
+            held_by = (
+                f"belongs to {space}/{held.repository} now"
+                if held.repository
+                else "was deployed by API"
+            )
+            do = "move it back with a commit" if held.repository else "remove it first"
+            one_by_one = "" if function else ", or roll the other functions back one by one"
+            raise Conflict(f"{name}, which {target.id} had, {held_by}: {do}{one_by_one}")
+        if function:
+            return
+        ours = of_repository(functions, space, current.repository)
+        gone = {record.spec.name for record in ours.values()} - had
+        for spec in self._kept(key, gone):
+            former = spec.annotation(TAKES_OVER)
+            if former and former != current.repository:
+                raise Conflict(
+                    f"the function {spec.name} moved here from {space}/{former}, and {target.id} "
+                    "did not have it: to go back would take it down. Move it back with a commit, "
+                    "or roll the functions back one by one"
+                )
+
+    def _kept(self, repository: str, names: Collection[str]) -> list[FunctionSpec]:
+        """All revisions of some functions that are kept."""
+        fields = cast("list[bytes]", self.redis.hkeys(keys.revisions(repository)) if names else [])
+        wanted = [field for field in fields if text(field).partition("@")[0] in names]
+        raws = self.redis.hmget(keys.revisions(repository), wanted) if wanted else []
+        found = cast("list[bytes | None]", raws)
+        return [msgspec.json.decode(raw, type=FunctionSpec) for raw in found if raw is not None]
 
     def _still(self, pipe: Pipeline, rollback: Rollback) -> Release:
         """The release that is live, which must still be the one to go back from."""

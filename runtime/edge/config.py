@@ -9,12 +9,12 @@ HAProxy runs wait in the socket's backlog. Restarting it:
 
 - after a crash: `command(path)` again with the same descriptor. Nothing is refused; what was in
   flight is lost.
-- planned, without losing a request: within `takeover(settings)`, start
-  `command(path, replaces=<old pid>)` with the same descriptor beside the old one, and call
-  `note_replaced`. It takes over the admin socket's path, tells the old one to stop
-  accepting, and that one ends with its last request, at the latest after HARD_STOP. Wait for it,
-  and do not kill it. The functions' listener is taken over in the same way only if it is an
-  inherited descriptor too (`functions_bind="fd@<n>"`).
+- planned, without losing a request: within `takeover(settings)`, start `command(path)` with the
+  same descriptors beside the old one. Both accept; the new one takes the admin socket's path. Once
+  it answers there, send the old one SIGUSR1 and call `note_replaced`: the old one accepts no more
+  and ends with its last request, at the latest after HARD_STOP. Wait for it, and do not kill it.
+  HAProxy's own `-sf` would send that signal before the new one has answered anything. The
+  functions' listener has to be an inherited descriptor too (`functions_bind="fd@<n>"`).
 
 `retry-on conn-failure empty-response` with `disable-l7-retry` for methods that are not safe: a
 refused connection is tried elsewhere for every method, for it delivered nothing; a connection that
@@ -32,6 +32,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from core.errors import ConfigError, Unavailable
@@ -40,6 +41,9 @@ from core.origin import OF_THE_WHOLE, SANDBOX
 from core.settings import Settings
 from core.signing import secret_file
 
+Purpose = Literal["start", "check", "replace"]
+"""Of a configuration: for the first HAProxy of a run, without routes; to be looked at by ``haproxy
+-c`` alone; beside an HAProxy that runs, whose routes stay written down."""
 POOL = 2048
 """Backends there are: 27 MB of memory, and one for each function and each revision that drains."""
 GATEWAY = "gateway"
@@ -131,10 +135,9 @@ def binary() -> str:
         ) from error
 
 
-def command(config: Path, *, replaces: int = 0) -> list[str]:
-    """Argument vector of the edge; ``replaces`` is the pid of one to take over from (see above)."""
-    files = ["-f", str(config), "-f", str(config.with_name("backends.cfg"))]
-    return [binary(), "-db", *files, *(["-sf", str(replaces)] if replaces else [])]
+def command(config: Path) -> list[str]:
+    """Argument vector of the edge."""
+    return [binary(), "-db", "-f", str(config), "-f", str(config.with_name("backends.cfg"))]
 
 
 @contextmanager
@@ -157,7 +160,7 @@ def takeover(settings: Settings, *, lead: bool) -> Iterator[list[int]]:
             fcntl.flock(descriptor, (fcntl.LOCK_EX if lead else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Unavailable("the edge is being replaced: it is tried again") from None
-        yield [int(word) for word in os.pread(descriptor, 4096, 0).split()]
+        yield _pids(os.pread(descriptor, 4096, 0).decode(errors="replace"))
     finally:
         os.close(descriptor)
 
@@ -165,9 +168,14 @@ def takeover(settings: Settings, *, lead: bool) -> Iterator[list[int]]:
 def replaced(settings: Settings) -> list[int]:
     """The pids of the HAProxys that were replaced; empty where nobody is."""
     try:
-        return [int(word) for word in takeover_file(settings).read_text().split()]
+        return _pids(takeover_file(settings).read_text(errors="replace"))
     except OSError:
         return []
+
+
+def _pids(text: str) -> list[int]:
+    """What was damaged is left out: nobody is stopped by it."""
+    return [int(word) for word in text.split() if word.isdecimal()]
 
 
 def note_replaced(settings: Settings, pids: list[int]) -> None:
@@ -209,25 +217,33 @@ def write(
     local: int | str = "",
     functions_bind: str = "",
     pool: int = POOL,
-    again: bool = False,
+    purpose: Purpose = "start",
 ) -> Path:
     """Writes what ``command`` needs into the edge's folder and returns its path.
-
-    ``again``: beside an HAProxy that runs, whose routes stay written down; else there are none.
 
     Raises:
         ConfigError: TLS is wanted, and the certificate cannot be served.
     """
     settings.edge_folder.mkdir(mode=0o700, exist_ok=True)
-    if not again:
+    if purpose == "start":
         write_routes(settings, {}, {}, pool=pool)
         note_replaced(settings, [])
+    draft = settings.edge_folder / "check.cfg"
+    draft_certificate = draft.with_suffix(".pem")
+    path, crt = settings.edge_folder / "haproxy.cfg", certificate(settings)
+    if purpose == "check":
+        path, crt = draft, draft_certificate
+    else:
+        draft.unlink(missing_ok=True)
+        draft_certificate.unlink(missing_ok=True)
     if settings.tls_cert:
         from runtime.edge import tls  # whoever has no certificate does not carry OpenSSL
 
-        tls.write_copy(settings, tls.read(settings.tls_cert).pem)
-    path = settings.edge_folder / "haproxy.cfg"
-    _replace(path, render(settings, listener=listener, local=local, functions_bind=functions_bind))
+        tls.write_copy(crt, tls.read(settings.tls_cert).pem)
+    _replace(
+        path,
+        render(settings, listener=listener, local=local, functions_bind=functions_bind, crt=crt),
+    )
     return path
 
 
@@ -237,6 +253,7 @@ def render(
     listener: int | str,
     local: int | str = "",
     functions_bind: str = "",
+    crt: Path | None = None,
 ) -> str:
     """Text of haproxy.cfg.
 
@@ -244,10 +261,11 @@ def render(
     ``address:port`` to bind where nobody holds it (compose).
     ``local``: the same of the listener without TLS for this machine's own parts; empty: none.
     ``functions_bind``: ``address:port`` of the functions' bridge, or ``fd@<n>``; empty: none.
+    ``crt``: the certificate's copy, where it is another than ``certificate``.
     """
     public = _bind(listener)
     if settings.tls_cert:
-        public += f" ssl crt {certificate(settings)} alpn h2,http/1.1"
+        public += f" ssl crt {crt or certificate(settings)} alpn h2,http/1.1"
     binds = [public, *([_bind(local)] if local else [])]
     parts = [_global(settings), _defaults(settings), _frontend("public", binds, settings)]
     if functions_bind:

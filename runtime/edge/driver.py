@@ -237,11 +237,12 @@ class HAProxyEdge:
         placed = self._place(wanted, seen)
         self._add(wanted, placed, seen)
         rows = {each: _row(backend, routes[each].patience) for each, backend in placed.items()}
+        # First: what starts in the place of an HAProxy that dies now goes on from there.
+        self._remember(seen, rows, {b: wanted[function] for function, b in placed.items()})
         if rows != seen.rows:
             self._switch(rows)
             log.info("edge_switched", functions=len(rows), changed=_changes(seen.rows, rows))
         self._leave(wanted, placed, seen)
-        self._remember(seen, rows, {b: wanted[function] for function, b in placed.items()})
         self._read_at = time.monotonic()
 
     def _remember(

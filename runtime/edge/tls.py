@@ -99,8 +99,8 @@ def read(path: Path) -> Certificate:
     return Certificate(pem, names, not_after)
 
 
-def write_copy(settings: Settings, pem: str) -> None:
-    path = config.certificate(settings)
+def write_copy(path: Path, pem: str) -> None:
+    """Writes it where HAProxy reads it, for this user alone."""
     draft = path.with_suffix(f".{os.getpid()}")
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
@@ -152,7 +152,7 @@ class Renewal:
         else:
             self._hand_over(copy, certificate.pem)
             log.info("tls_certificate_renewed", names=certificate.names, ends=ends)
-        write_copy(self._settings, certificate.pem)
+        write_copy(copy, certificate.pem)
 
     def _hand_over(self, copy: Path, pem: str) -> None:
         told = self._admin.send(f"set ssl cert {copy}", pem, most=MAX_PAYLOAD)

@@ -111,7 +111,7 @@ def test_a_push_that_is_watched_while_the_gateway_restarts(scene: Scene) -> None
     assert "live" in platform.slipway("wait", commit).stdout
 
 
-GOES_ON = "goes on while the gateway restarts: follow it with: slipway wait "
+GOES_ON = "goes on; follow it with: slipway wait "
 
 
 @contextmanager

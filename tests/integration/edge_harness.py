@@ -7,6 +7,8 @@ import base64
 import hashlib
 import http.client
 import json
+import os
+import signal
 import socket
 import socketserver
 import subprocess
@@ -203,14 +205,15 @@ class Proxy:
     def start(self, *, replaces: int = 0) -> None:
         if replaces:  # as the supervisor does
             with config.takeover(self.settings, lead=True) as replaced:
-                self._start(replaces)
+                self._start()
+                os.kill(replaces, signal.SIGUSR1)
                 config.note_replaced(self.settings, [*replaced, replaces])
         else:
-            self._start(0)
+            self._start()
 
-    def _start(self, replaces: int) -> None:
+    def _start(self) -> None:
         fresh = subprocess.Popen(
-            config.command(self.config, replaces=replaces),
+            config.command(self.config),
             pass_fds=(self.listener.fileno(), self.local.fileno(), self.inside.fileno()),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

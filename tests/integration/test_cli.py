@@ -93,7 +93,7 @@ def gateway(settings: Settings, store: Store) -> Iterator[Gateway]:
     settings = replace(settings, edge="none")
     settings.gateway_socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        part = parts.gateway([listener.fileno()])
+        part = parts.gateway(settings, [listener.fileno()])
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         process = subprocess.Popen(
             part.argv,

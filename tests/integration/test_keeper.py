@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from core import queues
 from core.errors import ConfigError
 from core.sandbox.process import start_time
 from core.settings import ROOT, Settings
@@ -418,7 +419,7 @@ def test_a_part_runs_without_its_log(keeper: Keeper) -> None:
     assert keeper.wait(5, lambda: pid_of(keeper, "sleeper") not in (0, first))
 
 
-# Claims# Claims
+# Claims
 
 
 def test_one_state_folder_one_slipway(tmp_path: Path) -> None:
@@ -543,7 +544,10 @@ READY = """
 import os, signal, sys, time
 from core.readiness import tell_ready
 ended = []
-signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
+def asked(*_):
+    ended.append(1)
+    print("asked", flush=True)
+signal.signal(signal.SIGTERM, asked)
 print(os.getpid(), flush=True)
 time.sleep(float(sys.argv[1]))
 tell_ready()
@@ -610,6 +614,46 @@ def test_the_end_takes_those_along_that_were_replaced(keeper: Keeper) -> None:
     assert len(pids_of(keeper, "server")) == 2
     keeper.stop(["server"])
     assert pids_of(keeper, "server") == set()
+    asked = printed(keeper, "server").count("asked")
+    assert asked == 2, "rq's workers would take a second time for the order to drop their build"
+
+
+def test_only_those_that_are_ready_are_signalled(keeper: Keeper, told: Told) -> None:
+    """A process that is only starting has no handler yet, and would die of it."""
+    keeper.start(telling("server", 120))
+    starting = keeper.pid("server")
+    assert keeper.wait(30, lambda: bool(printed(keeper, "server")))
+    keeper.send("server", signal.SIGUSR1)
+    keeper.wait(0.3)
+    assert keeper.pid("server") == starting
+    keeper.start(telling("other", 0))
+    keeper.replace("other", 30)
+    keeper.send("other", signal.SIGUSR1)
+    assert keeper.wait(30, lambda: bool(told)), "and no handler ever"
+    assert "the other was ended by SIGUSR1" in told[0]
+
+
+def test_one_that_tells_and_ends_at_once(keeper: Keeper, told: Told) -> None:
+    """Both are seen in the same turn of the loop, in any order."""
+    code = "from core.readiness import tell_ready; tell_ready()"
+    for number in range(8):
+        keeper.start(python(f"quick-{number}", code, env={"PYTHONPATH": str(ROOT)}))
+    until(lambda: all(_ended(keeper.pid(name)) for name in keeper.names))
+    keeper.wait(0.1)
+    assert len(told) >= 8
+
+
+def _ended(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_builds_time_is_left_to_workers_that_were_replaced() -> None:
+    assert parts.workers().linger > queues.JOB_SECONDS
+
+
+def test_a_replaced_gateway_has_the_drain_timeout() -> None:
+    settings = Settings.from_env({"SLIPWAY_DRAIN_TIMEOUT": "90s"})
+    assert parts.gateway(settings, []).linger > 90
 
 
 def test_what_cannot_run_twice_ends_first(keeper: Keeper, told: Told) -> None:

@@ -528,6 +528,15 @@ registry._serve_container(Settings.from_env(os.environ), {"PATH": "/usr/bin:/bin
 """
 
 
+COLLECTING = """
+import sys
+from supervisor import registry
+registry.IMAGE, registry._COLLECT_SECONDS = sys.argv[1], float(sys.argv[2])
+sys.argv[1:] = ["collect"]
+sys.exit(registry.run())
+"""
+
+
 def test_no_collector_runs_beside_the_registry(settings: Settings, short_tmp: Path) -> None:
     """It deletes what nobody names: of an upload meanwhile it would take the layers."""
     (short_tmp / "registry/docker/registry/v2/repositories").mkdir(parents=True)
@@ -542,9 +551,10 @@ def test_no_collector_runs_beside_the_registry(settings: Settings, short_tmp: Pa
     left = engine.create_container(made, name=registry.collector_name(slow))["Id"]
     engine.start(left)
     ours = {"label": f"com.slipway.installation={slow.mark}.registry"}
+    env = parts.passed(os.environ) | slow.environment()
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", SERVING, made],
-        env=parts.passed(os.environ) | slow.environment(),
+        env=env,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -557,6 +567,17 @@ def test_no_collector_runs_beside_the_registry(settings: Settings, short_tmp: Pa
         assert not engine.containers(all=True, filters={"id": left})
         until(lambda: f"/{registry.container_name(slow)}" in names())
         assert names() == [f"/{registry.container_name(slow)}"]
+        # While it serves: the collector's time is over, or whoever asked for it ends it.
+        (slow.state / "registry-port").write_text("5003\n")
+        for seconds in ("1.0", "60.0"):
+            collecting = subprocess.Popen(
+                [sys.executable, "-P", "-c", COLLECTING, made, seconds], env=env
+            )
+            until(lambda: f"/{registry.collector_name(slow)}" in names())
+            if seconds == "60.0":
+                collecting.terminate()
+            assert collecting.wait(60) == 1
+            assert names() == [f"/{registry.container_name(slow)}"]
     finally:
         process.kill()
         said, _ = process.communicate()

@@ -16,7 +16,9 @@ import msgspec
 import psutil
 import pytest
 
+from builder import lease
 from builder import sweep as module
+from builder.lease import Lease
 from builder.sweep import ATTEMPTS, Duty, Sweep, Upkeep
 from core import keys, queues
 from core.models import Repository, State
@@ -265,3 +267,11 @@ def test_one_worker_sweeps_at_a_time(store: Store) -> None:
         second.run()
         time.sleep(0.1)
     assert store.turn(FNS.key), "the duty passes on when its holder is silent"
+
+
+def test_the_lease_of_a_process_that_is_gone_ends_at_once_and_no_other(store: Store) -> None:
+    with Lease(store, "r1-x"):
+        lease.died(store, "r1-x", os.getpid() + 1)
+        assert store.leased("r1-x"), "another process's, or another machine's"
+        lease.died(store, "r1-x", os.getpid())
+        assert not store.leased("r1-x")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from builder import changes
 from builder.bundles import publish
 from builder.context import write_context
 from builder.mirror import local_url
 from builder.plan import plan
-from builder.source import Source
+from builder.source import Node, Source
 from builder.steps import ReleaseLog, Steps
 from builder.templates import laid_out
 from builder.work import Job, Tools
@@ -30,6 +33,7 @@ from core.models import (
     now,
 )
 from core.settings import Settings
+from core.stackfile import StackFunction
 from core.store import Store
 from tests.unit.repositories import EXECUTABLE, FILE, BareRepository, Content
 
@@ -201,3 +205,52 @@ def test_builds_of_before_inputs_were_kept(world: World) -> None:
     world.release(FILES)
     assert world.store.inputs("alice", [first.key]), "what is used again is known from now on"
     assert whats(world.release({**FILES, "lib/x.py": "z"})) == ["copy lib"]
+
+
+FN = StackFunction(name="fn", lines={"name": 1}, handler="fn")
+BUILD = [Change(kind=ChangeKind.BUILD, what="handler")]
+
+
+def bomb(repository: BareRepository, text: str) -> str:
+    """A folder of folders of folders …, 3,000 each and all one and the same, with one file."""
+    oid = repository.tree([(FILE, b"f", repository.blob(text.encode()))])
+    for _ in range(4):
+        oid = repository.tree([("40000", f"{n:04}".encode(), oid) for n in range(3000)])
+    return oid
+
+
+def test_files_are_looked_for_among_so_many_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = BareRepository(tmp_path / "r.git")
+    before, after = bomb(repository, "1"), bomb(repository, "2")
+    extra = repository.tree([(FILE, b"x", repository.blob(b"x"))])
+    top = repository.tree([("40000", b"fn", after), ("40000", b"template", extra)])
+    asked: list[str] = []
+    listing = Source.listing
+
+    def counted(source: Source, oid: str) -> Mapping[str, Node] | None:
+        asked.append(oid)
+        return listing(source, oid)
+
+    monkeypatch.setattr(Source, "listing", counted)
+    with Source(repository.path, repository.commit_tree(top), max_files=9, max_bytes=99) as source:
+        (told,) = changes.with_files(BUILD, {"handler": before}, source, FN)
+        assert told.names == ["…"]
+        assert len(asked) < 20
+        whole = msgspec.structs.replace(FN, handler=".")
+        (told,) = changes.with_files(BUILD, {"handler": extra}, source, whole)
+    assert "template/x" not in told.names, "it is no part of the build"
+
+
+def test_what_was_before_and_cannot_be_read_fails_no_build(tmp_path: Path) -> None:
+    repository = BareRepository(tmp_path / "r.git")
+    before = repository.tree([(FILE, b"%d" % n, f"{n:040x}") for n in range(1000, 3000)])
+    path = repository.path / "objects" / before[:2] / before[2:]
+    path.chmod(0o600)
+    os.truncate(path, path.stat().st_size // 2)  # its kind and size can be read yet
+    commit = repository.commit({"fn/a": "2"})
+    with Source(repository.path, commit, max_files=9, max_bytes=99) as source:
+        (told,) = changes.with_files(BUILD, {"handler": before}, source, FN)
+        assert told.names == []
+        assert source.read("fn/a", 9) == b"2"

@@ -82,22 +82,27 @@ def test_it_is_for_local_engines_only_and_not_where_one_is_named() -> None:
 
 
 def test_the_registry_listens_on_loopback_and_may_be_told_to_delete() -> None:
-    told = json.loads(registry.configuration(SETTINGS))
+    told = json.loads(registry.configuration(SETTINGS, SETTINGS.registry_folder))
     assert told["http"]["addr"] == "127.0.0.1:5003"
     assert told["storage"]["delete"] == {"enabled": True}
-    assert told["storage"]["filesystem"]["rootdirectory"] == "/srv/slipway/registry"
+    filesystem = {"rootdirectory": "/srv/slipway/registry"}
+    own = {"delete": {"enabled": True}, "filesystem": filesystem}
+    assert told["storage"] == own, "a cache would tell of layers that were collected"
 
 
 def test_the_registry_s_container_is_reached_from_this_host_only() -> None:
     told = registry.container_argv(SETTINGS, "/usr/bin/docker")
     assert told[told.index("--network") + 1] == "host"
-    assert "REGISTRY_HTTP_ADDR=127.0.0.1:5003" in told
     assert "--publish" not in told
     assert told[told.index("--volume") + 1] == "/srv/slipway/registry:/var/lib/registry"
+    config = "/srv/slipway/registry.json:/etc/docker/registry/config.yml:ro"
+    assert config in told, "the image's own has a cache, and listens everywhere"
     assert f"com.slipway.installation={SETTINGS.mark}.registry" in told
     assert "--memory" in told
     assert told[-1] == registry.IMAGE
     collecting = registry.container_argv(SETTINGS, "docker", "garbage-collect", "x")
     assert collecting[collecting.index("--network") + 1] == "none"
     assert collecting[collecting.index("--name") + 1] == registry.collector_name(SETTINGS)
+    assert config in collecting
+    assert "--memory" in collecting
     assert collecting[-3:] == [registry.IMAGE, "garbage-collect", "x"]

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 from builder import check, folders
 from builder.check import check_stack
 from builder.context import MODIFIED, write_context
+from builder.hardened_git import HardenedGit
 from builder.source import Damaged, Source
 from builder.templaterepositories import Repositories
 from builder.templates import FOLDER, available, find_template
@@ -910,3 +911,20 @@ def test_the_installations_own_templates_are_right() -> None:
     assert {"python3-http", "python3-flask", "node"} <= set(names)
     for name in names:
         assert find_template(name).process
+
+
+def test_an_object_that_goes_while_folders_are_read_ahead_mixes_up_nothing(
+    repository: BareRepository, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers that were not read by then are not taken for those to the next questions."""
+    source = opened({f"{name}/{name}.py": name for name in "abc"})
+    gone = "0" * 40
+    headers = HardenedGit.headers
+
+    def there(git: HardenedGit, oids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        return {gone: ("tree", 1), **headers(git, oids)}
+
+    monkeypatch.setattr(HardenedGit, "headers", there)
+    source.read_ahead("abc")
+    assert [source.read(f"{name}/{name}.py", 9) for name in "cab"] == [b"c", b"a", b"b"]
+    assert [node.name for node in (source.listing(source.tree_id("b")) or {}).values()] == ["b.py"]
