@@ -20,7 +20,9 @@ from bench.repository import OWNER, Repository
 ROUNDS = 100
 BY_HAND = 20
 POLL = 0.002
-TEXTS = ("version 1", "version 2")
+TEXTS = ("version 1", "version two")
+"""Of different lengths: Python would take a compiled module of the same second and size for the new
+one."""
 FUNCTION = "back"
 
 
