@@ -8,13 +8,15 @@ on. Measuring walks over the folders, so one measurement serves for some seconds
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 from builder import folders, pruning, registrygarbage
 from core import disk, logging
 from core.bundle import HALF_MADE
 from core.errors import Unavailable
-from core.pruning import Ask, prune
+from core.pruning import Ask, Candidate, of_each, prune
 from core.settings import Settings
 from core.store import Store
 
@@ -36,7 +38,8 @@ def pressed(settings: Settings, store: Store) -> bool:
 
 
 def check(settings: Settings, store: Store, check: Callable[[], None] = lambda: None) -> None:
-    """Makes room for a build where there is none. ``check`` is asked while it waits.
+    """Makes room for a build where there is none. ``check`` is asked meanwhile: what it raises ends
+    that.
 
     Raises:
         Unavailable: there is none.
@@ -47,11 +50,7 @@ def check(settings: Settings, store: Store, check: Callable[[], None] = lambda: 
         if not pressed(settings, store):  # another build has made room meanwhile
             return
         log.warning("making_room", limit=settings.disk_limit)
-        store.await_prune("controller", Ask(id=secrets.token_hex(8), pressed=True), PATIENCE)
-        prune(pruning.candidates(settings, store, pressed=True))
-        for discarded in settings.bundles.glob(f"*/{HALF_MADE}*-*"):  # what builds make has no "-"
-            folders.remove(discarded)
-        registrygarbage.collect(settings, pressed=True)
+        _make_room(settings, store, check)
         if not folders.room(settings.state):
             raise folders.full(settings.state)
         found = disk.made_by_builds(settings)
@@ -66,6 +65,30 @@ def check(settings: Settings, store: Store, check: Callable[[], None] = lambda: 
             "(SLIPWAY_KEEP_REVISIONS), or remove functions; then push again, or 'slipway "
             "redeploy': what was pushed is stored, and what is live runs on"
         )
+
+
+def _make_room(settings: Settings, store: Store, check: Callable[[], None]) -> None:
+    """Removes what can be; what cannot stays."""
+
+    def go_on() -> bool:
+        check()
+        return True
+
+    ask = Ask(id=secrets.token_hex(8), pressed=True)
+    store.await_prune("controller", ask, PATIENCE, check)
+    prune(pruning.candidates(settings, store, pressed=True), go_on=go_on)
+    prune(of_each("bundle", [settings.bundles], _discarded), go_on=go_on)
+    registrygarbage.collect(settings, pressed=True, check=check)
+
+
+def _discarded(bundles: Path) -> Iterator[Candidate]:
+    for each in bundles.glob(f"*/{HALF_MADE}*-*"):  # what builds make has no "-"
+        yield Candidate("bundle", each.name, partial(_drop, each), partial(disk.usage, each))
+
+
+def _drop(folder: Path) -> bool:
+    folders.remove(folder)
+    return True
 
 
 def _used(settings: Settings, store: Store) -> int:

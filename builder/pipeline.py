@@ -69,10 +69,38 @@ def _build(release: Release, repository: Repository, tools: Tools) -> tuple[Rele
             jobs = plan(release, source, tools)
             failpoints.at("planned")
             secret = end.enter_context(room(tools.settings, folder))
-            jobs = _each(jobs, lambda job: assemble(job, source, folder, secret, tools), tools)
+            once = _each(
+                _once(jobs, tools), lambda job: assemble(job, source, folder, secret, tools), tools
+            )
         tools.store.move(release.id, _BUILDER, State.TESTING)
         # What passed its tests is kept, also where another function fails.
-        return release, _each(jobs, lambda job: publish(test(job, tools), tools), tools)
+        once = _each(once, lambda job: publish(test(job, tools), tools), tools)
+        return release, _all(jobs, once, tools)
+
+
+def _once(jobs: Sequence[Job], tools: Tools) -> list[Job]:
+    """Of functions with the same build the first: built twice, it could give two artifacts."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        same = first.setdefault(job.key.digest or job.name, job)
+        if same is not job and not job.reused:
+            told = f"the same build as that of {same.name}: built once"
+            tools.steps.log.add(job.name, "plan", "step", told)
+    return list(first.values())
+
+
+def _all(jobs: Sequence[Job], built: Sequence[Job], tools: Tools) -> list[Job]:
+    """All functions of the commit: those left out by ``_once`` have the artifact as well."""
+    by_name = {job.name: job for job in built}
+    by_key = {job.key.digest: job.artifact for job in built if job.key.digest}
+    done = []
+    for job in jobs:
+        if job.name not in by_name:
+            job = replace(job, artifact=by_key[job.key.digest])
+            if not job.reused:
+                show(job, Build.BUILT, tools)
+        done.append(by_name.get(job.name, job))
+    return done
 
 
 def branch_gone(release: Release, repository: Repository, tools: Tools) -> bool:

@@ -26,7 +26,7 @@ from builder.mirror import Mirror
 from core import disk, queues
 from core.bundle import HALF_MADE, Bundle
 from core.models import Release
-from core.pruning import Candidate
+from core.pruning import Candidate, of_each
 from core.settings import Settings
 from core.store import Store
 
@@ -42,27 +42,32 @@ TOOLS = ("uv", "npm")
 
 def candidates(settings: Settings, store: Store, *, pressed: bool = False) -> Iterator[Candidate]:
     """``pressed``: the disk is too full, so that less is kept for convenience."""
-    yield from _layers(settings, LAYER_UNUSED_PRESSED if pressed else LAYER_UNUSED)
-    yield from templatesources.unused(settings)
-    yield from templaterepositories.unused(settings)
-    yield from _mirrors(settings, store)
-    yield from _caches(settings, 0 if pressed else CACHE)
-    yield from _locks(settings)
+    unused = LAYER_UNUSED_PRESSED if pressed else LAYER_UNUSED
+    kinds = {
+        "dependencies": partial(_layers, settings, unused),
+        "template": partial(templatesources.unused, settings),
+        "template mirror": partial(templaterepositories.unused, settings),
+        "mirror": partial(_mirrors, settings, store),
+        "cache": partial(_caches, settings, 0 if pressed else CACHE),
+        "lock": partial(_locks, settings),
+    }
+    yield from of_each("kind", kinds, lambda kind: kinds[kind]())
 
 
 def _layers(settings: Settings, unused: float) -> Iterator[Candidate]:
     def old(layer: Path) -> bool:
         return time.time() - layer.stat().st_mtime > unused
 
-    for owner in sorted(settings.layers.glob("*")):
-        with contextlib.suppress(FileNotFoundError):
-            due = [layer for layer in sorted(owner.glob("[0-9a-f]*")) if old(layer)]
-            named = _named(settings.bundles / owner.name) if due else set()
-            for layer in due:
-                if layer.name not in named:
-                    remove = partial(folders.retire, layer, old)
-                    name = f"{owner.name}/{layer.name}"
-                    yield Candidate("dependencies", name, remove, partial(disk.usage, layer))
+    def of(owner: Path) -> Iterator[Candidate]:
+        due = [layer for layer in sorted(owner.glob("[0-9a-f]*")) if old(layer)]
+        named = _named(settings.bundles / owner.name) if due else set()
+        for layer in due:
+            if layer.name not in named:
+                remove = partial(folders.retire, layer, old)
+                name = f"{owner.name}/{layer.name}"
+                yield Candidate("dependencies", name, remove, partial(disk.usage, layer))
+
+    return of_each("dependencies", sorted(settings.layers.glob("*")), of)
 
 
 def _named(bundles: Path) -> set[str]:
@@ -78,17 +83,20 @@ def _named(bundles: Path) -> set[str]:
 
 def _mirrors(settings: Settings, store: Store) -> Iterator[Candidate]:
     known = {each.key for each in store.repositories()}
-    for git_dir in sorted(settings.mirrors.glob("*/*.git")):
+
+    def of(git_dir: Path) -> Iterator[Candidate]:
         namespace, name = git_dir.parent.name, git_dir.stem
         if namespace == templaterepositories.OWNER:
-            continue
+            return
         newest = store.newest_release(f"{namespace}/{name}")
         moving = newest is not None and not newest.state.final
         if moving or (f"{namespace}/{name}" in known and newest and not _long_ago(newest)):
-            continue
+            return
         mirror = Mirror(settings, namespace, name)
         size = partial(disk.usage, git_dir)
         yield Candidate("mirror", f"{namespace}/{name}", mirror.discard, size)
+
+    return of_each("mirror", sorted(settings.mirrors.glob("*/*.git")), of)
 
 
 def _long_ago(release: Release) -> bool:
@@ -99,7 +107,7 @@ def _long_ago(release: Release) -> bool:
 def _caches(settings: Settings, allowed: int) -> Iterator[Candidate]:
     for owner in sorted(settings.caches.glob("*")):
         for tool in TOOLS:
-            size = disk.given_back(owner / tool)
+            size = disk.given_back(owner / tool)  # fails for nobody
             if size > allowed:
                 remove = partial(_drop_cache, settings, owner.name, tool)
                 yield Candidate("cache", f"{owner.name}/{tool}", remove, partial(int, size))
@@ -112,14 +120,12 @@ def _drop_cache(settings: Settings, namespace: str, tool: str) -> bool:
 
 
 def _locks(settings: Settings) -> Iterator[Candidate]:
-    def old(path: Path) -> bool:
-        return time.time() - path.stat().st_mtime > LOCK_UNUSED
+    def of(path: Path) -> Iterator[Candidate]:
+        if time.time() - path.stat().st_mtime > LOCK_UNUSED:
+            name = f"{path.parent.parent.name}/{path.name}"
+            yield Candidate("lock", name, partial(_drop_file, path), partial(disk.usage, path))
 
-    for path in sorted(settings.caches.glob("*/locks/*")):
-        with contextlib.suppress(FileNotFoundError):
-            if old(path):
-                name = f"{path.parent.parent.name}/{path.name}"
-                yield Candidate("lock", name, partial(_drop_file, path), partial(disk.usage, path))
+    return of_each("lock", sorted(settings.caches.glob("*/locks/*")), of)
 
 
 def _drop_file(path: Path) -> bool:

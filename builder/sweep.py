@@ -148,9 +148,13 @@ class Upkeep:
             self._looked_at.setdefault(each.key, unseen)
         if ask := self.store.take_prune(PART):
             self.store.answer_prune(PART, ask, self._prune(dry=ask.dry, pressed=ask.pressed))
+            if not ask.dry:  # takes longer than anybody waits for the answer
+                self._collect(pressed=ask.pressed)
         elif now - self._pruned_at > PRUNE_EVERY:
             self._pruned_at = now
-            self._prune(pressed=diskbound.pressed(self.settings, self.store))
+            pressed = diskbound.pressed(self.settings, self.store)
+            self._prune(pressed=pressed)
+            self._collect(pressed=pressed)
         if not self._swept_at or now - self._swept_at > HALF_MADE_EVERY:
             self._swept_at = now
             dependencies.sweep(self.settings)
@@ -162,10 +166,10 @@ class Upkeep:
 
     def _prune(self, *, dry: bool = False, pressed: bool = False) -> Answer:
         found = pruning.candidates(self.settings, self.store, pressed=pressed)
-        done = prune(found, dry=dry, go_on=self._duty.mine)
-        if not dry:
-            registrygarbage.collect(self.settings, pressed=pressed)
-        return done
+        return prune(found, dry=dry, go_on=self._duty.mine)
+
+    def _collect(self, *, pressed: bool) -> None:
+        registrygarbage.collect(self.settings, pressed=pressed, check=self._duty.mine)
 
     def _forge_head(self, repository: Repository) -> None:
         try:

@@ -27,7 +27,7 @@ from builder.mirror import Mirror, check_host
 from builder.source import Source
 from core import disk
 from core.errors import InvalidRequest, NotAllowed, SlipwayError
-from core.pruning import Candidate
+from core.pruning import Candidate, of_each
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -185,12 +185,15 @@ class Repositories:
 
 def unused(settings: Settings) -> Iterator[Candidate]:
     """Mirrors that no build has used for a week."""
-    for used in sorted((settings.mirrors / OWNER).glob("template-*.used")):
+
+    def of(used: Path) -> Iterator[Candidate]:
         if _old(used):
             mirror = Mirror(settings, OWNER, used.stem)
             name = f"{OWNER}/{used.stem}"
             size = partial(disk.usage, mirror.git_dir)
             yield Candidate("mirror", name, partial(_remove, mirror, used), size)
+
+    return of_each("mirror", sorted((settings.mirrors / OWNER).glob("template-*.used")), of)
 
 
 def _remove(mirror: Mirror, used: Path) -> bool:

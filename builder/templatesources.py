@@ -37,7 +37,7 @@ from core.errors import (
     SlipwayError,
     TooLarge,
 )
-from core.pruning import Candidate
+from core.pruning import Candidate, of_each
 from core.settings import Settings
 from core.stackfile import Stack, TemplateSource
 
@@ -210,11 +210,13 @@ def unused(settings: Settings) -> Iterator[Candidate]:
     def old(home: Path) -> bool:
         return time.time() - _used(home) > UNUSED
 
-    for home in sorted(settings.templates.glob("*/[0-9a-f]*")):
+    def of(home: Path) -> Iterator[Candidate]:
         if old(home):
             name = f"{home.parent.name}/{home.name}"
             remove, size = partial(folders.retire, home, old), partial(disk.usage, home)
             yield Candidate("template", name, remove, size)
+
+    return of_each("template", sorted(settings.templates.glob("*/[0-9a-f]*")), of)
 
 
 def _used(home: Path) -> float:

@@ -64,8 +64,9 @@ class Client:
         wanted = {name: value for name, value in query.items() if value != ""}
         return self._json(self._ask("GET", path, params=wanted))
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return self._json(self._ask("POST", path, json=dict(body)))
+    def post(self, path: str, body: Mapping[str, Any], timeout: float = QUIET_SECONDS) -> Any:
+        """Returns the decoded JSON, which may take ``timeout`` seconds."""
+        return self._json(self._ask("POST", path, timeout=timeout, json=dict(body)))
 
     def say(self, method: str, path: str, body: Mapping[str, Any]) -> str:
         """Returns what the gateway says in words."""
@@ -123,10 +124,18 @@ class Client:
 
     # Inside
 
-    def _ask(self, method: str, path: str, *, stream: bool = False, **more: Any) -> Any:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        stream: bool = False,
+        timeout: float = QUIET_SECONDS,
+        **more: Any,
+    ) -> Any:
         auth = ("admin", secret_file(self.settings.password_file))
         request = requests.Request(method, self.url + path, auth=auth, **more)
-        answer = self._send(request, stream=stream, timeout=QUIET_SECONDS)
+        answer = self._send(request, stream=stream, timeout=timeout)
         if answer.status_code < 300:
             return answer
         with answer:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from cli.main import Context
 
 
+PATIENCE = 300.0
+"""Seconds: the gateway waits for two parts, and removes branches itself."""
+
+
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @OUTPUT
@@ -25,7 +29,7 @@ def prune(context: Context, dry_run: bool, output: str) -> None:
     The same happens every ten minutes by itself. Exit status 1 if not all parts answered.
     """
     with context.client() as client:
-        found = client.post("/system/prune", {"dryRun": dry_run})
+        found = client.post("/system/prune", {"dryRun": dry_run}, timeout=PATIENCE)
     if output == "json":
         show.as_json(found)
     else:

@@ -170,10 +170,15 @@ def delivery(forge: str, id_: str) -> str:
     return f"{ROOT}:delivery:{forge}:{id_}"
 
 
-def prune(part: str) -> str:
-    """string (JSON Ask) · gateway, builder · until that part takes it, seconds at most: it is to
+def asks_to_prune(part: str) -> str:
+    """list (ids of Asks) · gateway, builder · until that part takes them, seconds at most: it is to
     look now for what can be removed."""
-    return f"{ROOT}:prune:{part}"
+    return f"{ROOT}:asks-to-prune:{part}"
+
+
+def ask_to_prune(id_: str, part: str) -> str:
+    """string (JSON Ask) · whoever asks · until that part takes it, seconds at most."""
+    return f"{ROOT}:ask-to-prune:{id_}:{part}"
 
 
 def pruned(id_: str, part: str) -> str:

@@ -6,19 +6,22 @@ differs: so what a dry run tells is what a real run right after it removes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
+from redis.exceptions import RedisError
 
 from core import logging
-from core.errors import SlipwayError
 from core.models import Struct
 
 MOST = 2000
 """Things that one look removes of each part: whatever piled up, it ends within minutes."""
 
 log = logging.get()
+
+T = TypeVar("T")
 
 
 class Pruned(Struct, frozen=True):
@@ -75,9 +78,28 @@ def prune(
                 done.append(Pruned(kind=each.kind, name=each.name, bytes=size))
                 if not dry:
                     log.info("pruned", kind=each.kind, name=each.name, bytes=size)
-        except (SlipwayError, OSError) as error:
-            log.warning("not_pruned", kind=each.kind, name=each.name, reason=str(error))
+        except RedisError:
+            raise
+        except Exception as error:
+            log.warning("not_pruned", kind=each.kind, name=each.name, reason=repr(error))
     return Answer(pruned=done)
+
+
+def of_each(
+    kind: str, places: Iterable[T], find: Callable[[T], Iterable[Candidate]]
+) -> Iterator[Candidate]:
+    """The candidates that ``find`` finds in each place. Where it fails the rest of that place
+    stays, and those of all others are found.
+
+    Raises RedisError: the store is away.
+    """
+    for place in places:
+        try:
+            yield from find(place)
+        except RedisError:
+            raise
+        except Exception as error:
+            log.warning("not_pruned", kind=kind, name=str(place), reason=repr(error))
 
 
 def together(answers: Iterable[Answer]) -> Answer:

@@ -289,8 +289,12 @@ class _Reader(Values):
             return []
         key, node = top["functions"]
         entries = self.mapping(node, "functions")
+        if absent(node):  # by an oversight, as a rule: what is below it is not indented
+            told = "there is nothing below 'functions:': name your functions there, indented"
+            self.mistake(key.line, f"{told}, or write 'functions: {{}}' to have none deployed")
+            return []
         if not entries:
-            if isinstance(node, yamlnodes.Mapping) or absent(node):
+            if isinstance(node, yamlnodes.Mapping):
                 told = "no functions: nothing is deployed, and what was is taken down"
                 self.warn(key.line, told)
             return []

@@ -7,9 +7,13 @@ cannot write: no system or user configuration, no home.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -26,6 +30,11 @@ _HOOK = """#!/bin/sh
 # Written by Slipway at every start.
 exec "$SLIPWAY_PYTHON" -I -S "$SLIPWAY_POST_RECEIVE"
 """
+
+_CHANGING = threading.Lock()
+"""Held by whoever makes repositories, or removes them: there is one gateway process."""
+_ASIDE = re.compile(r"\.[0-9a-f]{16}(?:\.(.+\.git))?")
+"""What is being made, or with its name what is being removed."""
 
 log = logging.get()
 
@@ -84,7 +93,14 @@ def create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
     Raises:
         Conflict: the namespace belongs to an owner at a forge.
     """
+    with _CHANGING:
+        return _create(settings, store, namespace, name)
+
+
+def _create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
     path = folder(settings, namespace, name)
+    for away in path.parent.glob(f".*.{path.name}"):
+        _settle_aside(store, away)
     store.claim_namespace(
         namespace, "git", Repository(namespace=namespace, name=name, source="git")
     )
@@ -137,25 +153,63 @@ def references(settings: Settings, repository: Repository) -> list[str]:
     return _references(settings, existing(settings, repository.namespace, repository.name))
 
 
-def pushed(settings: Settings, repository: Repository) -> list[str]:
-    """Those of them that somebody pushed: branches below ``slipway/`` are our own. Raises as
-    ``references``."""
-    return _pushed(references(settings, repository))
+@contextmanager
+def removing(settings: Settings, repositories: Sequence[Repository]) -> Iterator[None]:
+    """Removes repositories once the body is through; whatever goes wrong before, they are there as
+    they were. Meanwhile they lie aside, where no push reaches them, and none is made.
+
+    Raises:
+        Conflict: one has something that was pushed.
+        SlipwayError: git cannot tell.
+    """
+    aside: list[tuple[Path, Path]] = []
+    with _CHANGING:
+        try:
+            for each in repositories:
+                path = folder(settings, each.namespace, each.name)
+                away = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+                path.rename(away)
+                aside.append((path, away))
+                if found := _pushed(_references(settings, away)):
+                    raise Conflict(
+                        f"the repository {each.key} still has {', '.join(sorted(found)[:10])}: "
+                        "delete its branches and tags first ('git push --delete', the deploy "
+                        "branch takes its functions down), and what was pushed is gone"
+                    )
+            yield
+        except BaseException:
+            for path, away in aside:
+                away.rename(path)
+            raise
+    for _, away in aside:
+        shutil.rmtree(away, ignore_errors=True)
 
 
-def remove(settings: Settings, repository: Repository) -> bool:
-    """Removes a repository; False, and it stays, where something was pushed to it just now."""
-    path = folder(settings, repository.namespace, repository.name)
-    aside = path.with_name(f".{secrets.token_hex(8)}")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return True
-    if _pushed(_references(settings, aside)):
-        aside.rename(path)
-        return False
-    shutil.rmtree(aside, ignore_errors=True)
-    return True
+def sweep(settings: Settings, store: Store) -> None:
+    """Whatever a gateway that was killed left aside comes back or goes, and what was half made
+    goes.
+
+    Raises RedisError: the store is away.
+    """
+    with _CHANGING:
+        for away in settings.git_folder.glob("*/.*"):
+            _settle_aside(store, away)
+
+
+def _settle_aside(store: Store, away: Path) -> None:
+    """A repository that is still known comes back, what is left of others goes."""
+    match = _ASIDE.fullmatch(away.name)
+    if not match:
+        return
+    path = away.with_name(match[1] or "")
+    key = f"{path.parent.name}/{path.stem}"
+    if not match[1] or store.find_repository(key) is None:
+        shutil.rmtree(away, ignore_errors=True)
+    elif not path.exists():
+        away.rename(path)
+        log.warning("repository_back", repository=key)
+    else:  # nobody makes one anew before: it is for the administrator to look at
+        log.error("repository_twice", repository=key, path=str(away))
 
 
 def _references(settings: Settings, path: Path) -> list[str]:

@@ -33,8 +33,9 @@ def watch(settings: Settings, store: Store) -> None:
     bare.settle_all(settings, store)
     while True:
         try:
+            bare.sweep(settings, store)
             compare(settings, store)
-        except RedisError as error:
+        except (OSError, RedisError) as error:
             log.warning("heads_not_compared", reason=str(error))
             time.sleep(RETRY)
         else:

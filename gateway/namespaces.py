@@ -69,20 +69,17 @@ def delete(name: str) -> Response:
     if name == DEFAULT_NAMESPACE:
         raise NotAllowed(f"{name} is where functions without a namespace live: it stays")
     gateway = here()
+    gateway.store.require_empty(name)  # first, as what is aside cannot be built from
     own = [each for each in gateway.store.repositories() if each.namespace == name]
     mine = [each for each in own if each.source == "git" and bare.there(gateway.settings, each)]
-    for each in mine:
-        if found := bare.pushed(gateway.settings, each):
+    with bare.removing(gateway.settings, mine):
+        # Looked at by now: a push that begins later finds no repository.
+        if pushed := gateway.pushes.to(name):
             raise Conflict(
-                f"the repository {each.key} still has {', '.join(sorted(found)[:10])}: delete its "
-                "branches and tags first ('git push --delete', the deploy branch takes its "
-                "functions down), and what was pushed is gone"
+                f"somebody pushes to {', '.join(sorted(pushed))}: the namespace {name} stays; try "
+                "again once that is over"
             )
-    gateway.store.delete_namespace(name)
-    for each in mine:
-        if not bare.remove(gateway.settings, each):
-            gateway.store.claim_namespace(name, each.source, each)  # the sweep finds the push
-            raise Conflict(f"{each.key} was pushed to just now: the namespace {name} stays")
+        gateway.store.delete_namespace(name)
     log.info("namespace_deleted", namespace=name)
     return Response(status=202)
 

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from core import keys, logging
 from core.errors import SlipwayError, Unavailable
 from core.models import Repository, Struct
-from core.pruning import Ask, Candidate, Pruned, prune, together
+from core.pruning import Ask, Candidate, Pruned, of_each, prune, together
 from core.settings import Settings
 from core.store import Store
 from gateway import bare
@@ -103,9 +103,8 @@ def _report(settings: Settings, store: Store, *, dry: bool) -> PruneReport:
 
 def branches(settings: Settings, store: Store) -> Iterator[Candidate]:
     """Branches of rollbacks but for the newest of each repository."""
-    for repository in store.repositories():
-        if repository.source == "git" and bare.there(settings, repository):
-            yield from _branches(settings, repository)
+    own = (each for each in store.repositories() if each.source == "git")
+    return of_each("branch", own, partial(_branches, settings))
 
 
 def watch(settings: Settings, store: Store) -> None:
@@ -119,6 +118,8 @@ def watch(settings: Settings, store: Store) -> None:
 
 
 def _branches(settings: Settings, repository: Repository) -> Iterator[Candidate]:
+    if not bare.there(settings, repository):
+        return
     found = []
     for reference in bare.references(settings, repository):
         name = reference.removeprefix("refs/heads/")

@@ -38,6 +38,11 @@ class Pushes:
         push.gone.set()
         self._running.pop(_digest(push.token), None)
 
+    def to(self, namespace: str) -> set[str]:
+        """Repositories of a namespace to which somebody pushes: ``<namespace>/<repository>``."""
+        running = list(self._running.values())
+        return {f"{p.namespace}/{p.repository}" for p in running if p.namespace == namespace}
+
     def find(self, token: str, namespace: str, repository: str) -> Push:
         """Raises BadCredentials where the token is not that of a running push to there."""
         # Looked up by digest: how long that takes tells nothing of the token.

@@ -7,12 +7,14 @@ twice: it ends and is started again, and meanwhile routes and functions stay as 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, Unavailable
 from core.settings import Settings
+from supervisor import processes
 from supervisor.keeper import Keeper
 
 if TYPE_CHECKING:
@@ -127,4 +129,6 @@ class Restarts:
         finally:
             aside.unlink(missing_ok=True)
         config.note_replaced(self._settings, [*replaced, old])
+        shared = {f"socket:[{os.fstat(number).st_ino}]" for number in self._edge_listeners}
+        keeper.wait(_TURN_SECONDS, lambda: not processes.opened(old, shared))  # accepts no more
         return pid

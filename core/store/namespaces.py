@@ -6,6 +6,7 @@ here is the admin's own, as those of Slipway's own git remote.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import cast
 
 import msgspec
@@ -65,25 +66,29 @@ class Namespaces(Base):
 
         self._transaction(change, keys.NAMESPACES)
 
-    def delete_namespace(self, name: str) -> None:
-        """Deletes one in which nothing is deployed, and forgets its repositories.
+    def require_empty(self, name: str, known: Collection[str] | None = None) -> None:
+        """For what is deleted; ``known``: the keys of its repositories, by default all it has now.
 
         Raises:
             NotFound: it is not there.
             Conflict: naming what is in it.
         """
+        self._require(name)
+        if found := self._content(name, known):
+            raise Conflict(
+                f"the namespace {name} is not empty: it has {'; '.join(found)}. Remove them first"
+            )
+
+    def delete_namespace(self, name: str) -> None:
+        """Deletes one in which nothing is deployed, and forgets its repositories. Raises as
+        ``require_empty``."""
         key = f"{name}/"
         own = [each for each in self.redis.hkeys(keys.REPOSITORIES) if text(each).startswith(key)]
         repositories = [text(each) for each in own]
         moving = [key(each) for each in repositories for key in (keys.turn, keys.waiting)]
 
         def change(pipe: Pipeline) -> None:
-            self._require(name)
-            if found := self._content(name, repositories):
-                raise Conflict(
-                    f"the namespace {name} is not empty: it has {'; '.join(found)}. Remove them "
-                    "first"
-                )
+            self.require_empty(name, repositories)
             pipe.multi()
             pipe.hdel(keys.NAMESPACES, name)
             pipe.hdel(keys.NAMESPACE_TEXTS, name)
@@ -98,7 +103,7 @@ class Namespaces(Base):
         if not self.has_namespace(name):
             raise NotFound(f"there is no namespace {name}: see 'slipway namespaces'")
 
-    def _content(self, name: str, known: list[str]) -> list[str]:
+    def _content(self, name: str, known: Collection[str] | None) -> list[str]:
         """What is in it, in words; ``known`` are the keys of its repositories. One whose functions
         are all gone is forgotten with it."""
         functions, repositories, secrets = (
@@ -107,7 +112,8 @@ class Namespaces(Base):
         )
         last, start = f".{name}", f"{name}/"
         there = {each for each in repositories if each.startswith(start)}
-        moving = (there - set(known)) | {each for each in there if self._moves(each)}
+        new = set() if known is None else there - set(known)
+        moving = new | {each for each in there if self._moves(each)}
         own = {
             "functions": [f.removesuffix(last) for f in functions if f.endswith(last)],
             "releases under way of": [each.removeprefix(start) for each in moving],

@@ -4,13 +4,14 @@ no other place. Each part takes an ask once; what nobody takes is gone in second
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
 
 from core import keys
 from core.pruning import Answer, Ask
-from core.store.base import Base, encode
+from core.store.base import Base, encode, text
 
 ASK_SECONDS = 30
 """An ask that nobody took is forgotten."""
@@ -19,23 +20,34 @@ ANSWER_SECONDS = 600
 
 class Pruning(Base):
     def ask_to_prune(self, part: str, ask: Ask) -> None:
-        self.redis.set(keys.prune(part), encode(ask), ex=ASK_SECONDS)
+        self._pipeline(
+            [
+                ("SET", keys.ask_to_prune(ask.id, part), encode(ask), "EX", ASK_SECONDS),
+                ("RPUSH", keys.asks_to_prune(part), ask.id),
+                ("EXPIRE", keys.asks_to_prune(part), ASK_SECONDS),
+            ]
+        )
 
     def take_prune(self, part: str) -> Ask | None:
-        """What the part is asked, once."""
-        raw = cast("bytes | None", self.redis.get(keys.prune(part)))
-        if raw is None or not self.redis.delete(keys.prune(part)):
-            return None
-        return msgspec.json.decode(raw, type=Ask)
+        """What the part is asked, each ask once."""
+        while (id_ := cast("bytes | None", self.redis.lpop(keys.asks_to_prune(part)))) is not None:
+            raw = cast("bytes | None", self.redis.get(keys.ask_to_prune(text(id_), part)))
+            if raw is not None and self.redis.delete(keys.ask_to_prune(text(id_), part)):
+                return msgspec.json.decode(raw, type=Ask)
+        return None
 
     def answer_prune(self, part: str, ask: Ask, answer: Answer) -> None:
         self.redis.set(keys.pruned(ask.id, part), encode(answer), ex=ANSWER_SECONDS)
 
-    def await_prune(self, part: str, ask: Ask, seconds: float) -> Answer | None:
-        """Asks, and waits for the answer; None: there is none in time, or nobody takes the ask."""
+    def await_prune(
+        self, part: str, ask: Ask, seconds: float, check: Callable[[], None] = lambda: None
+    ) -> Answer | None:
+        """Asks, and waits for the answer; None: there is none in time, or nobody takes the ask.
+        ``check`` is asked meanwhile: what it raises ends the waiting."""
         self.ask_to_prune(part, ask)
         deadline = time.monotonic() + seconds
         while True:
+            check()
             raw = cast("bytes | None", self.redis.get(keys.pruned(ask.id, part)))
             if raw is not None:
                 return msgspec.json.decode(raw, type=Answer)

@@ -22,7 +22,7 @@ from redis.client import Pipeline
 from redis.exceptions import WatchError
 
 from core import keys
-from core.models import State
+from core.models import FunctionRecord, State
 from core.pruning import MOST
 from core.store.base import text
 from core.store.functions import batched
@@ -48,6 +48,28 @@ class _Doc(msgspec.Struct):
 
 class _Artifact(msgspec.Struct):
     artifact: str = ""
+
+
+class _Whose(msgspec.Struct):
+    """Of which repository a specification is."""
+
+    name: str
+    namespace: str
+    repository: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.repository or ''}"
+
+
+class _Record(msgspec.Struct):
+    spec: _Whose
+    release: str = ""
+
+
+class _Warm(msgspec.Struct):
+    spec: _Whose
+    revision: str
 
 
 @dataclass(frozen=True)
@@ -237,18 +259,10 @@ class Retention(Rollbacks):
     # Inside
 
     def _judged(self, repository: str, keep: int) -> Retained:
-        namespace, _, name = repository.partition("/")
         index = keys.repository_releases(repository)
         ids = [text(id_) for id_ in cast("list[bytes]", self.redis.zrevrange(index, 0, -1))]
-        held = {self.live_release(repository)}
-        serving = set()
-        for record in self.functions().values():
-            if (record.spec.namespace, record.spec.repository) == (namespace, name):
-                held.add(record.release)
-                serving.add(f"{record.spec.name}@{record.spec.revision}")
-        for each in self.warm().values():
-            if (each.spec.namespace, each.spec.repository) == (namespace, name):
-                serving.add(f"{each.spec.name}@{each.spec.revision}")
+        held, serving = self._serving(repository)
+        held.add(self.live_release(repository))
         for rollback in self.rolling():
             held |= {rollback.from_, rollback.to}
         history = []
@@ -262,6 +276,24 @@ class Retention(Rollbacks):
                 held.add(text(instead))
         found = judge(history, keep, held)
         return replace(found, kept=found.kept | serving)
+
+    def _serving(self, repository: str) -> tuple[set[str], set[str]]:
+        """(releases, ``<function>@<revision>``) of what shall run or is warm of a repository.
+
+        All functions there are pass by for each repository: of others only these few are decoded.
+        """
+        releases, places = set(), set()
+        for raw in cast("list[bytes]", self.redis.hvals(keys.FUNCTIONS)):
+            record = msgspec.json.decode(raw, type=_Record)
+            if record.spec.key == repository:
+                releases.add(record.release)
+                spec = msgspec.json.decode(raw, type=FunctionRecord).spec
+                places.add(f"{spec.name}@{spec.revision}")
+        for raw in cast("list[bytes]", self.redis.hvals(keys.WARM)):
+            warm = msgspec.json.decode(raw, type=_Warm)
+            if warm.spec.key == repository:
+                places.add(f"{warm.spec.name}@{warm.revision}")
+        return releases, places
 
     def _stale(self, repository: str, kept: Collection[str]) -> list[str]:
         places = cast("list[bytes]", self.redis.hkeys(keys.revisions(repository)))

@@ -319,14 +319,11 @@ class Rollbacks(Switching):
             held = functions.get(join_function(name, space))
             if held is None or held.repository == current.repository:
                 continue
-            held_by = (
-                f"belongs to {space}/{held.repository} now"
-                if held.repository
-                else "was deployed by API"
-            )
-            do = "move it back with a commit" if held.repository else "remove it first"
-            one_by_one = "" if function else ", or roll the other functions back one by one"
-            raise Conflict(f"{name}, which {target.id} had, {held_by}: {do}{one_by_one}")
+            what = f"was deployed by API since: 'slipway remove {name}.{space}' it first"
+            if held.repository:
+                what = f"belongs to {space}/{held.repository} by now: move it back with a commit"
+            others = "" if function else ", or roll the others back one by one"
+            raise Conflict(f"the function {name} of {target.id} {what}{others}")
         if function:
             return
         ours = of_repository(functions, space, current.repository)

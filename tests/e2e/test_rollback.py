@@ -79,7 +79,7 @@ def roll_back(platform: Platform, **body: str) -> dict[str, Any]:
         )
         return found if ended else None
 
-    return until(decided, 20, "the rollback is decided, and its branch")
+    return until(decided, 20, platform.logs)
 
 
 def state(platform: Platform, release: str) -> str:
@@ -111,9 +111,7 @@ def test_a_repository_goes_back_and_comes_again(watched: Platform) -> None:
         # Passes, restarts and the same commit once more leave it so.
         os.kill(platform.part("controller"), signal.SIGKILL)
         repository.git("push", repository.url, "HEAD:main")
-        until(
-            lambda: platform.request("/healthz").status == 200, 20, "the controller is there again"
-        )
+        until(lambda: platform.request("/healthz").status == 200, 20, platform.logs)
         assert annotations(platform, "one.ann")["com.slipway.pinned"] == pinned
         # Merged, it has the same keys.
         branch = f"slipway/rollback-{pinned}"
@@ -128,7 +126,7 @@ def test_a_repository_goes_back_and_comes_again(watched: Platform) -> None:
     told = until(
         lambda: platform.request(f"/system/rollbacks/{pinned}", admin=True).json()["receipt"],
         20,
-        "the rollback has its receipt",
+        platform.logs,
     )
     assert told["failed"] == 0
     assert told["requests"] > 0
@@ -207,7 +205,7 @@ def test_a_release_that_does_worse_is_taken_back(watched: Platform) -> None:
     assert figures["g"]["after"]["errors"] == 0
     assert state(platform, first) == "live"
     assert ("f.kim", 500, "broken") in seen, "it was live for a moment"
-    receipt = until(lambda: platform.release("kim", "bad")["receipt"], 20, "its receipt is there")
+    receipt = until(lambda: platform.release("kim", "bad")["receipt"], 20, platform.logs)
     assert receipt["failed"] == 0, "what the function answers is its own"
     # A good one after it goes live as ever, and is kept.
     told = repository.push({"f/handler.py": handler("f v3")})

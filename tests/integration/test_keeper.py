@@ -555,6 +555,19 @@ while not ended or sys.argv[2] == "busy":
     time.sleep(0.02)
 """
 
+FORKING = """
+import os, sys, time
+from pathlib import Path
+from core.readiness import tell_ready
+above = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == above:
+    time.sleep(0.01)
+tell_ready()
+Path(sys.argv[1]).touch()
+"""
+
 
 def telling(name: str, delay: float = 0.1, then: str = "ends", **more: object) -> Part:
     """Says that it is ready after a while; ``busy``: does not end when it is asked."""
@@ -597,6 +610,20 @@ def test_a_successor_that_does_not_come_up_changes_nothing(keeper: Keeper) -> No
     assert pids_of(keeper, "server") == {old} == {keeper.pid("server")}
 
 
+def test_a_failure_while_a_successor_is_awaited_ends_it(keeper: Keeper) -> None:
+    keeper.start(telling("server"))
+    old = keeper.pid("server")
+
+    def fail() -> None:
+        raise OSError("what a part's log says")
+
+    keeper.tick = fail
+    with pytest.raises(OSError, match="log says"):
+        keeper.replace("server", 30)
+    keeper.tick = lambda: None
+    assert pids_of(keeper, "server") == {old}
+
+
 def test_one_that_was_replaced_has_its_time_and_no_more(keeper: Keeper, told: Told) -> None:
     keeper.start(telling("server", 0.0, "busy", linger=1.0, patience=0.2))
     old = keeper.pid("server")
@@ -620,7 +647,7 @@ def test_the_end_takes_those_along_that_were_replaced(keeper: Keeper) -> None:
 
 def test_only_those_that_are_ready_are_signalled(keeper: Keeper, told: Told) -> None:
     """A process that is only starting has no handler yet, and would die of it."""
-    keeper.start(telling("server", 120))
+    keeper.start(telling("server", 120, patience=0.3))
     starting = keeper.pid("server")
     assert keeper.wait(30, lambda: bool(printed(keeper, "server")))
     keeper.send("server", signal.SIGUSR1)
@@ -633,18 +660,15 @@ def test_only_those_that_are_ready_are_signalled(keeper: Keeper, told: Told) -> 
     assert "the other was ended by SIGUSR1" in told[0]
 
 
-def test_one_that_tells_and_ends_at_once(keeper: Keeper, told: Told) -> None:
-    """Both are seen in the same turn of the loop, in any order."""
-    code = "from core.readiness import tell_ready; tell_ready()"
-    for number in range(8):
-        keeper.start(python(f"quick-{number}", code, env={"PYTHONPATH": str(ROOT)}))
-    until(lambda: all(_ended(keeper.pid(name)) for name in keeper.names))
-    keeper.wait(0.1)
-    assert len(told) >= 8
-
-
-def _ended(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+def test_word_of_readiness_that_comes_after_the_end(
+    keeper: Keeper, told: Told, tmp_path: Path
+) -> None:
+    """From a child's child: the keeper sees the end first, and the word in the same turn."""
+    over = tmp_path / "over"
+    keeper.start(python("forking", FORKING, str(over), env={"PYTHONPATH": str(ROOT)}))
+    until(over.exists)
+    assert keeper.wait(30, lambda: bool(told))
+    assert "the forking ended with status 0" in told[0]
 
 
 def test_a_builds_time_is_left_to_workers_that_were_replaced() -> None:

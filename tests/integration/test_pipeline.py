@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from builder import jobs, pipeline, plan
+from builder.engines.process import ProcessEngine
 from builder.lease import Lease
 from builder.mirror import local_url
 from builder.steps import ReleaseLog, Steps
 from builder.work import Job, Tools
 from core import queues
 from core.errors import Conflict, InvalidRequest, InvalidStack, Unavailable
-from core.models import Release, Repository, Resources, State
+from core.models import Artifact, Build, Release, Repository, Resources, State
 from core.settings import Settings
 from core.store import Store
 from tests.e2e.forge import Forge, Project, serving
@@ -209,6 +210,40 @@ def test_functions_of_several_stack_files_are_one_release(
     files["jobs/stack.yml"] = ONE + fn.format("nightly")
     found = planned(settings, store, own, files)
     assert {job.function.handler for job in found.values()} == {"api/fn", "jobs/fn"}
+
+
+def test_what_two_functions_share_is_built_once(
+    settings: Settings, store: Store, own: BareRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fn = "  {}:\n    lang: python3-http\n    handler: ./{}\n"
+    files: dict[str, Content] = {
+        "stack.yml": ONE + "".join(fn.format(*each) for each in ("ax", "bx", "cy")),
+        "x/handler.py": DEF,
+        "y/handler.py": f"{DEF}\n",
+    }
+    handed: list[dict[str, str]] = []
+    made: list[str] = []
+    publish = ProcessEngine.publish
+
+    def hand_over(_: Settings, __: Release, artifacts: Sequence[Artifact]) -> None:
+        handed.append({each.name: each.artifact for each in artifacts})
+        assert all(each.spec.name == each.name for each in artifacts)
+
+    def published(engine: ProcessEngine, job: Job, tools: Tools) -> str:
+        made.append(job.name)
+        return publish(engine, job, tools)
+
+    monkeypatch.setattr(pipeline, "hand_over", hand_over)
+    monkeypatch.setattr(ProcessEngine, "publish", published)
+    release = queued(store, own, files)
+    assert build(settings, store, release).reason == ""
+    assert sorted(made) == ["a", "c"]
+    assert handed[0]["a"] == handed[0]["b"] != handed[0]["c"]
+    assert {(row.name, row.build, row.artifact) for row in store.release(release.id).functions} == {
+        (name, Build.BUILT, artifact) for name, artifact in handed[0].items()
+    }
+    lines = [line.text for _, line in store.read_log(release.id) if line]
+    assert "the same build as that of a: built once" in lines
 
 
 @pytest.mark.parametrize(

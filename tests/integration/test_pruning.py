@@ -7,22 +7,23 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from builder import diskbound, folders, pruning
+from builder import diskbound, folders, pruning, registrygarbage
 from builder.mirror import Mirror
 from builder.sweep import Upkeep
 from core import disk, keys
 from core.bundle import HALF_MADE, Bundle, Layer
-from core.errors import Unavailable
+from core.errors import Conflict, NotFound, Unavailable
 from core.models import Repository, State
-from core.pruning import Answer, Ask, Pruned, prune
+from core.pruning import Answer, Ask, Candidate, Pruned, of_each, prune
 from core.settings import Settings
 from core.store import Store
 from gateway import prune as gateway_prune
@@ -171,9 +172,48 @@ def test_old_locks_go(settings: Settings, store: Store) -> None:
     assert pruned(settings, store) == [("lock", "ann/abc.lock")]
 
 
+def test_one_bad_thing_holds_up_no_other(settings: Settings, store: Store) -> None:
+    gone = layer(settings, "gone")
+    bundle(settings, "b")
+    of_bob = settings.layers / "bob" / gone.name
+    of_bob.mkdir(parents=True)
+    aged(of_bob)
+    damaged = settings.bundles / "bob" / digest("c")
+    damaged.mkdir(parents=True)
+    (damaged / "bundle.json").write_bytes(b"{")
+    (settings.mirrors / "No Name" / "x.git").mkdir(parents=True)
+    (settings.caches / "ann" / "locks").mkdir(parents=True)
+    (settings.caches / "ann" / "locks" / "a.lock").symlink_to("nothing")
+    lock = settings.caches / "ann" / "locks" / "b.lock"
+    lock.touch()
+    aged(lock)
+    assert pruned(settings, store) == [("dependencies", f"ann/{gone.name}"), ("lock", "ann/b.lock")]
+    assert of_bob.is_dir(), "nobody knows what that bundle stands on"
+
+
+def test_candidates_are_found_up_to_what_fails_but_not_without_the_store() -> None:
+    def find(place: int) -> Iterator[Candidate]:
+        yield Candidate("kind", f"{place}", lambda: bool(3 // place))
+        if place == 2:
+            raise NotFound("it just went")
+
+    told = [each.name for each in prune(of_each("kind", (0, 1, 2, 3), find)).pruned]
+    assert told == ["1", "2", "3"]
+
+    def away(_: int) -> Iterator[Candidate]:
+        raise RedisConnectionError
+
+    with pytest.raises(RedisConnectionError):
+        prune(of_each("kind", (1,), away))
+
+
 def test_branches_of_rollbacks_go_but_for_the_newest(settings: Settings, store: Store) -> None:
     store.save_repository(SHOP)
     own = BareRepository(settings.git_folder / "ann" / "shop.git")
+    store.save_repository(msgspec.structs.replace(SHOP, name="broken"))
+    broken = settings.git_folder / "ann" / "broken.git"
+    broken.mkdir()
+    (broken / "HEAD").write_text("nonsense")
     commit = own.commit({"x": "1"})
     numbers = range(1, gateway_prune.BRANCHES + 4)
     lines = "".join(f"create refs/heads/{PREFIX}b{n} {commit}\n" for n in numbers)
@@ -268,6 +308,36 @@ def test_the_builder_answers_when_it_is_asked(settings: Settings, store: Store) 
         store.take_prune("builder")
 
 
+def test_the_builder_answers_before_it_collects_the_registry_and_keeps_its_duty(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[tuple[bool, bool]] = []
+
+    def collect(_: Settings, *, pressed: bool, check: Callable[[], object]) -> bool:
+        collected.append((bool(store.redis.exists(keys.pruned("first", "builder"))), pressed))
+        assert check() is True, "the duty is kept meanwhile"
+        return True
+
+    monkeypatch.setattr(registrygarbage, "collect", collect)
+    upkeep = Upkeep(settings, store)
+    store.ask_to_prune("builder", Ask(id="first", pressed=True))
+    upkeep.run()
+    assert collected == [(True, True)]
+    store.ask_to_prune("builder", Ask(id="second", dry=True))
+    upkeep.run()
+    assert len(collected) == 1, "a dry run removes nothing"
+
+
+def test_of_two_who_ask_at_once_both_are_answered(store: Store) -> None:
+    """A push that finds no room, and 'slipway prune'."""
+    asks = [Ask(id="build", pressed=True), Ask(id="command", dry=True)]
+    for ask in asks:
+        store.ask_to_prune("controller", ask)
+    store.redis.rpush(keys.asks_to_prune("controller"), "nobody waits for it any more")
+    assert [store.take_prune("controller") for _ in range(3)] == [*asks, None]
+    assert store.take_prune("builder") is None
+
+
 # The limit.
 
 
@@ -298,6 +368,29 @@ def test_over_the_limit_a_build_makes_room_or_fails(
     assert "SLIPWAY_DISK_LIMIT" in str(caught.value)
     assert needed.is_dir()
     diskbound.check(settings, store)
+
+
+def test_who_is_cancelled_makes_no_room(settings: Settings, store: Store) -> None:
+    """Neither while the controller is waited for nor between two things that go."""
+    limited = replace(settings, disk_limit=1)
+    old = layer(settings, "old")
+
+    def once_asked() -> None:
+        if store.redis.exists(keys.asks_to_prune("controller")):
+            raise Conflict("cancelled")
+
+    with pytest.raises(Conflict):
+        diskbound.check(limited, store, once_asked)
+    store.take_prune("controller")
+    with answering(store, controller=Answer()) as asked:
+
+        def once_answered() -> None:
+            if asked and store.redis.exists(keys.pruned(asked[0][1].id, "controller")):
+                raise Conflict("cancelled")
+
+        with pytest.raises(Conflict):
+            diskbound.check(limited, store, once_answered)
+    assert old.is_dir()
 
 
 def test_what_is_measured_is_what_lies_there_once(settings: Settings, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from builder import folders, registrygarbage
+from core.errors import Conflict
 from core.settings import Settings
 from supervisor import registry
 from tests.conftest import missing
@@ -97,6 +98,18 @@ def test_blobs_of_deleted_images_go_while_it_serves_and_nothing_is_pushed(shelf:
     assert not registrygarbage.collect(settings)
     assert registrygarbage.collect(settings, pressed=True)
     assert shelf.has(layer)
+
+
+def test_who_is_cancelled_collects_no_further(shelf: Shelf) -> None:
+    shelf.push("kept")
+
+    def cancelled() -> None:
+        raise Conflict("cancelled")
+
+    with pytest.raises(Conflict):
+        registrygarbage.collect(shelf.settings, check=cancelled)
+    with folders.alone(registrygarbage.lock(shelf.settings)) as mine:
+        assert mine
 
 
 def test_a_registry_that_is_not_ours_is_left_alone(shelf: Shelf) -> None:

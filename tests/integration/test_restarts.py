@@ -6,15 +6,17 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from cli import installation, restart
@@ -27,7 +29,7 @@ from supervisor.keeper import Interrupted, Keeper
 from supervisor.leftovers import Leftovers
 from supervisor.logfiles import LogFiles
 from supervisor.restarts import Restarts
-from tests.waiting import until
+from tests.integration.certificates import issue
 
 
 @pytest.fixture
@@ -187,8 +189,8 @@ class Edge:
         return f"\nPid: {self.pid()}\n" in told and "\nStopping: 0\n" in told
 
 
-@pytest.fixture
-def edge(settings: Settings) -> Iterator[Edge]:
+@contextmanager
+def running(settings: Settings) -> Iterator[Edge]:
     with ExitStack() as held:
         listener = held.enter_context(socket.create_server(("127.0.0.1", 0)))
         keeper = Keeper(
@@ -203,6 +205,12 @@ def edge(settings: Settings) -> Iterator[Edge]:
         yield Edge(settings, keeper, listener)
 
 
+@pytest.fixture
+def edge(settings: Settings) -> Iterator[Edge]:
+    with running(settings) as made:
+        yield made
+
+
 def test_an_edge_is_replaced_and_ends(edge: Edge) -> None:
     old = edge.pid()
     told = edge.restarts.restart("edge")
@@ -211,6 +219,20 @@ def test_an_edge_is_replaced_and_ends(edge: Edge) -> None:
     assert edge.is_back()
     assert edge.keeper.wait(30, lambda: not Path(f"/proc/{old}").exists())
     assert [each.name for each in edge.settings.edge_folder.glob("*.old")] == []
+
+
+def test_a_new_edge_has_the_certificate_of_now(settings: Settings) -> None:
+    authority = trustme.CA()
+    cert = settings.state / "served.pem"
+    issue(authority, cert)
+    with running(replace(settings, tls_cert=cert)) as edge:
+        now = issue(authority, cert)
+        edge.restarts.restart("edge")
+        port = edge.listener.getsockname()[1]
+        served = ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+        assert ssl.PEM_cert_to_DER_cert(served) == now
+        left = {each.name for each in settings.edge_folder.iterdir()}
+        assert not left & {"check.cfg", "check.pem"}, "a key is kept in one place"
 
 
 @pytest.mark.parametrize("seconds", ["0", "120"], ids=["dies", "hangs"])

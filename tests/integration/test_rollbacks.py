@@ -20,6 +20,7 @@ from core.models import (
     Verdict,
     Watched,
 )
+from core.names import TAKES_OVER
 from core.store import LogEnd, Store
 from tests.integration.test_store import FNS, artifact, building
 
@@ -315,3 +316,42 @@ def test_a_release_without_a_record_holds_up_nobody(store: Store) -> None:
     store.redis.sadd("slipway:rollbacks:moving", "b79")
     assert [each.id for each in store.staging()] == [second]
     assert (store.watched(), store.rolling()) == ([], [])
+
+
+OTHER = msgspec.structs.replace(FNS, name="other")
+
+
+def moving(store: Store) -> tuple[str, str]:
+    """``f`` moves from ``fns`` to ``other``, whose annotation goes with a later commit; returns the
+    releases before that."""
+    ours = release(store, "a", [artifact("f"), artifact("g")])
+    theirs = release(store, "b", [artifact("x", "other")], repository=OTHER)
+    taking = artifact("f", "other")
+    spec = msgspec.structs.replace(taking.spec, annotations={TAKES_OVER: "fns"})
+    taken = [artifact("x", "other"), msgspec.structs.replace(taking, spec=spec)]
+    release(store, "c", taken, repository=OTHER)
+    plain = [artifact("x", "other", "1"), artifact("f", "other", "1")]
+    release(store, "d", plain, repository=OTHER)
+    release(store, "e", [artifact("g", digest="1")])
+    return ours, theirs
+
+
+def test_what_took_a_function_over_does_not_go_back_before_that(store: Store) -> None:
+    _, theirs = moving(store)
+    with pytest.raises(Conflict, match=f"f moved here from alice/fns, and {theirs} did not have"):
+        store.create_rollback("alice", "other", to=theirs)
+    assert store.rolling() == []
+    back = store.create_rollback("alice", "other")
+    assert back.to != theirs, "it had the function already"
+    store.fail_rollback(back.id, "x")
+    assert store.create_rollback("alice", "other", "x", to=theirs).to == theirs
+
+
+def test_what_a_function_moved_away_from_does_not_go_back_with_it(store: Store) -> None:
+    ours, _ = moving(store)
+    told = f"the function f of {ours} belongs to alice/other by now: move it back with a commit"
+    with pytest.raises(Conflict, match=f"{told}, or roll the others back one by one"):
+        store.create_rollback("alice", "fns", to=ours)
+    with pytest.raises(Conflict, match=f"{told}$"):
+        store.create_rollback("alice", "fns", "f", to=ours)
+    assert store.create_rollback("alice", "fns", "g").to == ours

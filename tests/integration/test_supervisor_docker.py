@@ -533,7 +533,7 @@ import sys
 from supervisor import registry
 registry.IMAGE, registry._COLLECT_SECONDS = sys.argv[1], float(sys.argv[2])
 sys.argv[1:] = ["collect"]
-sys.exit(registry.run())
+sys.exit(registry.main())
 """
 
 

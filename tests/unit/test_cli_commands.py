@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,40 @@ def test_up_hands_settings_on_and_nothing_else(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert f"the state folder {state} cannot be used" in done.stderr
+
+
+def test_a_rollback_is_waited_for_over_a_restart_and_until_its_branch_is_known(
+    tmp_path: Path,
+) -> None:
+    begun = {"id": "b7", "state": "starting", "to": "r1", "reason": "", "branch": None}
+    done = begun | {"state": "done"}
+    answers = iter([(202, begun), (503, {}), None, (502, {}), (200, begun), (200, done)])
+    last = (200, done | {"branch": "slipway/rollback-b7"})
+
+    class Restarting(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            given = next(answers, last)
+            if given is None:  # it broke off
+                self.close_connection = True
+                return
+            body = json.dumps(given[1]).encode()
+            self.send_response(given[0])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Restarting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        told = run("--url", url, "rollback", "ann/shop", state=tmp_path)
+        server.shutdown()
+    assert told.exit_code == 0, told.output
+    assert "r1 serves again (b7)" in told.stdout
+    assert "merge the branch slipway/rollback-b7" in told.stdout
+    assert next(answers, None) is None

@@ -914,7 +914,7 @@ def test_the_installations_own_templates_are_right() -> None:
 
 
 def test_an_object_that_goes_while_folders_are_read_ahead_mixes_up_nothing(
-    repository: BareRepository, opened: Open, monkeypatch: pytest.MonkeyPatch
+    opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers that were not read by then are not taken for those to the next questions."""
     source = opened({f"{name}/{name}.py": name for name in "abc"})

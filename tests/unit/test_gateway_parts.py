@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from core.errors import BadCredentials, InvalidRequest, Unavailable
+from core.models import FunctionRecord, FunctionSpec, Observed, now
+from gateway import invoke
 from gateway.context import raw_target
 from gateway.internal import Update, not_deployed, read_updates
 from gateway.pools import THREADS, Pool, Pools
@@ -114,3 +120,23 @@ def test_logins_and_namespaces() -> None:
     for login in ("kube-ann", "OpenFaaS", "under_score", "a--b", "System"):
         with pytest.raises(InvalidRequest, match=login):
             namespace_of(login)
+
+
+@pytest.mark.parametrize(
+    ("created", "looks"), [(now, 3), (lambda: "2026-01-01T00:00:00.000Z", 1)], ids=["new", "old"]
+)
+def test_only_what_is_new_is_waited_for(created: Callable[[], str], looks: int) -> None:
+    """A controller that is down must not let callers of what it has never seen hold places."""
+    seen = iter([None, None, Observed(available=1)])
+    looked = []
+
+    def observed(function: str) -> Observed | None:
+        looked.append(function)
+        return next(seen)
+
+    spec = FunctionSpec(name="f", namespace="ann", artifact="a")
+    record = FunctionRecord(spec=spec, release="r1", replicas=1, created_at=created())
+    gateway: Any = SimpleNamespace(store=SimpleNamespace(observed=observed))
+    found = invoke._observed(gateway, record)
+    assert looked == ["f.ann"] * looks
+    assert (found is not None) == (looks == 3)
