@@ -95,7 +95,7 @@ DISK_USED = f"{ROOT}:disk-used"
 """string (bytes) · builder · seconds: what builds take of the state folder, measured."""
 
 WAKE = f"{ROOT}:wake"
-"""channel · store → controller: something changed, look."""
+"""channel · store → controller, builds: something changed, look. What it says: store/parts.py."""
 
 
 def release(id_: str) -> str:

@@ -33,8 +33,8 @@ exec "$SLIPWAY_PYTHON" -I -S "$SLIPWAY_POST_RECEIVE"
 
 _CHANGING = threading.Lock()
 """Held by whoever makes repositories, or removes them: there is one gateway process."""
-_ASIDE = re.compile(r"\.[0-9a-f]{16}(?:\.(.+\.git))?")
-"""What is being made, or with its name what is being removed."""
+_ASIDE = re.compile(r"\.[0-9a-f]{16}(?:~(.+)\.git)?")
+"""What is being made; or what is being removed, with its name after what no name has."""
 
 log = logging.get()
 
@@ -99,7 +99,7 @@ def create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
 
 def _create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
     path = folder(settings, namespace, name)
-    for away in path.parent.glob(f".*.{path.name}"):
+    for away in path.parent.glob(f".*~{path.name}"):
         _settle_aside(store, away)
     store.claim_namespace(
         namespace, "git", Repository(namespace=namespace, name=name, source="git")
@@ -167,7 +167,7 @@ def removing(settings: Settings, repositories: Sequence[Repository]) -> Iterator
         try:
             for each in repositories:
                 path = folder(settings, each.namespace, each.name)
-                away = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+                away = path.with_name(f".{secrets.token_hex(8)}~{path.name}")
                 path.rename(away)
                 aside.append((path, away))
                 if found := _pushed(_references(settings, away)):
@@ -193,7 +193,10 @@ def sweep(settings: Settings, store: Store) -> None:
     """
     with _CHANGING:
         for away in settings.git_folder.glob("*/.*"):
-            _settle_aside(store, away)
+            try:
+                _settle_aside(store, away)
+            except OSError as error:  # one repository's trouble is not the others'
+                log.warning("repository_aside", path=str(away), reason=str(error))
 
 
 def _settle_aside(store: Store, away: Path) -> None:
@@ -201,8 +204,8 @@ def _settle_aside(store: Store, away: Path) -> None:
     match = _ASIDE.fullmatch(away.name)
     if not match:
         return
-    path = away.with_name(match[1] or "")
-    key = f"{path.parent.name}/{path.stem}"
+    key = f"{away.parent.name}/{match[1]}"
+    path = away.with_name(f"{match[1]}.git")
     if not match[1] or store.find_repository(key) is None:
         shutil.rmtree(away, ignore_errors=True)
     elif not path.exists():

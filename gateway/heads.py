@@ -35,7 +35,7 @@ def watch(settings: Settings, store: Store) -> None:
         try:
             bare.sweep(settings, store)
             compare(settings, store)
-        except (OSError, RedisError) as error:
+        except RedisError as error:
             log.warning("heads_not_compared", reason=str(error))
             time.sleep(RETRY)
         else:

@@ -25,7 +25,7 @@ from core.models import FunctionRecord, Observed
 from core.readiness import tell_ready
 from core.settings import Settings
 from core.signing import secret_file
-from core.store import Store, connect
+from core.store import BUILDERS, Store, connect
 from runtime import housekeeping, secrets, usage, watch
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
@@ -338,7 +338,8 @@ class Controller:
             try:
                 with self.store.wakes() as subscription:
                     while not self._stop.is_set():
-                        if subscription.get_message(timeout=5.0):
+                        message = subscription.get_message(timeout=5.0)
+                        if message and message["data"] != BUILDERS:
                             self.wake()
             except RedisError:
                 self._stop.wait(0.5)

@@ -10,7 +10,7 @@ from core.store.calls import Calls
 from core.store.deployments import Deployments
 from core.store.logs import LogEnd, Logs
 from core.store.metrics import Metrics
-from core.store.parts import Parts
+from core.store.parts import BUILDERS, Parts
 from core.store.pruning import Pruning
 from core.store.repositories import Repositories
 from core.store.retention import Retention
@@ -19,7 +19,7 @@ from core.store.snapshot import Snapshots
 from core.store.switching import of_repository
 from core.store.variables import Variables
 
-__all__ = ["LogEnd", "Store", "connect", "of_repository"]
+__all__ = ["BUILDERS", "LogEnd", "Store", "connect", "of_repository"]
 
 
 class Store(

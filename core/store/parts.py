@@ -11,6 +11,10 @@ from core import keys
 from core.store.base import Base, text
 
 
+BUILDERS = b"builders"
+"""A wake-up that tells of a release on its way through the builder: nothing for the controller."""
+
+
 class Parts(Base):
     def wake(self) -> None:
         """Tells the controller that something changed."""

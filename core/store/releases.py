@@ -28,6 +28,7 @@ from core.store.base import (
     with_rows,
 )
 from core.store.logs import LogEnd
+from core.store.parts import BUILDERS
 
 DELIVERY_SECONDS = 7 * 24 * 3600
 LOG_SECONDS = 30 * 24 * 3600
@@ -265,7 +266,7 @@ class Releases(Base):
             line = LogEnd(state=release.state, reason=release.reason)
             pipe.xadd(keys.log(release.id), {"end": encode(line)})
             pipe.expire(keys.log(release.id), LOG_SECONDS)
-        pipe.publish(keys.WAKE, b"")
+        pipe.publish(keys.WAKE, BUILDERS if release.state.with_builder else b"")
 
     @staticmethod
     def _remember(pipe: Pipeline, delivery: tuple[str, str] | None, id_: str) -> None:

@@ -7,11 +7,16 @@ import subprocess
 from pathlib import Path
 
 import msgspec
+import pytest
+from redis.exceptions import RedisError
 
+from core.errors import Conflict, SlipwayError
 from core.models import Repository
 from core.settings import Settings
 from core.store import Store
-from gateway import heads
+from gateway import bare, heads
+from gateway.app import create_app
+from gateway.context import here
 from tests.integration.gateway.harness import running
 
 FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
@@ -152,3 +157,85 @@ def test_the_head_of_a_branch(settings: Settings) -> None:
     for odd in ("../../../alice/fns.git/refs/heads/main", "..", ""):
         outside = msgspec.structs.replace(FNS, deploy_branch=odd)
         assert heads.local_head(settings, outside) == ""
+
+
+def test_what_a_gateway_that_was_killed_left_aside_comes_back_or_goes(
+    settings: Settings, store: Store
+) -> None:
+    """Killed before the namespace was deleted, and after it; or while a repository was made."""
+    commit = stored_push(settings)
+    stored_push(settings, "gone")
+    store.save_repository(FNS)
+    folder = settings.git_folder / "alice"
+    for name in ("fns", "gone"):
+        (folder / f"{name}.git").rename(folder / f".0123456789abcdef~{name}.git")
+    (folder / ".fedcba9876543210").mkdir()
+    bare.sweep(settings, store)
+    assert [each.name for each in folder.iterdir()] == ["fns.git"]
+    assert heads.local_head(settings, FNS) == commit
+
+
+def test_a_push_meets_no_repository_that_was_deleted_and_loses_none(
+    settings: Settings, store: Store
+) -> None:
+    """Where the sweep has not come by yet."""
+    commit = stored_push(settings)
+    stored_push(settings, "gone")
+    store.save_repository(FNS)
+    folder = settings.git_folder / "alice"
+    for name in ("fns", "gone"):
+        (folder / f"{name}.git").rename(folder / f".0123456789abcdef~{name}.git")
+        bare.create(settings, store, "alice", name)
+    assert sorted(each.name for each in folder.iterdir()) == ["fns.git", "gone.git"]
+    assert heads.local_head(settings, FNS) == commit
+    assert heads.local_head(settings, replaced(FNS, "gone")) == ""
+
+
+def test_a_repository_that_is_being_removed_is_back_whatever_goes_wrong(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = stored_push(settings)
+    path = bare.folder(settings, "alice", "fns")
+    with pytest.raises(Conflict, match="still has refs/heads/main"), bare.removing(settings, [FNS]):
+        pass
+    assert heads.local_head(settings, FNS) == commit
+    git("update-ref", "refs/heads/slipway/rollback-b1", commit, cwd=path)
+    git("update-ref", "-d", "refs/heads/main", cwd=path)
+
+    def away() -> None:
+        with bare.removing(settings, [FNS]):
+            assert not path.exists(), "nobody pushes to it any more"
+            raise RedisError
+
+    pytest.raises(RedisError, away)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(SlipwayError, match="git could not be run"), bare.removing(settings, [FNS]):
+        pass
+    monkeypatch.undo()
+    assert git("rev-parse", "slipway/rollback-b1", cwd=path) == commit
+    with bare.removing(settings, [FNS]):
+        pass
+    assert not list(path.parent.iterdir())
+    assert store.find_repository(FNS.key) is None
+
+
+def test_a_namespace_to_which_somebody_pushes_stays(settings: Settings, store: Store) -> None:
+    commit = stored_push(settings)
+    path = bare.folder(settings, "alice", "fns")
+    git("update-ref", "refs/heads/slipway/rollback-b1", commit, cwd=path)
+    git("update-ref", "-d", "refs/heads/main", cwd=path)
+    store.claim_namespace("alice", "git", FNS)
+    app = create_app(settings, store)
+    with app.app_context():
+        pushes = here().pushes
+    push = pushes.open("alice", "fns")
+    admin = ("admin", settings.password_file.read_text().strip())
+    client = app.test_client()
+    refused = client.delete("/system/namespace/alice", auth=admin)
+    assert (refused.status_code, "somebody pushes to alice/fns" in refused.text) == (409, True)
+    assert path.is_dir()
+    assert store.find_repository(FNS.key)
+    pushes.close(push)
+    pushes.open("bob", "fns")
+    assert client.delete("/system/namespace/alice", auth=admin).status_code == 202
+    assert not path.exists()
