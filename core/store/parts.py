@@ -10,7 +10,6 @@ from redis.client import Pipeline
 from core import keys
 from core.store.base import Base, text
 
-
 BUILDERS = b"builders"
 """A wake-up that tells of a release on its way through the builder: nothing for the controller."""
 
