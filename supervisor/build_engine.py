@@ -131,7 +131,7 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     Raises:
         Unavailable: network or control group cannot be made here.
     """
-    from core.sandbox.cgroup import discover
+    from core.sandbox.cgroup import LOW, discover
     from core.sandbox.network import Network
 
     clear(settings)
@@ -144,7 +144,8 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     network = Network.for_builds(settings)
     network.setup()
     _divide(network.bridge, env)
-    bounds = discover(_mark(settings), top=True, low=True)
+    # Functions are in Docker's group, which has the share of one process.
+    bounds = discover(_mark(settings), top=True, share=LOW)
     lacks = {"memory", "cpu", "pids"} - bounds.controllers.keys()
     if lacks:
         raise Unavailable(f"no control group bounds {', '.join(sorted(lacks))} here")

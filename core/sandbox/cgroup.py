@@ -1,8 +1,9 @@
 """Bounds on memory, processes and CPU, and what is used of them: control groups of version 1 and 2
 behind one interface.
 
-The groups of one installation's functions lie in a folder of its own in each hierarchy, those of
-its builds in another one, which has a small share of the CPU (``LOW``) however many they are.
+The groups of one installation's functions lie in a folder of its own in each hierarchy, which has a
+large share of the CPU (``HIGH``); those of its builds in another one, which has that of one
+process, however many they are.
 Root's are at the top: a function outlives the service that started it, and its bounds must not go
 with that service. An ordinary user's are below the user's own group, which systemd gives over where
 it is told to (``systemd-run --user --scope -p Delegate=yes``). What cannot be had is left out, and
@@ -38,6 +39,9 @@ _SHARES = {1: ("cpu.shares", 1024), 2: ("cpu.weight", 100)}
 LOW = 0.25
 """Share of the CPU of all builds together, where all functions together have one: what they get
 while functions take all they can, so that they go on."""
+HIGH = 1 / LOW
+"""Share of functions, where any other process has one: builds that had less than those would stand
+still on a machine that has other work as well."""
 _STALE = 3600
 """Seconds after which an empty group was left by someone who was killed."""
 
@@ -49,8 +53,8 @@ class Hierarchy:
     folder: Path
     version: int
     controllers: frozenset[str]
-    low: bool = False
-    """Whether all in it together have a small share of the CPU."""
+    share: float = 1.0
+    """Of the CPU, of all in it together, where any other process has one."""
 
 
 class Cgroup:
@@ -205,15 +209,15 @@ def discover(
     mark: str,
     *,
     top: bool,
-    low: bool = False,
+    share: float = 1.0,
     mountinfo: Path = Path("/proc/self/mountinfo"),
     own: Path = Path("/proc/self/cgroup"),
     wanted: Sequence[str] = (*CONTROLLERS, _COUNTS),
 ) -> Cgroups:
     """Finds the hierarchies in which ``slipway-<mark>`` can be made.
 
-    ``top``: make it at the top of the hierarchy (root) or below our own group (a user). ``low``:
-    with a small share of the CPU.
+    ``top``: make it at the top of the hierarchy (root) or below our own group (a user). ``share``:
+    of the CPU, of all in it together, where any other process has one.
     """
     groups = {}
     for line in own.read_text().splitlines():
@@ -235,7 +239,7 @@ def discover(
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if version == 2:
                 use = _delegate(folder, use)
-            hierarchy = Hierarchy(folder, version, use, low)
+            hierarchy = Hierarchy(folder, version, use, share)
             _share(hierarchy)
         except OSError as error:
             log.debug("no control groups in %s: %s", folder.parent, error.strerror)
@@ -246,8 +250,13 @@ def discover(
 
 
 def of_builds(mark: str, *, top: bool) -> Cgroups:
-    """Where groups of builds are made: beside those of functions, with a small share of the CPU."""
-    return discover(f"{mark}-builds", top=top, low=True)
+    """Where groups of builds are made: beside those of functions."""
+    return discover(f"{mark}-builds", top=top)
+
+
+def of_functions(mark: str, *, top: bool) -> Cgroups:
+    """Where groups of functions are made."""
+    return discover(mark, top=top, share=HIGH)
 
 
 def end(mark: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
@@ -313,10 +322,10 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
 
 def _share(hierarchy: Hierarchy) -> None:
     """Sets how much of the CPU our folder gets while others want it as well."""
-    if hierarchy.low and "cpu" in hierarchy.controllers:
+    if hierarchy.share != 1.0 and "cpu" in hierarchy.controllers:
         name, others = _SHARES[hierarchy.version]
         with contextlib.suppress(FileNotFoundError):  # removed just now: _make comes here again
-            _write_raw(hierarchy.folder / name, str(round(others * LOW)))
+            _write_raw(hierarchy.folder / name, str(round(others * hierarchy.share)))
 
 
 def _delegate(folder: Path, use: frozenset[str]) -> frozenset[str]:

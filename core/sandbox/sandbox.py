@@ -50,7 +50,7 @@ class Sandbox:
         if builds:
             self.cgroups = cgroup.of_builds(mark, top=self.root)
         else:
-            self.cgroups = cgroup.discover(mark, top=self.root)
+            self.cgroups = cgroup.of_functions(mark, top=self.root)
         kill_orphans(RUN)
         self.cgroups.sweep()
         self.refused = ""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -183,6 +184,8 @@ def world(short_tmp: Path, valkey: str, store: Store) -> Iterator[World]:
     made = World(
         Settings.from_env(
             {
+                "SLIPWAY_WATCH": "0s",
+                "SLIPWAY_WARM": "0s",
                 "SLIPWAY_STATE": str(short_tmp / "state"),
                 "SLIPWAY_REDIS_URL": valkey,
                 "SLIPWAY_HEALTH_TIMEOUT": "4s",
@@ -351,10 +354,10 @@ def test_one_owner_s_release_that_cannot_be_handled_holds_up_nobody_else(
     fine = world.stage("bob", ["f"])
     switch = world.store.switch
 
-    def failing(id_: str, replicas: Callable[[Artifact], int]) -> Release:
+    def failing(id_: str, replicas: Callable[[Artifact], int], **more: Any) -> Release:
         if id_ == stuck:
             raise OSError("the disk is full")
-        return switch(id_, replicas)
+        return switch(id_, replicas, **more)
 
     monkeypatch.setattr(world.store, "switch", failing)
     assert world.until(lambda: world.state(fine) is State.LIVE, controller, 10)

@@ -207,7 +207,8 @@ def test_a_repository_that_is_being_removed_is_back_whatever_goes_wrong(
             assert not path.exists(), "nobody pushes to it any more"
             raise RedisError
 
-    pytest.raises(RedisError, away)
+    with pytest.raises(RedisError):
+        away()
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(SlipwayError, match="git could not be run"), bare.removing(settings, [FNS]):
         pass

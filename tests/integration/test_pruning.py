@@ -19,6 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from builder import diskbound, folders, pruning, registrygarbage
 from builder.mirror import Mirror
 from builder.sweep import Upkeep
+from cli import prune as cli_prune
 from core import disk, keys
 from core.bundle import HALF_MADE, Bundle, Layer
 from core.errors import Conflict, NotFound, Unavailable
@@ -291,6 +292,11 @@ def test_all_parts_are_asked_one_after_the_other(
     assert (answer.status_code, "somebody prunes already" in answer.text) == (503, True)
     assert client.post("/system/prune", json={}).status_code == 401
     assert client.post("/system/prune", json={"dry": 1}, auth=admin).status_code == 400
+
+
+def test_the_command_waits_longer_than_the_gateway() -> None:
+    served = gateway_prune.PATIENCE * len(gateway_prune.PARTS) + 4 * gateway_prune._GIT_SECONDS
+    assert served <= cli_prune.PATIENCE
 
 
 def test_the_builder_answers_when_it_is_asked(settings: Settings, store: Store) -> None:

@@ -62,20 +62,35 @@ class Shelf:
         return requests.get(f"{self.url}/blobs/{layer}", timeout=10).status_code == 200
 
 
-@pytest.fixture
-def shelf(settings: Settings) -> Iterator[Shelf]:
-    if not registry.program(os.environ):
+def has_image() -> bool:
+    """Whether the engine has it, or can get it."""
+    docker = shutil.which("docker")
+    return bool(docker) and any(
+        not subprocess.run([docker, *words, registry.IMAGE], check=False, timeout=120).returncode
+        for words in (["image", "inspect"], ["pull"])
+    )
+
+
+IN_CONTAINER = pytest.param("container", marks=[pytest.mark.engine, pytest.mark.root])
+
+
+@pytest.fixture(params=["program", IN_CONTAINER])
+def shelf(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    how = request.param
+    if how == "program" and not registry.program(os.environ):
         missing("no docker-registry on PATH")
+    if how == "container" and not has_image():
+        missing(f"no engine with the image {registry.IMAGE}")
     settings = registry.settle(settings)
     settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     env = {"PATH": os.environ["PATH"]} | settings.environment()
     with (settings.state / "log").open("wb") as log:
-        process = subprocess.Popen(registry.part("program").argv, env=env, stderr=log, stdout=log)
+        process = subprocess.Popen(registry.part(how).argv, env=env, stderr=log, stdout=log)
     try:
         until(lambda: registry.answers(settings), 20)
         yield Shelf(settings)
     finally:
-        process.kill()
+        process.terminate()
         process.wait()
         shutil.rmtree(settings.run, ignore_errors=True)
 

@@ -156,6 +156,15 @@ def test_of_a_repository_that_is_gone_only_what_moves_and_is_live_stays(shop: St
     assert ids(shop) == [last.id]
 
 
+def test_of_other_repositories_functions_only_whose_they_are_is_read(shop: Store) -> None:
+    """There may be thousands, and they are passed by for each repository."""
+    made = [live(shop, {"f": f"v{number}"}) for number in range(3)]
+    other = b'{"spec": {"name": "f", "namespace": "bob", "repository": "shop"}, "release": "r1"}'
+    by_api = b'{"spec": {"name": "g", "namespace": "ann"}, "release": ""}'
+    shop.redis.hset(keys.FUNCTIONS, mapping={"f.bob": other, "g.ann": by_api})
+    assert shop.retain(SHOP.key, 1, dry=True).gone == [made[0].id]
+
+
 def test_what_becomes_needed_while_it_is_judged_stays(
     shop: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.sandbox.cgroup import Cgroup, Cgroups, Hierarchy, discover
+from core.sandbox.cgroup import HIGH, Cgroup, Cgroups, Hierarchy, discover
 
 
 def version_2(root: Path) -> Path:
@@ -141,9 +141,9 @@ def test_limits_of_version_1_where_swap_is_not_counted(tmp_path: Path) -> None:
     assert Cgroup([cell]).out_of_memory() == 1
 
 
-def test_builds_have_a_small_share_of_the_cpu_in_either_version(tmp_path: Path) -> None:
+def test_functions_have_a_large_share_of_the_cpu_in_either_version(tmp_path: Path) -> None:
     """Of the folder that holds them all, so that it is not one for each."""
-    for version, name, wanted in ((1, "cpu.shares", "256"), (2, "cpu.weight", "25")):
+    for version, name, wanted in ((1, "cpu.shares", "4096"), (2, "cpu.weight", "400")):
         root = tmp_path / str(version)
         root.mkdir()
         mount = line(root, "cgroup", "cpu")
@@ -154,21 +154,21 @@ def test_builds_have_a_small_share_of_the_cpu_in_either_version(tmp_path: Path) 
         prepared(root / "slipway-abc", name)
         (tmp_path / "mountinfo").write_text(mount)
         (tmp_path / "cgroup").write_text("4:cpu:/\n0::/\n")
-        for low in (False, True):
+        for share in (1.0, HIGH):
             groups = discover(
                 "abc",
                 top=True,
-                low=low,
+                share=share,
                 mountinfo=tmp_path / "mountinfo",
                 own=tmp_path / "cgroup",
             )
             assert groups.controllers["cpu"] == f"cgroup v{version}"
-            assert (root / "slipway-abc" / name).read_text() == (wanted if low else "")
+            assert (root / "slipway-abc" / name).read_text() == (wanted if share > 1 else "")
 
 
 def test_what_joins_a_group_without_bounds_has_its_share_alone(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "workers", "cgroup.procs cpu.max memory.max")
-    groups = Cgroups([Hierarchy(tmp_path, 2, frozenset({"memory", "pids", "cpu"}), low=True)])
+    groups = Cgroups([Hierarchy(tmp_path, 2, frozenset({"memory", "pids", "cpu"}), share=0.25)])
     groups.join("workers", 77)
     assert {each.name: each.read_text() for each in folder.iterdir()} == {
         "cgroup.procs": "77",

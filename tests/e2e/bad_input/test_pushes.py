@@ -258,11 +258,3 @@ def test_a_push_that_breaks_off(victim: Victim) -> None:
     until(lambda: head(victim) == at, 5, lambda: "a half push moved the branch")
     victim.unharmed()
     assert releases(victim.platform) == before
-
-
-def test_the_deploy_branch_cannot_be_deleted(victim: Victim) -> None:
-    victim.reset()
-    done = victim.repository.git("push", victim.repository.url, ":main", check=False)
-    assert done.returncode == 1
-    assert "refusing to delete the current branch: refs/heads/main" in done.stderr
-    victim.unharmed()

@@ -230,7 +230,7 @@ def test_a_function_of_another_repository(victim: Victim) -> None:
     thief.refuses(
         {"stack.yml": stack("thief", NAME), f"{NAME}/handler.py": handler("stolen")},
         f"the function {NAME} of vic belongs to the repository vic/{NAME}",
-        "rename yours, or remove it there first",
+        "rename yours, remove it there first, or have it move here",
     )
     victim.reset()
     victim.unharmed()
