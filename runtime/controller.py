@@ -197,10 +197,10 @@ class Controller:
         if self.collector:
             self.collector.only(records)
         table = routes(records.values(), instances, self.replicas.ready(), self._leaving)
-        # First: whoever finds no edge goes by what is told here, and must not be sent back to what
-        # was routed before. And before anything ends.
-        self._tell(records, table)
         moved = self._route(table)
+        # Before anything ends, and before a release is called live: without an edge, what is
+        # told here is the route.
+        self._tell(records, table)
         if moved:
             failpoints.at("routes-told")
             self.releases.finish(staged, records, table)

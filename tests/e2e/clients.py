@@ -44,9 +44,11 @@ FLOW = f"""
 import hashlib
 import json
 import os
+import threading
 import time
 
 VERSION = int(os.environ["VERSION"])
+RELEASED = threading.Event()
 
 
 def count():
@@ -59,7 +61,9 @@ def handle(event, context):
     if event.path == "/events":
         return count(), 200, {{"Content-Type": "text/event-stream"}}
     if event.path == "/wait":
-        time.sleep(float(event.query["seconds"]))
+        RELEASED.wait(float(event.query["seconds"]))
+    if event.path == "/release":
+        RELEASED.set()
     if event.path == "/long":
         return bytes([VERSION % 256]) * {LONG}, 200, {{"X-Version": str(VERSION)}}
     told = {{"version": VERSION, "size": len(event.body),

@@ -13,12 +13,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
+from core import keys
+from core.failpoints import VARIABLE
+from core.store import Store, connect
 from supervisor.leftovers import Leftovers
+from tests.chaos.points import Points
 from tests.e2e.clients import Scene, acting, files
 from tests.e2e.platform import Platform, fresh_folder, handler, running, stack
 from tests.waiting import until
@@ -30,7 +35,9 @@ DRAIN = 6.0
 def scene() -> Iterator[Scene]:
     with (
         fresh_folder() as folder,
-        running(folder, SLIPWAY_DRAIN_TIMEOUT=f"{DRAIN:.0f}s") as up,
+        running(
+            folder, **{"SLIPWAY_DRAIN_TIMEOUT": f"{DRAIN:.0f}s", VARIABLE: f"{folder}/points"}
+        ) as up,
         acting(up, DRAIN) as made,
     ):
         yield made
@@ -42,9 +49,9 @@ def edges(platform: Platform) -> dict[int, float]:
     began = {}
     for each in living:
         if each.name == "edge":
-            text = f"/proc/{each.pid}/stat"
-            with open(text) as stat:  # noqa: PTH123 - a file of the kernel's
-                began[each.pid] = float(stat.read().rpartition(")")[2].split()[19])
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                stat = Path(f"/proc/{each.pid}/stat").read_text()
+                began[each.pid] = float(stat.rpartition(")")[2].split()[19])
     return began
 
 
@@ -116,21 +123,19 @@ GOES_ON = "goes on; follow it with: slipway wait "
 
 @contextmanager
 def watched_push(platform: Platform) -> Iterator[tuple[str, Future[CompletedProcess[str]]]]:
-    """A commit that is being tested, and its push."""
+    """A commit that is built and not handed over before the end of the block, and its push."""
+    points = Points(platform.folder / "points")
     repository = platform.repository("ben", "slow")
-    test = "import time\n\ndef test_it():\n    time.sleep(5)\n"
-    files = {"stack.yml": stack("s"), "s/handler.py": handler("s"), "s/handler_test.py": test}
+    files = {"stack.yml": stack("s"), "s/handler.py": handler("s")}
     commit = repository.commit({**files, "s/more.txt": str(time.time())})
-
-    def tested() -> bool:
-        answer = platform.request("/system/releases?namespace=ben", admin=True)
-        states = [each["state"] for each in answer.json() if each["commit"] == commit]
-        return states == ["testing"]
-
+    points.arm("handing-over")
     with ThreadPoolExecutor(1) as pool:
         push = pool.submit(repository.git, "push", repository.url, "HEAD:main", check=False)
-        until(tested, 20)
-        yield commit, push
+        try:
+            until(lambda: points.reached("handing-over"), 20)
+            yield commit, push
+        finally:
+            points.release("handing-over")
 
 
 def test_restarts_say_what_is_wrong(scene: Scene) -> None:
@@ -152,17 +157,36 @@ def lost(platform: Platform, function: str) -> int:
     return int(found[1]) if found else 0
 
 
+def passes(platform: Platform, number: int) -> None:
+    """Has the controller look around so often."""
+    with closing(connect(platform.settings.store_url)) as redis:
+
+        def beat() -> object:
+            return redis.hget(keys.BEATS, "controller")
+
+        def look() -> None:
+            before = beat()
+            Store(redis).wake()
+            until(lambda: beat() != before)
+            time.sleep(0.1)
+
+        for _ in range(number):
+            look()
+
+
 def test_what_a_killed_edge_had_is_counted(scene: Scene) -> None:
     """On a repository of its own: the crowd's own requests come and go too fast to be known."""
     platform = scene.platform
     pushed = platform.repository("kim", "flow").push(files(1))
     assert pushed.last.startswith("slipway: live"), pushed.text
     cut: list[str] = []
+    sent = threading.Semaphore(0)
 
     def hold() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", platform.port, timeout=120)
         try:
             connection.request("GET", "/function/flow.kim/wait?seconds=100")
+            sent.release()
             connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             cut.append(type(error).__name__)
@@ -172,7 +196,8 @@ def test_what_a_killed_edge_had_is_counted(scene: Scene) -> None:
     threads = [threading.Thread(target=hold) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(6)  # two passes of the controller, on a slow machine: it has counted them
+        assert sent.acquire(timeout=60)
+    passes(platform, 10)  # the edge has them by then, and the controller has counted them
     before = lost(platform, "flow.kim")
     began = edges(platform)
     os.kill(max(began, key=began.__getitem__), signal.SIGKILL)
@@ -184,7 +209,13 @@ def test_what_a_killed_edge_had_is_counted(scene: Scene) -> None:
     for thread in threads:
         thread.join(60)
     assert len(cut) == 3, "what was in flight is lost"
-    until(lambda: lost(platform, "flow.kim") > before, 20)
+    platform.call("flow.kim", path="/release")  # or the end would wait for what is left of it
+
+    def noticed() -> bool:
+        passes(platform, 1)
+        return lost(platform, "flow.kim") > before
+
+    until(noticed, 20)
     assert lost(platform, "flow.kim") == before + 3
     # The crowd lost what it had just then, and nothing later.
     crowd = scene.crowd
@@ -201,9 +232,12 @@ def test_what_a_killed_edge_had_is_counted(scene: Scene) -> None:
 def test_ctrl_c_has_a_word_for_whoever_watches_a_push(scene: Scene) -> None:
     """The last of all: nothing runs after it."""
     scene.crowd.end()
+    process = scene.platform.process
+    assert process
     with watched_push(scene.platform) as (commit, push):
-        assert scene.platform.stop() == 0
+        process.send_signal(signal.SIGINT)
         told = push.result(60)
+    assert process.wait(60) == 0
     assert told.returncode == 0, told.stderr
     assert GOES_ON + commit in told.stderr
     assert "the gateway took" not in scene.platform.output()

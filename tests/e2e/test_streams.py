@@ -53,6 +53,7 @@ and speaks WebSocket (RFC 6455), each message sent back in capitals.
 import base64
 import hashlib
 import json
+import os
 import socket
 import socketserver
 from http.server import BaseHTTPRequestHandler
@@ -131,7 +132,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 server = Server("", Handler, bind_and_activate=False)
 server.socket.close()
-server.socket = socket.socket(fileno=3)
+if os.environ.get("LISTEN_FDS") == "1":
+    server.socket = socket.socket(fileno=3)
+else:  # in a container
+    server.socket = socket.create_server(("", 8080))
 server.serve_forever()
 '''
 

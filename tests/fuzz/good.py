@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from schemathesis.core import NOT_SET
 
-from core.models import Artifacts, Release
+from core.models import Artifacts, Release, Rollback
 from forges import github
 from tests.integration.gateway.harness import artifact
 
@@ -23,6 +23,8 @@ EMPTY = "empty"
 """A namespace with nothing in it."""
 CLAIMED = "claimed"
 """A namespace whose function of that name belongs to a repository."""
+MOVED = "moved"
+"""A repository with something to go back to."""
 CALL = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 BODILESS = ("Get", "Head", "Options")
 WITH_BODY = ("Post", "Put", "Patch", "Delete")
@@ -102,7 +104,9 @@ def signature(body: bytes) -> str:
     return "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
 
 
-def good_requests(waiting: Release, building: Release) -> dict[str, list[Request]]:
+def good_requests(
+    waiting: Release, building: Release, rolling: Rollback
+) -> dict[str, list[Request]]:
     """Operation → requests that make each of the successes that it describes, and conflicts."""
     name = {"name": KNOWN}
     call = Request(path=name, body=b"x", media="*/*")
@@ -142,6 +146,10 @@ def good_requests(waiting: Release, building: Release) -> dict[str, list[Request
         "putArtifacts": Request(
             path={"id": building.id}, body=json.loads(msgspec.json.encode(built))
         ),
+        "rollBack": Request(body={"namespace": KNOWN, "repository": MOVED}),
+        "listRollbacks": Request(query={"namespace": KNOWN, "repository": rolling.repository}),
+        "getRollback": Request(path={"id": rolling.id}),
+        "prune": Request(body={"dryRun": True}),
         **{f"call{method}": Request(path=name) for method in BODILESS},
         **{f"call{method}": call for method in WITH_BODY},
         **{f"callBelow{method}": Request(path=below.path) for method in BODILESS},
@@ -151,7 +159,7 @@ def good_requests(waiting: Release, building: Release) -> dict[str, list[Request
         "readLater": Request(path={"name": CALL}),
         "cancelLater": Request(path={"name": CALL}),
     }
-    conflicts = {
+    others = {
         "createFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
         "updateFunction": Request(
             body={"service": KNOWN, "image": "example.org/new:1", "namespace": CLAIMED}
@@ -160,13 +168,15 @@ def good_requests(waiting: Release, building: Release) -> dict[str, list[Request
         "createSecret": Request(body={"name": KNOWN, "value": "v"}),
         "createNamespace": Request(body={"name": KNOWN, **marked}),
         "deleteNamespace": Request(path=name),
+        "cancelRelease": Request(path={"id": building.id}),
+        "rollBack": Request(body={"namespace": KNOWN, "repository": rolling.repository}),
         "putArtifacts": Request(
             path={"id": waiting.id}, body=json.loads(msgspec.json.encode(built))
         ),
     }
     return {
         **{id_: [each] for id_, each in found.items()},
-        **{id_: [found[id_], each] for id_, each in conflicts.items()},
+        **{id_: [found[id_], each] for id_, each in others.items()},
         "fromGitHub": _events(),
     }
 

@@ -1,5 +1,5 @@
-"""What the requests meet: a real gateway and store with something of everything, and a function
-that answers. Each request finds the same store."""
+"""What the requests meet: a real gateway and store with something of everything, a function that
+answers, and parts that prune. Each request finds the same store."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from core.models import (
     Observed,
     Release,
     Repository,
+    Rollback,
     State,
     Usage,
     now,
 )
+from core.pruning import Answer, Pruned
 from core.store import Store, connect
 from core.store.base import encode
-from tests.fuzz.good import CLAIMED, EMPTY, KNOWN, SECRET, good_requests
-from tests.integration.gateway.harness import BUILDER, Gateway, line, running
+from gateway.prune import PARTS
+from tests.fuzz.good import CLAIMED, EMPTY, KNOWN, MOVED, SECRET, good_requests
+from tests.integration.gateway.harness import BUILDER, Gateway, go_live, line, running
 
 
 class World:
@@ -59,8 +62,12 @@ def world(valkey: str) -> Iterator[World]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     overrides = {"SLIPWAY_RUNTIME": "docker", "SLIPWAY_GITHUB_WEBHOOK_SECRET": SECRET}
+    arguments = ["--worker-class", "tests.fuzz.impatient.Worker"]
     try:
-        with running(folder, valkey, **overrides) as gateway:
+        with (
+            running(folder, valkey, arguments=arguments, **overrides) as gateway,
+            _pruning(Store(connection)),
+        ):
             yield World(gateway, Store(connection), f"127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
@@ -68,6 +75,27 @@ def world(valkey: str) -> Iterator[World]:
         server.server_close()
         connection.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _pruning(store: Store) -> Iterator[None]:
+    """The parts that are asked to prune."""
+    ended = threading.Event()
+
+    def answer() -> None:
+        while not ended.wait(0.02):
+            for part in PARTS:
+                if ask := store.take_prune(part):
+                    found = [Pruned(kind="image", name=f"of the {part}", bytes=1)]
+                    store.answer_prune(part, ask, Answer(pruned=found))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Function(BaseHTTPRequestHandler):
@@ -90,8 +118,8 @@ class Function(BaseHTTPRequestHandler):
         pass
 
 
-def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Release]:
-    """Returns a release that waits, and one that is being built."""
+def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Release, Rollback]:
+    """Returns a release that waits, one that is being built, and a rollback that is under way."""
     for namespace in (EMPTY, KNOWN, CLAIMED):
         store.claim_namespace(namespace, "git")
     store.set_variables(KNOWN, {KNOWN: "v"})
@@ -121,7 +149,11 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))
     store.move(building.id, BUILDER, State.BUILDING)
     store.append_log(building.id, [line(KNOWN, "context", "step", "building")])
-    return waiting, building
+    store.redis.set(keys.lease(building.id), "a worker")
+    for name in (MOVED, "rolling"):
+        for functions in (["before"], ["before", "after"]):
+            go_live(store, _release(store, name), [f"{name}-{each}" for each in functions])
+    return waiting, building, store.create_rollback(KNOWN, "rolling")
 
 
 def _release(store: Store, name: str) -> Release:

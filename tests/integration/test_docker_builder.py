@@ -617,7 +617,7 @@ def test_what_is_missing_is_told(bench: Workbench) -> None:
 def test_a_copied_dockerfile_is_held_to_the_rules_too(bench: Workbench) -> None:
     files = own(BASE + SERVE, "build_args: {A: b}") | {"Dockerfile": BASE + "ADD http://x /x\n"}
     files["stack.yml"] += "configuration: {copy: [Dockerfile]}\n"
-    with pytest.raises(BuildFailed, match="fetch a URL"):
+    with pytest.raises(InvalidStack, match="itself would fetch a URL"):
         bench.build(files)
 
 

@@ -49,6 +49,7 @@ class Gateway:
         self.url = settings.base_url
         self.session = requests.Session()
         self.session.trust_env = False
+        self._started: list[subprocess.Popen[str]] = []
 
     @property
     def auth(self) -> tuple[str, str]:
@@ -100,7 +101,7 @@ class Gateway:
 
     def start(self, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
         """Starts git, with everything that it says in ``stdout``."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.git(*arguments, cwd=cwd),
             env=git_environment(self.home),
             stdout=subprocess.PIPE,
@@ -108,6 +109,17 @@ class Gateway:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Ends what a test that failed has left."""
+        self.session.close()
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            with process:
+                pass
 
     def worker(self) -> int:
         """Process id of gunicorn's worker."""
@@ -164,7 +176,7 @@ def running(
         assert process.poll() is None, log.read_text()
         yield gateway
     finally:
-        gateway.session.close()
+        gateway.close()
         if gateway.process.poll() is None:
             gateway.process.send_signal(signal.SIGTERM)
             try:

@@ -394,15 +394,15 @@ def test_a_client_that_goes_away_stops_nothing(
     gateway: Gateway, store: Store, tmp_path: Path
 ) -> None:
     work = repository(tmp_path / "w", FILES)
-    push = gateway.start("push", gateway.remote("gone/fns"), "main", cwd=work)
-    until(lambda: len(store.releases("gone")) == 1)
-    (release,) = store.releases("gone")
+    push = gateway.start("push", gateway.remote("away/fns"), "main", cwd=work)
+    until(lambda: len(store.releases("away")) == 1)
+    (release,) = store.releases("away")
     os.killpg(push.pid, signal.SIGKILL)
     push.communicate()
     worker = gateway.worker()
     store.append_log(release.id, [line("", "plan", "step", "reading")])
     until(lambda: not descendants(worker), 20)
-    assert stored(gateway, "gone/fns", "refs/heads/main") == head(work)
+    assert stored(gateway, "away/fns", "refs/heads/main") == head(work)
     assert go_live(store, release).state is State.LIVE
 
 
