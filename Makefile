@@ -27,9 +27,9 @@ check-static: $(READY_DEV) ## Lint, format, types, and who may import whom
 
 test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 	@ran() { "$$@"; status=$$?; [ $$status -eq 5 ] || [ $$status -eq 0 ] || failed=$$status; }; failed=0; \
-	two="$(BIN)/python -m pytest --numprocesses 2 --dist loadfile"; \
-	ran $$two -m 'not engine and not alone' $(ARGS); \
-	ran $$two -m 'engine and not alone' $(ARGS); \
+	three="$(BIN)/python -m pytest --numprocesses 3 --dist loadfile"; \
+	ran $$three -m 'not engine and not alone' $(ARGS); \
+	ran $$three -m 'engine and not alone' $(ARGS); \
 	ran $(BIN)/python -m pytest -m alone $(ARGS); \
 	exit $$failed # 5: none of them was asked for
 
