@@ -9,7 +9,7 @@ import pytest
 from core.models import Traffic, Watched
 from runtime.edge.collector import Line
 from runtime.edge.traffic import Answers, Recent, Since
-from runtime.watch import breaches
+from runtime.verdict import breaches
 
 
 def did(requests: int, errors: int = 0, p50: float = 5.0, p95: float = 10.0) -> Traffic:
