@@ -16,13 +16,13 @@ from datetime import UTC, datetime, timedelta
 
 from core import failpoints, logging
 from core.errors import Conflict, SlipwayError
-from core.models import FunctionRecord, LogLine, Release, Traffic, Watched, now
+from core.models import FunctionRecord, LogLine, Release, State, Traffic, Watched, now
 from core.settings import Settings
 from core.store import Store
 from runtime.edge import Edge, Route
 from runtime.edge.collector import Collector
 from runtime.edge.traffic import Since
-from runtime.plan import Key, Want
+from runtime.plan import Key, Want, follows
 from runtime.receipts import Receipts
 from runtime.replicas import Replicas
 from runtime.verdict import breaches
@@ -123,6 +123,8 @@ class Watch:
         returned = False
         for id_, release in releases.items():
             try:
+                if release.state is State.ROLLED_BACK:
+                    self._end(release, records, table)
                 self.begin(release, 0.0)  # an earlier controller had begun
                 if watching := self._watching.get(id_):
                     returned |= self._look(watching, records, table, healthy)
@@ -170,6 +172,18 @@ class Watch:
             failpoints.at("watch-kept")
             self._forget(release.id)
         return False
+
+    def _end(
+        self,
+        release: Release,
+        records: Mapping[str, FunctionRecord],
+        table: Mapping[str, Route],
+    ) -> None:
+        """A return is told once the routes follow it."""
+        troubled = self.replicas.troubled()
+        before = self.store.replaced_by(release.id)
+        if all(follows(record.spec, records, table, troubled) for record in before):
+            self.store.end_return(release.id)
 
     def _take_back(
         self, watching: _Watching, did: Sequence[Watched], healthy: Mapping[Key, int]

@@ -162,7 +162,8 @@ class Switching(Staging):
     # The watch
 
     def watched(self) -> list[Release]:
-        """Releases that are live and have no verdict yet."""
+        """Releases that are live and have no verdict yet, and those whose return the routes do not
+        follow yet."""
         ids = cast("set[bytes]", self.redis.smembers(keys.WATCHED))
         return self._present(keys.WATCHED, sorted(ids))
 
@@ -190,7 +191,7 @@ class Switching(Staging):
 
     def take_back(self, id_: str, functions: Sequence[Watched], reason: str) -> Release:
         """Takes a watched release back: what it replaced is desired again, all of it at once, and
-        the release before it is live again.
+        the release before it is live again. Its log ends once the routes follow: ``end_return``.
 
         Raises:
             Conflict: it is not watched any more, or a newer one is going live.
@@ -230,12 +231,24 @@ class Switching(Staging):
             watch = _judged(release.watch, Verdict.RETURNED, functions)
             release = msgspec.structs.replace(release, watch=watch)
             done = moved(release, State.ROLLED_BACK, reason)
-            self._end_watch(pipe, id_)
-            self._write(pipe, done)
+            self._write(pipe, done, end=False)
             return done
 
         watched = (keys.FUNCTIONS, keys.WATCHED, keys.STAGING, keys.ROLLBACKS)
         return self._transaction(change, keys.release(id_), *watched)
+
+    def end_return(self, id_: str) -> None:
+        """The routes follow a release's return. Repeating it changes nothing."""
+
+        def change(pipe: Pipeline) -> None:
+            release = self.release(id_)
+            open_ = pipe.sismember(keys.WATCHED, id_)
+            pipe.multi()
+            if open_ and release.state is State.ROLLED_BACK:
+                self._end_watch(pipe, id_)
+                self._write(pipe, release)
+
+        self._transaction(change, keys.release(id_), keys.WATCHED)
 
     # What goes on running
 

@@ -196,6 +196,10 @@ def test_a_return_restores_all_at_once_and_keeps_the_scale(store: Store) -> None
     assert back.watch is not None
     assert (back.watch.verdict, back.watch.functions) == (Verdict.RETURNED, figures)
     assert store.live_release(FNS.key) == first
+    assert [*store.follow_log(second, follow=False)] == [], "it is told once the routes follow"
+    for _ in range(2):
+        store.end_return(second)
+    assert store.watched() == []
     assert [*store.follow_log(second, follow=False)] == [
         LogEnd(state=State.ROLLED_BACK, reason="taken back: f: 9 of 9")
     ]

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def test_what_is_not_here_is_404_405_or_501(gateway: Gateway) -> None:
     wrong = gateway.call("PATCH", "/system/functions")
     assert wrong.status_code == 405
     assert "GET" in wrong.headers["Allow"]
-    answer = gateway.call("POST", "/system/rollback")
+    answer = gateway.call("GET", f"/async-function/{uuid.uuid4()}")
     assert (answer.status_code, "this version" in answer.text) == (501, True)
     assert gateway.anonymous("GET", "/").text.startswith("This is Slipway")
 
