@@ -207,7 +207,7 @@ def alone(lock: Path) -> Iterator[bool]:
 
 def nearly_full(folder: Path) -> str:
     """A warning for people where the disk of ``folder`` is nearly full; else ''."""
-    free = shutil.disk_usage(folder).free
+    free = disk.free(folder)
     if free >= disk.LOW:
         return ""
     return (
@@ -218,7 +218,7 @@ def nearly_full(folder: Path) -> str:
 
 def room(folder: Path, size: int = 0) -> bool:
     """Whether ``size`` bytes more leave the reserve free on the disk of ``folder``."""
-    return shutil.disk_usage(folder).free - size >= RESERVE
+    return disk.free(folder) - size >= RESERVE
 
 
 @contextlib.contextmanager
