@@ -156,6 +156,8 @@ class Observed(Struct, frozen=True):
     """Why fewer are available than desired, for people."""
     deployment: str = ""
     """``FunctionSpec.deployment`` of what was desired then."""
+    revision: str = ""
+    """Of what answers at the endpoints; empty where there are none."""
 
 
 class ChangeKind(StrEnum):

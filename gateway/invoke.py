@@ -52,8 +52,11 @@ FIRST_SIGHT = 1.0
 """Seconds in which the controller tells for the first time where a function answers."""
 NEW = 5.0
 """Seconds since a function was made desired in which that is waited for."""
-LOOK_EVERY = 0.1
-"""Seconds between two looks for it."""
+OVERTAKEN = 5.0
+"""The same where what answers is not what is desired any more: a controller that was killed at the
+switch is back within that."""
+LOOK_EVERY = 0.02
+"""Seconds between two looks."""
 _CALL_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -167,11 +170,8 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
         function = names.join_function(*names.split_function(name))
     except InvalidRequest as error:
         raise NotFound(f"there is no such function: {error}") from error
-    record = gateway.store.function(function)
-    if record is None:
-        raise NotFound(f"there is no function {function}: see 'slipway list'")
+    record, observed = _seen(gateway, function)
     g.called = function  # what metrics.py counts
-    observed = _observed(gateway, record)
     if observed is None or not observed.endpoints:
         trouble = (observed and observed.trouble) or "none is healthy yet"
         if record.spec.foreign and observed and observed.trouble:
@@ -183,14 +183,40 @@ def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
     return function, observed.endpoints, patience_of(record.spec) or USUAL
 
 
-def _observed(gateway: Gateway, record: FunctionRecord) -> Observed | None:
-    """What was last seen of it. A release makes a function desired a moment before anybody has seen
-    it: that moment is waited for. Where nobody looks any more, nobody waits."""
-    age = time.time() - datetime.fromisoformat(record.created_at).timestamp()
-    until = time.monotonic() + (FIRST_SIGHT if age < NEW else 0.0)
-    while not (found := gateway.store.observed(record.spec.function)) and time.monotonic() < until:
-        time.sleep(LOOK_EVERY)
-    return found
+def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | None]:
+    """What is desired of it, and what was last seen.
+
+    A release makes a function desired a moment before anybody has seen it, and another revision a
+    moment before the routes are told to follow. That moment is waited for, in a place; where nobody
+    looks any more, nobody waits long.
+
+    Raises:
+        NotFound: there is no such function.
+        Unavailable: there is no place to wait in.
+    """
+    begun = time.monotonic()
+    with ExitStack() as place:
+        waits = False
+        while True:
+            record = gateway.store.function(function)
+            if record is None:
+                raise NotFound(f"there is no function {function}: see 'slipway list'")
+            observed = gateway.store.observed(function)
+            if time.monotonic() - begun >= _due(record, observed):
+                return record, observed
+            if not waits:
+                place.callback(gateway.pools.invocations.take(function))
+                waits = True
+            time.sleep(LOOK_EVERY)
+
+
+def _due(record: FunctionRecord, observed: Observed | None) -> float:
+    """Seconds to wait for the controller to see what is desired; 0 where it has."""
+    if observed is None:
+        age = time.time() - datetime.fromisoformat(record.created_at).timestamp()
+        return FIRST_SIGHT if age < NEW else 0.0
+    overtaken = observed.revision and observed.revision != record.spec.revision
+    return OVERTAKEN if overtaken and not record.previous else 0.0
 
 
 def _connect(

@@ -301,6 +301,7 @@ class Controller:
                 endpoints=endpoints,
                 trouble=self._trouble(record, route),
                 deployment=record.spec.deployment,
+                revision=route.revision if route else "",
             )
         stale = time.monotonic() - self._told_at > TELL_EVERY
         if observed != self._told or stale:

@@ -191,9 +191,10 @@ def answer(url: str) -> requests.Response:
 
 def tidy(settings: Settings, namespace: str = "") -> None:
     """Removes the images that a test's builds left in its engine; without a registry, those of
-    ``namespace`` if it is given."""
+    ``namespace``, as what other tests build beside it lies in the same place."""
     engine = Engine(settings.build_engine_url)
-    place = settings.registry or f"slipway/{namespace}".rstrip("/")
+    assert settings.registry or namespace
+    place = settings.registry or f"slipway/{namespace}"
     with contextlib.suppress(SlipwayError), engine.asking("") as api:
         for each in api.images():
             for tag in each["RepoTags"] or []:

@@ -64,7 +64,8 @@ def settings(settings: Settings) -> Iterator[Settings]:
     if not Engine(docker.engine_url).alive():
         missing("a Docker engine")
     yield docker
-    tidy(docker)
+    for owner in ("ann", "bob"):
+        tidy(docker, owner)
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def test_without_a_registry_an_image_stays_by_its_id(settings: Settings, store: 
             f"slipway/ann/web:{job.key.digest[:24]}"
         ]
     engine.close()
-    tidy(settings)
+    tidy(settings, "ann")
     (rebuilt,) = bench.build(files)
     assert not rebuilt.reused
     with pytest.raises(SlipwayError, match="another owner's image"):
@@ -437,7 +438,6 @@ def test_an_engine_for_builds_gets_base_images_and_gives_what_it_built(
         Workbench(apart, store).build(changed("other"))
     assert time.monotonic() - begun < 15
     private.go_on()
-    tidy(settings)
 
 
 @pytest.mark.root

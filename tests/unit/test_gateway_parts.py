@@ -93,7 +93,7 @@ def test_a_ref_may_have_what_ends_a_line_elsewhere(odd: str) -> None:
 
 
 def test_what_is_not_deployed_is_told() -> None:
-    updates = [Update(OLD, NEW, ref) for ref in ("refs/heads/main", "refs/heads/x", "refs/tags/t")]
+    updates = [Update(LONG_AGO, NEW, ref) for ref in ("refs/heads/main", "refs/heads/x", "refs/tags/t")]
     assert list(not_deployed(updates, "main")) == [
         "x: stored, not deployed: the deploy branch is main",
         "t: stored, not deployed: only branches are",
@@ -122,21 +122,48 @@ def test_logins_and_namespaces() -> None:
             namespace_of(login)
 
 
+LONG_AGO, NOW = "2026-01-01T00:00:00.000Z", "now"
+
+
 @pytest.mark.parametrize(
-    ("created", "looks"), [(now, 3), (lambda: "2026-01-01T00:00:00.000Z", 1)], ids=["new", "old"]
+    ("created", "previous", "seen", "looks"),
+    [
+        (NOW, False, [None, None, "1"], 3),
+        (LONG_AGO, False, [None, "1"], 1),
+        (LONG_AGO, False, ["0", "0", "1"], 3),
+        (LONG_AGO, True, ["0", "1"], 1),
+        (LONG_AGO, False, ["", "1"], 1),
+    ],
+    ids=["new", "never seen", "overtaken", "deployed by API", "nothing answers"],
 )
-def test_only_what_is_new_is_waited_for(created: Callable[[], str], looks: int) -> None:
+def test_what_the_controller_is_about_to_see_is_waited_for(
+    created: str, previous: bool, seen: list[str | None], looks: int
+) -> None:
     """A controller that is down must not let callers of what it has never seen hold places."""
-    seen = iter([None, None, Observed(available=1)])
-    looked = []
-
-    def observed(function: str) -> Observed | None:
-        looked.append(function)
-        return next(seen)
-
     spec = FunctionSpec(name="f", namespace="ann", artifact="a")
-    record = FunctionRecord(spec=spec, release="r1", replicas=1, created_at=created())
-    gateway: Any = SimpleNamespace(store=SimpleNamespace(observed=observed))
-    found = invoke._observed(gateway, record)
-    assert looked == ["f.ann"] * looks
-    assert (found is not None) == (looks == 3)
+    record = FunctionRecord(
+        spec=spec,
+        release="r1",
+        replicas=1,
+        created_at=now() if created == NOW else created,
+        previous=spec if previous else None,
+    )
+    revisions = {"1": spec.revision}
+    answers = [
+        None if each is None else Observed(available=1, revision=revisions.get(each, each))
+        for each in seen
+    ]
+    left = iter(answers)
+    taken, given = [], []
+
+    def take(function: str) -> Callable[[], None]:
+        taken.append(function)
+        return lambda: given.append(function)
+
+    gateway: Any = SimpleNamespace(
+        store=SimpleNamespace(function=lambda _: record, observed=lambda _: next(left)),
+        pools=SimpleNamespace(invocations=SimpleNamespace(take=take)),
+    )
+    assert invoke._seen(gateway, "f.ann") == (record, answers[looks - 1])
+    assert len(list(left)) == len(seen) - looks
+    assert taken == given == (["f.ann"] if looks > 1 else [])

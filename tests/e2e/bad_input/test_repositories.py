@@ -201,17 +201,17 @@ def test_a_hundred_thousand_files(victim: Victim) -> None:
     )
 
 
-def test_a_file_of_a_gigabyte_in_a_small_push(victim: Victim) -> None:
+def test_a_file_of_256_megabytes_in_a_small_push(victim: Victim) -> None:
     victim.reset()
     with (victim.folder / NAME / "big.bin").open("wb") as file:
-        file.truncate(2**30)
+        file.truncate(2**28)
     victim.repository.git("-c", "core.compression=1", "add", "-A")
     victim.repository.commit({})
     before = _used(victim.platform)
     victim.refused(
         victim.push(),
         f"the folder '{NAME}' has more than 2097152 bytes",
-        "'big.bin', which has 1073741824",
+        "'big.bin', which has 268435456",
         "leave out what is not needed",
         "SLIPWAY_MAX_CONTEXT",
     )
