@@ -93,7 +93,7 @@ def test_a_ref_may_have_what_ends_a_line_elsewhere(odd: str) -> None:
 
 
 def test_what_is_not_deployed_is_told() -> None:
-    updates = [Update(LONG_AGO, NEW, ref) for ref in ("refs/heads/main", "refs/heads/x", "refs/tags/t")]
+    updates = [Update(OLD, NEW, ref) for ref in ("refs/heads/main", "refs/heads/x", "refs/tags/t")]
     assert list(not_deployed(updates, "main")) == [
         "x: stored, not deployed: the deploy branch is main",
         "t: stored, not deployed: only branches are",
