@@ -48,7 +48,11 @@ def collect(
     with folders.alone(lock(settings)) as mine:
         if not mine:  # somebody pushes: the next time
             return False
-        if told := _collect(settings, check):
+        try:
+            told = _collect(settings, check)
+        except OSError as error:  # the disk may be full: what is asked for here is room
+            told = str(error)
+        if told:
             log.warning("registry_not_collected", reason=told)
     return True
 

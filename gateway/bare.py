@@ -6,12 +6,12 @@ cannot write: no system or user configuration, no home.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +31,6 @@ _HOOK = """#!/bin/sh
 exec "$SLIPWAY_PYTHON" -I -S "$SLIPWAY_POST_RECEIVE"
 """
 
-_CHANGING = threading.Lock()
-"""Held by whoever makes repositories, or removes them: there is one gateway process."""
 _ASIDE = re.compile(r"\.[0-9a-f]{16}(?:~(.+)\.git)?")
 """What is being made; or what is being removed, with its name after what no name has."""
 
@@ -93,7 +91,7 @@ def create(settings: Settings, store: Store, namespace: str, name: str) -> Path:
     Raises:
         Conflict: the namespace belongs to an owner at a forge.
     """
-    with _CHANGING:
+    with _changing(settings):
         return _create(settings, store, namespace, name)
 
 
@@ -163,7 +161,7 @@ def removing(settings: Settings, repositories: Sequence[Repository]) -> Iterator
         SlipwayError: git cannot tell.
     """
     aside: list[tuple[Path, Path]] = []
-    with _CHANGING:
+    with _changing(settings):
         try:
             for each in repositories:
                 path = folder(settings, each.namespace, each.name)
@@ -191,12 +189,22 @@ def sweep(settings: Settings, store: Store) -> None:
 
     Raises RedisError: the store is away.
     """
-    with _CHANGING:
+    with _changing(settings):
         for away in settings.git_folder.glob("*/.*"):
             try:
                 _settle_aside(store, away)
             except OSError as error:  # one repository's trouble is not the others'
                 log.warning("repository_aside", path=str(away), reason=str(error))
+
+
+@contextmanager
+def _changing(settings: Settings) -> Iterator[None]:
+    """Held by whoever makes repositories, or removes them. While the gateway restarts, there are
+    two."""
+    settings.git_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.git_folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _settle_aside(store: Store, away: Path) -> None:

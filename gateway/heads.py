@@ -38,6 +38,9 @@ def watch(settings: Settings, store: Store) -> None:
         except RedisError as error:
             log.warning("heads_not_compared", reason=str(error))
             time.sleep(RETRY)
+        except Exception:
+            log.exception("heads_not_compared")
+            time.sleep(EVERY)
         else:
             time.sleep(EVERY)
 

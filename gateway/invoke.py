@@ -31,6 +31,7 @@ from core.errors import (
     NotFound,
     NotSupported,
     SlipwayError,
+    Unavailable,
     UpstreamFailed,
 )
 from core.http import Connection, UnclearLength, deadline
@@ -187,12 +188,12 @@ def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | N
     """What is desired of it, and what was last seen.
 
     A release makes a function desired a moment before anybody has seen it, and another revision a
-    moment before the routes are told to follow. That moment is waited for, in a place; where nobody
-    looks any more, nobody waits long.
+    moment before the routes are told to follow. That moment is waited for, in a place; where there
+    is none, what still answers is as good. Where nobody looks any more, nobody waits long.
 
     Raises:
         NotFound: there is no such function.
-        Unavailable: there is no place to wait in.
+        Unavailable: nothing answers, and there is no place to wait in.
     """
     begun = time.monotonic()
     with ExitStack() as place:
@@ -205,7 +206,12 @@ def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | N
             if time.monotonic() - begun >= _due(record, observed):
                 return record, observed
             if not waits:
-                place.callback(gateway.pools.invocations.take(function))
+                try:
+                    place.callback(gateway.pools.invocations.take(function))
+                except Unavailable:
+                    if observed and observed.endpoints:
+                        return record, observed
+                    raise
                 waits = True
             time.sleep(LOOK_EVERY)
 

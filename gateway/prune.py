@@ -115,6 +115,8 @@ def watch(settings: Settings, store: Store) -> None:
             prune(branches(settings, store))
         except (RedisError, SlipwayError, OSError) as error:
             log.warning("not_pruned", kind="branch", reason=str(error))
+        except Exception:
+            log.exception("not_pruned", kind="branch")
 
 
 def _branches(settings: Settings, repository: Repository) -> Iterator[Candidate]:

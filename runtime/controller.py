@@ -178,7 +178,7 @@ class Controller:
         staying = [each for each in instances if each.id not in self._leaving]
         counts = healthy(staying, self.replicas.ready())
         changed = self._settle(records, counts)
-        changed |= self.releases.advance(staged, records, counts)
+        changed |= self.releases.advance(staged, records, counts, self.rollbacks.switched())
         changed |= self.rollbacks.advance(records, counts)
         if changed:
             records, warm = self.store.functions(), self._warm()
@@ -189,8 +189,9 @@ class Controller:
         self.replicas.forget(set(wants))
         dead = [each for each in instances if each.phase is Phase.EXITED]
         self._bury(dead, wants)
-        usable = self.replicas.ready() | self.replicas.taken_over()
-        todo = plan(wants, staying, usable, pending, warm)
+        todo = plan(
+            wants, staying, self.replicas.ready(), pending, warm, self.replicas.taken_over()
+        )
         self._leaving.update(
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )

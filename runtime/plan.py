@@ -112,12 +112,18 @@ def plan(
     ready: Collection[str],
     pending: Mapping[Key, int],
     warm: Collection[Key] = (),
+    taken_over: Collection[str] = (),
 ) -> Plan:
     """Compares what is wanted with the instances there are.
 
     ``instances``: without those that are on their way out already. ``ready``: ids of healthy ones
     (they are kept first). ``pending``: starts under way. ``warm``: of these, what is healthy stays.
+    ``taken_over``: ids of those that may be healthy, for an earlier controller had them so.
     """
+
+    def rank(each: Instance) -> tuple[bool, bool, float]:
+        return each.id not in ready, each.id not in taken_over, each.started_at
+
     result = Plan()
     by_key: dict[Key, list[Instance]] = {}
     for instance in instances:
@@ -125,9 +131,9 @@ def plan(
             by_key.setdefault((instance.function, instance.revision), []).append(instance)
     for key, found in by_key.items():
         keep = wants[key].replicas if key in wants else 0
-        found.sort(key=lambda each: (each.id not in ready, each.started_at))
-        stays = key in warm and key not in wants
-        result.leave.extend(each for each in found[keep:] if not (stays and each.id in ready))
+        found.sort(key=rank)
+        stays = {*ready, *taken_over} if key in warm and key not in wants else set()
+        result.leave.extend(each for each in found[keep:] if each.id not in stays)
     for key, want in wants.items():
         missing = want.replicas - len(by_key.get(key, ())) - pending.get(key, 0)
         result.start.extend([want.spec] * missing)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from core import failpoints
-from core.models import FunctionRecord, OpenReceipt
+from core.models import FunctionRecord, OpenReceipt, Receipt
 from core.settings import Settings
 from core.store import Store
 from runtime.edge import Edge
@@ -31,6 +31,8 @@ class _Switch:
     begun: float
     old: frozenset[str]
     noted: float
+    receipt: Receipt | None = None
+    """Of what is over and not written yet."""
 
 
 class Receipts:
@@ -57,6 +59,8 @@ class Receipts:
         """The routes are about to move away from the replicas ``old``."""
         if self.collector is None:
             return
+        if open_ := self._open.get(id_):  # the switch failed, and is tried again
+            open_.window.close()
         window = self.collector.begin_window(functions)
         switch = _Switch(window, time.time(), frozenset(each.id for each in old), 0.0)
         self._open[id_] = switch
@@ -82,7 +86,8 @@ class Receipts:
             left = {there[old] for old in switch.old if old in there} - set(routed)
             over = age > self.longest or all(edge.released(address) for address in left)
             if age >= LEAST_SECONDS and over:
-                self.store.save_receipt(id_, switch.window.close())
+                switch.receipt = switch.receipt or switch.window.close()
+                self.store.save_receipt(id_, switch.receipt)
                 failpoints.at("receipt-written")
                 del self._open[id_]
             elif now - switch.noted > NOTE_EVERY:

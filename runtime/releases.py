@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from core import failpoints, logging
 from core.errors import Conflict, SlipwayError
 from core.models import Artifact, FunctionRecord, LogLine, Release, State, now
 from core.settings import Settings
-from core.store import Store, of_repository
+from core.store import Store, of_repository, repository_key
 from runtime.edge import Route
 from runtime.plan import Key, follows, replicas
 from runtime.providers import Provider
@@ -57,16 +57,19 @@ class Releases:
         staged: Mapping[str, list[Artifact]],
         records: Mapping[str, FunctionRecord],
         healthy: Mapping[Key, int],
+        rolling: Collection[str] = (),
     ) -> bool:
         """Switches what is ready and fails what cannot be; True if the desired state changed.
 
-        ``healthy``: so many replicas of each revision.
+        ``healthy``: so many replicas of each revision. ``rolling``: repositories whose routes
+        follow a rollback just now; what it replaced is not known before it is done.
         """
         changed = False
         self._seen = {id_: self._seen.get(id_, time.monotonic()) for id_ in staged}
+        self._switched_at = {id_: at for id_, at in self._switched_at.items() if id_ in staged}
         for id_, artifacts in staged.items():
             try:
-                changed |= self._advance(id_, artifacts, records, healthy)
+                changed |= self._advance(id_, artifacts, records, healthy, rolling)
             except (SlipwayError, OSError, ValueError):  # it holds up nobody else's release
                 log.exception("release_stuck", release=id_)
         return changed
@@ -77,6 +80,7 @@ class Releases:
         artifacts: list[Artifact],
         records: Mapping[str, FunctionRecord],
         healthy: Mapping[Key, int],
+        rolling: Collection[str],
     ) -> bool:
         """One release's step. Only what it changes has to be healthy: what is live already may be
         restarting just now, and is healed whatever becomes of the release."""
@@ -96,7 +100,9 @@ class Releases:
         if failed:
             self._fail(id_, [failed[name] for name in sorted(failed)])
             return False
-        return not missing and self._switch(id_, artifacts, records)
+        if missing or repository_key(self.store.release(id_)) in rolling:
+            return False
+        return self._switch(id_, artifacts, records)
 
     def finish(
         self,

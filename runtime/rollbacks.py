@@ -59,6 +59,10 @@ class Rollbacks:
         """What they bring back."""
         return [returned(spec, records) for _, specs in self._moving for spec in specs.values()]
 
+    def switched(self) -> set[str]:
+        """Repositories in which one is the desired state, and the routes may not follow yet."""
+        return {each.key for each, _ in self._moving if each.state is RollbackState.SWITCHED}
+
     def advance(self, records: Mapping[str, FunctionRecord], healthy: Mapping[Key, int]) -> bool:
         """Switches what is ready and fails what cannot be; True if the desired state changed.
 

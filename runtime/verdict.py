@@ -8,8 +8,8 @@ that came after the routes moved:
 - time to the first byte, of the second half, with enough requests on both sides: the median or the
   95th percentile is several times what it was.
 
-The watch itself sees to two more: no answer at all by its end, where requests wait and some were
-answered before; and no replica left, whether anybody asked or not.
+The watch itself sees to two more: no answer begun by its end, where requests wait and answers were
+quick before; and no replica left, whether anybody asked or not.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _Z = 3.0
 """Standard deviations: there are many looks at many functions, and each could be wrong."""
 
 
-def breaches(functions: Sequence[Watched]) -> list[str]:
-    """Why these functions do worse than before, with the figures."""
-    told = []
+def breaches(functions: Sequence[Watched]) -> dict[str, str]:
+    """Those functions that do worse than before, and why, with the figures."""
+    told = {}
     for each in functions:
         before, after = each.before, each.after
         if after.errors >= LEAST_ERRORS and _share(after)[0] > _usual(before) + MARGIN:
-            told.append(
-                f"{each.name}: {after.errors} of {after.requests} requests failed "
+            told[each.name] = (
+                f"{after.errors} of {after.requests} requests failed "
                 f"({_percent(after)}; before {before.errors} of {before.requests})"
             )
         elif after.p50_ms and before.requests >= LEAST_TIMED:
             if _slower(before.p50_ms, after.p50_ms, *SLOWER_P50):
-                told.append(f"{each.name}: half of the answers take {_times(each, 'p50_ms')}")
+                told[each.name] = f"half of the answers take {_times(each, 'p50_ms')}"
             elif _slower(before.p95_ms, after.p95_ms, *SLOWER_P95):
-                told.append(f"{each.name}: one answer in twenty takes {_times(each, 'p95_ms')}")
+                told[each.name] = f"one answer in twenty takes {_times(each, 'p95_ms')}"
     return told
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from core import failpoints, logging
 from core.errors import Conflict, SlipwayError
-from core.models import FunctionRecord, LogLine, Release, State, Traffic, Watched, now
+from core.models import FunctionRecord, FunctionSpec, LogLine, Release, Traffic, Watched, now
 from core.settings import Settings
 from core.store import Store
 from runtime.edge import Edge, Route
@@ -44,8 +44,8 @@ class _Watching:
     answers: Since | None
     at: float
     """Monotonic time from which a replica's trouble counts: of the switch."""
-    reason: str = ""
-    """Why it goes back, once that is decided."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Function → why the release goes back, once that is decided."""
     before: Sequence[FunctionRecord] = ()
     """What comes back then."""
     patience: float = 0.0
@@ -123,7 +123,7 @@ class Watch:
         returned = False
         for id_, release in releases.items():
             try:
-                if release.state is State.ROLLED_BACK:
+                if release.settled:
                     self._end(release, records, table)
                 self.begin(release, 0.0)  # an earlier controller had begun
                 if watching := self._watching.get(id_):
@@ -157,16 +157,18 @@ class Watch:
     ) -> bool:
         release, left = watching.release, watching.ends - time.time()
         ours = [each for each in self._figures(watching) if self._is_of(release, each, records)]
-        if not watching.reason:
-            reasons = [*self._ended(watching, ours, records, table), *breaches(ours)]
+        if watching.reasons.keys().isdisjoint(each.name for each in ours):
+            watching.reasons, watching.before = {}, ()
+        if not watching.reasons:
+            reasons = breaches(ours) | dict(self._ended(watching, ours, records, table))
             if left <= 0:
-                reasons += self._mute(release, ours)
+                reasons |= dict(self._mute(release, ours))
             if reasons:
-                watching.reason = f"taken back: {'; '.join(reasons)}"
+                watching.reasons = reasons
                 watching.before = self.store.replaced_by(release.id)
                 watching.patience = time.monotonic() + self.settings.health_timeout
-        if watching.reason:
-            return self._take_back(watching, ours, healthy)
+        if watching.reasons:
+            return self._take_back(watching, ours, records, healthy)
         if left <= (-RECEIPT_PATIENCE if self.receipts.pending(release.id) else 0.0):
             self.store.keep(release.id, ours)
             failpoints.at("watch-kept")
@@ -186,24 +188,33 @@ class Watch:
             self.store.end_return(release.id)
 
     def _take_back(
-        self, watching: _Watching, did: Sequence[Watched], healthy: Mapping[Key, int]
+        self,
+        watching: _Watching,
+        did: Sequence[Watched],
+        records: Mapping[str, FunctionRecord],
+        healthy: Mapping[Key, int],
     ) -> bool:
+        """What the release left as it was may be ill: that is no reason to stay."""
         release = watching.release
+        reason = "; ".join(f"{name}: {why}" for name, why in watching.reasons.items())
         cold = [
-            record.spec
+            spec
             for record in watching.before
-            if record.replicas and not healthy.get((record.spec.function, record.spec.revision))
+            if record.replicas
+            for spec in [record.spec]
+            if not healthy.get((spec.function, spec.revision))
+            and not _serves(spec, records.get(spec.function))
         ]
         if not cold:
-            self.store.take_back(release.id, did, watching.reason)
+            self.store.take_back(release.id, did, f"taken back: {reason}")
             failpoints.at("given-back")
-            log.warning("release_taken_back", release=release.id, reason=watching.reason)
+            log.warning("release_taken_back", release=release.id, reason=reason)
             self._forget(release.id)
             return True
         if time.monotonic() > watching.patience:
             names = ", ".join(spec.name for spec in cold)
-            log.warning("not_taken_back", release=release.id, cold=names, reason=watching.reason)
-            text = f"it would be {watching.reason}; but what was before does not start: {names}"
+            log.warning("not_taken_back", release=release.id, cold=names, reason=reason)
+            text = f"it would be taken back: {reason}; but what was before does not start: {names}"
             line = LogLine(time=now(), function="", step="watch", stream="step", text=text)
             self.store.append_log(release.id, [line])
             self.store.keep(release.id, did)
@@ -235,8 +246,8 @@ class Watch:
         functions: Iterable[Watched],
         records: Mapping[str, FunctionRecord],
         table: Mapping[str, Route],
-    ) -> Iterable[str]:
-        """Of functions without a replica that answers, why."""
+    ) -> Iterable[tuple[str, str]]:
+        """Functions without a replica that answers, and why."""
         for each in functions:
             function = f"{each.name}.{watching.release.namespace}"
             record, route = records[function], table.get(function)
@@ -244,16 +255,24 @@ class Watch:
                 continue
             trouble = self.replicas.trouble((function, record.spec.revision))
             if trouble and trouble.at > watching.at and not trouble.passing:
-                yield f"{each.name}: no replica is left: {trouble.reason}"
+                yield each.name, f"no replica is left: {trouble.reason}"
 
-    def _mute(self, release: Release, functions: Iterable[Watched]) -> Iterable[str]:
-        """Of functions that have answered nobody, though they did before and somebody waits."""
+    def _mute(self, release: Release, functions: Iterable[Watched]) -> Iterable[tuple[str, str]]:
+        """Functions that have not begun to answer anybody, though they were quick before and
+        somebody waits."""
+        quick = self.settings.watch * 1000 / 4
         for each in functions:
-            waiting = self.edge.under_way(f"{each.name}.{release.namespace}")
-            if waiting and each.before.requests and not each.after.requests:
-                yield f"{each.name}: none of {waiting} requests was answered"
+            if each.after.requests or not 0 < each.before.p95_ms < quick:
+                continue
+            if waiting := self.edge.unanswered(f"{each.name}.{release.namespace}"):
+                yield each.name, f"none of {waiting} requests was answered"
 
     def _forget(self, id_: str) -> None:
         watching = self._watching.pop(id_)
         if self.collector and watching.answers:
             self.collector.forget(watching.answers)
+
+
+def _serves(spec: FunctionSpec, held: FunctionRecord | None) -> bool:
+    """Whether it is what is desired already."""
+    return held is not None and held.spec.revision == spec.revision

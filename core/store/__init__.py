@@ -5,7 +5,7 @@ A crash between any two calls leaves a state that the next pass or sweep can rea
 
 from __future__ import annotations
 
-from core.store.base import connect
+from core.store.base import connect, repository_key
 from core.store.calls import Calls
 from core.store.deployments import Deployments
 from core.store.logs import LogEnd, Logs
@@ -19,7 +19,7 @@ from core.store.snapshot import Snapshots
 from core.store.switching import of_repository
 from core.store.variables import Variables
 
-__all__ = ["BUILDERS", "LogEnd", "Store", "connect", "of_repository"]
+__all__ = ["BUILDERS", "LogEnd", "Store", "connect", "of_repository", "repository_key"]
 
 
 class Store(

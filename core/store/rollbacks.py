@@ -36,13 +36,6 @@ _WAS_LIVE = (State.LIVE, State.REPLACED, State.ROLLED_BACK)
 
 
 class Rollbacks(Switching):
-    def rollback(self, id_: str) -> Rollback:
-        """Raises NotFound."""
-        raw = self.redis.hget(keys.ROLLBACKS, id_)
-        if raw is None:
-            raise NotFound(f"there is no rollback {id_!r}: see GET /system/rollbacks")
-        return msgspec.json.decode(cast(bytes, raw), type=Rollback)
-
     def rollbacks(self, namespace: str = "", repository: str = "") -> list[Rollback]:
         """The newest first, of one repository, one namespace or all."""
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.ROLLBACKS))
@@ -55,16 +48,6 @@ class Rollbacks(Switching):
             ),
             key=lambda each: -int(each.id[1:]),
         )
-
-    def rolling(self) -> list[Rollback]:
-        """Those under way, oldest first."""
-        found = []
-        for id_ in cast("set[bytes]", self.redis.smembers(keys.ROLLING)):
-            try:
-                found.append(self.rollback(text(id_)))
-            except NotFound:  # one without a record holds up nobody
-                self.redis.srem(keys.ROLLING, id_)
-        return sorted(found, key=lambda each: int(each.id[1:]))
 
     def create_rollback(
         self, namespace: str, repository: str, function: str = "", to: str = ""

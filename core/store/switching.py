@@ -16,7 +16,7 @@ import msgspec
 from redis.client import Pipeline
 
 from core import keys
-from core.errors import Conflict
+from core.errors import Conflict, NotFound
 from core.models import (
     Artifact,
     Build,
@@ -178,14 +178,11 @@ class Switching(Staging):
 
         def change(pipe: Pipeline) -> None:
             release = self.release(id_)
-            if release.settled:
-                pipe.multi()
-                pipe.srem(keys.WATCHED, id_)
-                return
             pipe.multi()
-            watch = _judged(release.watch, Verdict.KEPT, functions)
-            self._end_watch(pipe, id_)
-            self._write(pipe, msgspec.structs.replace(release, watch=watch))
+            if not release.settled:
+                watch = _judged(release.watch, Verdict.KEPT, functions)
+                self._end_watch(pipe, id_)
+                self._write(pipe, msgspec.structs.replace(release, watch=watch))
 
         self._transaction(change, keys.release(id_), keys.WATCHED)
 
@@ -194,7 +191,8 @@ class Switching(Staging):
         the release before it is live again. Its log ends once the routes follow: ``end_return``.
 
         Raises:
-            Conflict: it is not watched any more, or a newer one is going live.
+            Conflict: it is not watched any more, a newer one is going live, or nothing is its own
+                any more.
         """
 
         def change(pipe: Pipeline) -> Release:
@@ -203,13 +201,17 @@ class Switching(Staging):
                 raise Conflict(decided(release))
             if newer := self._others_switched(release):
                 raise Conflict(f"{newer[0].id} is taking its place already")
-            if rolled := self._rolled(repository_key(release)):
-                raise Conflict(f"{rolled} is taking its place already")
+            key = repository_key(release)
+            for rolling in self.rolling():
+                if rolling.key == key and rolling.state is RollbackState.SWITCHED:
+                    raise Conflict(f"{rolling.id} is taking its place already")
             before = {record.spec.function: record for record in self.replaced_by(id_)}
             functions_now = self.functions()
             all_ours = of_repository(functions_now, release.namespace, release.repository)
             # Not what a rollback has set since.
             ours = {f: record for f, record in all_ours.items() if record.release == id_}
+            if not ours:
+                raise Conflict("nothing of it serves any more")
             after = {
                 function: _as_scaled(record, functions_now.get(function))
                 for function, record in before.items()
@@ -219,7 +221,6 @@ class Switching(Staging):
             pipe.multi()
             self._put_records(pipe, ours, after, 0.0)
             pipe.hdel(keys.WARM, *ours, *after)
-            key = repository_key(release)
             if last:
                 back = msgspec.structs.replace(
                     last, reason=f"{id_} was taken back", state=State.LIVE
@@ -238,17 +239,37 @@ class Switching(Staging):
         return self._transaction(change, keys.release(id_), *watched)
 
     def end_return(self, id_: str) -> None:
-        """The routes follow a release's return. Repeating it changes nothing."""
+        """The routes follow a release's return, or what came after it. Repeating it changes
+        nothing."""
 
         def change(pipe: Pipeline) -> None:
             release = self.release(id_)
             open_ = pipe.sismember(keys.WATCHED, id_)
             pipe.multi()
-            if open_ and release.state is State.ROLLED_BACK:
+            if open_ and release.settled:
                 self._end_watch(pipe, id_)
                 self._write(pipe, release)
 
         self._transaction(change, keys.release(id_), keys.WATCHED)
+
+    # Rollbacks under way
+
+    def rollback(self, id_: str) -> Rollback:
+        """Raises NotFound."""
+        raw = self.redis.hget(keys.ROLLBACKS, id_)
+        if raw is None:
+            raise NotFound(f"there is no rollback {id_!r}: see GET /system/rollbacks")
+        return msgspec.json.decode(cast(bytes, raw), type=Rollback)
+
+    def rolling(self) -> list[Rollback]:
+        """Those under way, oldest first."""
+        found = []
+        for id_ in cast("set[bytes]", self.redis.smembers(keys.ROLLING)):
+            try:
+                found.append(self.rollback(text(id_)))
+            except NotFound:  # one without a record holds up nobody
+                self.redis.srem(keys.ROLLING, id_)
+        return sorted(found, key=lambda each: int(each.id[1:]))
 
     # What goes on running
 
@@ -300,14 +321,6 @@ class Switching(Staging):
             ):
                 kept = Warm(spec=record.spec, revision=record.spec.revision, until=until)
                 pipe.hset(keys.WARM, function, encode(kept))
-
-    def _rolled(self, repository: str) -> str:
-        """The rollback that is the desired state of a repository and not done yet, or ''."""
-        for raw in cast("list[bytes]", self.redis.hvals(keys.ROLLBACKS)):
-            each = msgspec.json.decode(raw, type=Rollback)
-            if each.key == repository and each.state is RollbackState.SWITCHED:
-                return each.id
-        return ""
 
     def _displace(
         self, pipe: Pipeline, last: Release, to: State, reason: str, *, end: bool = True

@@ -58,8 +58,9 @@ class Edge(Protocol):
     def mark_down(self, endpoint: str) -> None:
         """Its process died: nothing goes there from now on. A lost proxy is no error here."""
 
-    def under_way(self, function: str) -> int:
-        """Requests that ``name.namespace`` had when it was last looked."""
+    def unanswered(self, function: str) -> int:
+        """Requests with what ``name.namespace`` is routed to, where none of it has begun to answer
+        any yet; else 0. Raises Unavailable."""
 
     def alive(self) -> bool:
         """Whether the proxy answers."""
@@ -81,7 +82,7 @@ class NoEdge:
     def mark_down(self, endpoint: str) -> None:
         """Does nothing."""
 
-    def under_way(self, function: str) -> int:  # noqa: ARG002 - the interface's name
+    def unanswered(self, function: str) -> int:  # noqa: ARG002 - the interface's name
         """None that is known of."""
         return 0
 

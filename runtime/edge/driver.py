@@ -55,6 +55,9 @@ _ENDPOINT = re.compile(r"unix@/[\w.~+/-]{1,96}|[a-z0-9.-]{1,253}:\d{1,5}", re.AS
 _POOL_NAME = re.compile(r"b\d+")
 _BACKENDS, _SERVERS = 2, 4
 """Kinds of rows of ``show stat``, bits."""
+_ANSWERS = slice(39, 45)
+"""Its columns ``hrsp_1xx`` to ``hrsp_other``: of a server they count heads of answers as they come,
+of a backend only what has ended (HAProxy's management guide, 9.1)."""
 
 Server = tuple[str, str]
 """Backend and server name."""
@@ -64,6 +67,16 @@ Server = tuple[str, str]
 class _Process:
     pid: int
     started: str
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A row of ``show stat``."""
+
+    sessions: int
+    """Of a backend with those in its queue."""
+    queued: int
+    answered: int
 
 
 @dataclass
@@ -170,8 +183,16 @@ class HAProxyEdge:
             except Unavailable as error:
                 log.info("edge_unavailable", error=str(error))
 
-    def under_way(self, function: str) -> int:
-        return self._under_way.get(function, 0)
+    def unanswered(self, function: str) -> int:
+        with self._lock:
+            routed = {
+                backend
+                for backend, each in self._functions.items()
+                if each == function and backend not in self._retired
+            }
+            told = self._statistics(routed, _SERVERS).values()
+        answered = any(each.answered for each in told)
+        return 0 if answered else sum(each.sessions + each.queued for each in told)
 
     def alive(self) -> bool:
         try:
@@ -223,9 +244,9 @@ class HAProxyEdge:
         backends = set(self._functions)
         asked = {"-1"} if len(backends) > _ONE_BY_ONE else backends
         under_way: Counter[str] = Counter()
-        for (backend, _), (sessions, _) in self._statistics(asked, _BACKENDS).items():
+        for (backend, _), told in self._statistics(asked, _BACKENDS).items():
             if backend in backends:
-                under_way[self._functions[backend]] += sessions
+                under_way[self._functions[backend]] += told.sessions
         self._under_way = under_way
         self._count_at = now + _LOOKS_SHARE * (time.monotonic() - now)
 
@@ -410,16 +431,19 @@ class HAProxyEdge:
     def _sessions(self, backends: set[str]) -> dict[Server, int]:
         """Requests that each server has, and each backend as ``BACKEND`` (its queue included)."""
         told = self._statistics(backends, _BACKENDS | _SERVERS)
-        return {server: sessions + queued for server, (sessions, queued) in told.items()}
+        return {server: each.sessions + each.queued for server, each in told.items()}
 
-    def _statistics(self, backends: set[str], kinds: int) -> dict[Server, tuple[int, int]]:
-        """Sessions (of a backend with those in its queue) and length of the queue."""
+    def _statistics(self, backends: set[str], kinds: int) -> dict[Server, _Told]:
         busy = {}
         for chunk in chunks((f"show stat {backend} {kinds} -1" for backend in backends), ";"):
             for line in self._socket.send(";".join(chunk)).splitlines():
-                fields = line.split(",", 5)
-                if len(fields) == 6 and not line.startswith("#"):
-                    busy[fields[0], fields[1]] = int(fields[4] or 0), int(fields[2] or 0)
+                fields = line.split(",", _ANSWERS.stop)
+                if len(fields) > _ANSWERS.stop and not line.startswith("#"):
+                    busy[fields[0], fields[1]] = _Told(
+                        sessions=int(fields[4] or 0),
+                        queued=int(fields[2] or 0),
+                        answered=sum(int(each or 0) for each in fields[_ANSWERS]),
+                    )
         return busy
 
     def _forget(self, server: Server) -> None:

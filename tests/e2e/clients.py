@@ -71,6 +71,8 @@ def handle(event, context):
     return json.dumps(told)
 """
 
+BROKEN = "def handle(event, context):\n    return {'statusCode': 500, 'body': 'broken'}\n"
+
 
 def files(version: int) -> dict[str, str]:
     """A repository with ``flow`` and ``talk``, whose answers tell their version. Another version is
@@ -294,6 +296,8 @@ class Scene:
     platform: Platform
     repository: Repository
     crowd: Crowd
+    first: str
+    """The first release."""
     versions: Iterator[int] = field(default_factory=lambda: count(2))
 
     def push(self) -> int:
@@ -328,5 +332,27 @@ def acting(platform: Platform, drain: float) -> Iterator[Scene]:
     assert pushed.last.startswith("slipway: live"), pushed.text + platform.logs()
     with Crowd(platform.port, "ann", drain) as crowd:
         crowd.sees(1)
-        yield Scene(platform, repository, crowd)
+        yield Scene(platform, repository, crowd, first=pushed.last.split()[-1])
     assert crowd.failures == []
+
+
+@contextmanager
+def called(platform: Platform, *functions: str) -> Iterator[Counter[tuple[str, int, str]]]:
+    """Calls functions all the time meanwhile: (function, status, text) → how often it was told."""
+    seen: Counter[tuple[str, int, str]] = Counter()
+    done = threading.Event()
+
+    def call(function: str) -> None:
+        while not done.wait(0.02):
+            answer = platform.call(function)
+            seen[function, answer.status, answer.text] += 1
+
+    clients = [threading.Thread(target=call, args=[each]) for each in functions]
+    for client in clients:
+        client.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        for client in clients:
+            client.join()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from tests.e2e.clients import BROKEN, called
 from tests.e2e.platform import Platform, Repository, fresh_folder, handler, running, stack
 from tests.waiting import until
 
@@ -27,31 +25,6 @@ def watched() -> Iterator[Platform]:
         ) as platform,
     ):
         yield platform
-
-
-BROKEN = "def handle(event, context):\n    return {'statusCode': 500, 'body': 'broken'}\n"
-
-
-@contextmanager
-def called(platform: Platform, *functions: str) -> Iterator[Counter[tuple[str, int, str]]]:
-    """Calls them all the time meanwhile; what they answered."""
-    seen: Counter[tuple[str, int, str]] = Counter()
-    done = threading.Event()
-
-    def call(function: str) -> None:
-        while not done.wait(0.02):
-            answer = platform.call(function)
-            seen[function, answer.status, answer.text] += 1
-
-    clients = [threading.Thread(target=call, args=[each]) for each in functions]
-    for client in clients:
-        client.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        for client in clients:
-            client.join()
 
 
 def pushed(repository: Repository, files: dict[str, str]) -> str:
@@ -84,6 +57,11 @@ def roll_back(platform: Platform, **body: str) -> dict[str, Any]:
 
 def state(platform: Platform, release: str) -> str:
     return str(platform.request(f"/system/releases/{release}", admin=True).json()["state"])
+
+
+def verdict(platform: Platform, release: str) -> str:
+    told = platform.request(f"/system/releases/{release}", admin=True).json()
+    return str((told["watch"] or {}).get("verdict"))
 
 
 def annotations(platform: Platform, function: str) -> dict[str, str]:
@@ -207,6 +185,12 @@ def test_a_release_that_does_worse_is_taken_back(watched: Platform) -> None:
     assert ("f.kim", 500, "broken") in seen, "it was live for a moment"
     receipt = until(lambda: platform.release("kim", "bad")["receipt"], 20, platform.logs)
     assert receipt["failed"] == 0, "what the function answers is its own"
+    # The same commit once more makes no release; who asks for one gets it. Nobody calls it.
+    repository.git("push", repository.url, "HEAD:main")
+    assert platform.release("kim", "bad")["id"] == release["id"]
+    again = platform.slipway("redeploy", "kim/bad").stdout.strip()
+    until(lambda: verdict(platform, again) == "kept", 20, platform.logs)
+    assert (state(platform, again), platform.call("f.kim").status) == ("live", 500)
     # A good one after it goes live as ever, and is kept.
     told = repository.push({"f/handler.py": handler("f v3")})
     assert told.last.startswith("slipway: live r"), told.text

@@ -19,7 +19,7 @@ from core import keys
 from core.bundle import PREFIX, Bundle
 from core.errors import Unavailable
 from core.http import request
-from core.models import Artifact, FunctionSpec, Release, Repository, State, Usage
+from core.models import Artifact, FunctionSpec, Release, Repository, RollbackState, State, Usage
 from core.settings import Settings
 from core.store import Store
 from runtime.controller import Controller
@@ -72,8 +72,11 @@ class BusyEdge(NoEdge):
     def __init__(self) -> None:
         self.table: dict[str, Route] = {}
         self.busy = True
+        self.away = False
 
     def apply(self, routes: Mapping[str, Route]) -> None:
+        if self.away:
+            raise Unavailable("away")
         self.table = dict(routes)
 
     def released(self, endpoint: str) -> bool:
@@ -531,3 +534,27 @@ def test_a_release_whose_function_was_scaled_to_zero_goes_live(world: World) -> 
     again = world.stage("ann", ["f"], TEXT="v2")
     assert world.until(lambda: world.state(again) is State.LIVE, controller, 10)
     assert world.texts() == {"v2"}, "until its next release"
+
+
+def test_a_release_waits_for_the_routes_of_a_rollback(world: World) -> None:
+    """Else it would be taken back to a release that the rollback had replaced."""
+    controller = world.controller()
+    first = world.stage("ann", ["f"], TEXT="v1")
+    assert world.until(lambda: world.state(first) is State.LIVE, controller, 10)
+    second = world.stage("ann", ["f"], TEXT="v2")
+    assert world.until(lambda: world.state(second) is State.LIVE, controller, 10)
+    world.edge.away = True
+    id_ = world.store.create_rollback("ann", "fns").id
+
+    def moved() -> bool:
+        return world.store.rollback(id_).state is RollbackState.SWITCHED
+
+    assert world.until(moved, controller, 10)
+    third = world.stage("ann", ["f"], TEXT="v3")
+    assert world.until(lambda: len(controller.provider.instances()) >= 3, controller, 10)
+    assert not world.until(lambda: world.store.switched(third) is not None, controller, 1)
+    world.edge.away = False
+    assert world.until(lambda: world.state(third) is State.LIVE, controller, 10)
+    assert world.store.rollback(id_).state is RollbackState.DONE
+    assert (world.state(second), world.state(first)) == (State.ROLLED_BACK, State.REPLACED)
+    assert world.texts() == {"v3"}

@@ -805,6 +805,29 @@ def test_requests_of_a_killed_proxy_are_told(proxy: Proxy) -> None:
     assert len(proxy.lost) == 1, "one that was replaced finishes what it has"
 
 
+def test_requests_are_told_where_no_answer_has_begun(proxy: Proxy) -> None:
+    """Not those with what was routed to before, and none once a single answer has begun."""
+    proxy.route({"f.ann": proxy.function("old")})
+    assert proxy.get("/function/f.ann")[0] == 200
+    threads = [
+        threading.Thread(target=proxy.get, args=[f"/function/f.ann?{query}"])
+        for query in ("sleep=3", "sleep=3", "sleep=2&stream=5")
+    ]
+    threads[0].start()
+    until(lambda: proxy.edge._sessions({"b0"}).get(("b0", "BACKEND")) == 1)
+    proxy.route({"f.ann": proxy.function("new")})
+    assert proxy.edge.unanswered("f.ann") == 0
+    threads[1].start()
+    until(lambda: proxy.edge.unanswered("f.ann") == 1)
+    threads[2].start()
+    until(lambda: proxy.edge.unanswered("f.ann") == 2)
+    until(lambda: proxy.edge.unanswered("f.ann") == 0)
+    assert threads[2].is_alive(), "it goes on"
+    for thread in threads:
+        thread.join()
+    assert proxy.edge.unanswered("g.ann") == 0
+
+
 def test_planned_restart_loses_nothing(proxy: Proxy) -> None:
     function = proxy.function("f-1")
     proxy.route({"f.ann": function})

@@ -54,7 +54,7 @@ def test_times(before: Traffic, after: Traffic, worse: bool) -> None:
 
 def test_the_reason_has_the_figures() -> None:
     each = Watched(name="f", before=did(50, 1), after=did(40, 25))
-    assert breaches([each]) == ["f: 25 of 40 requests failed (62.5 %; before 1 of 50)"]
+    assert breaches([each]) == {"f": "25 of 40 requests failed (62.5 %; before 1 of 50)"}
 
 
 def line(function: str, at: float, waited: float, code: int = 200) -> Line:

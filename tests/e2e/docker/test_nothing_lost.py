@@ -1,4 +1,5 @@
-"""No request is lost on Docker either: the same clients, fewer changes."""
+"""No request is lost on Docker either: the same clients, fewer changes. And the way back, by hand
+and by itself."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import missing
-from tests.e2e.clients import Scene, acting
-from tests.e2e.platform import fresh_folder, running
+from tests.e2e.clients import BROKEN, Scene, acting, called
+from tests.e2e.platform import fresh_folder, handler, running, stack
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
@@ -22,7 +23,12 @@ def scene(engine: object) -> Iterator[Scene]:
     for program in ("dockerd", "docker-registry"):
         if not shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin"):
             missing(program)
-    told = {"SLIPWAY_RUNTIME": "docker", "SLIPWAY_DRAIN_TIMEOUT": f"{DRAIN:.0f}s"}
+    told = {
+        "SLIPWAY_RUNTIME": "docker",
+        "SLIPWAY_DRAIN_TIMEOUT": f"{DRAIN:.0f}s",
+        "SLIPWAY_WATCH": "2s",
+        "SLIPWAY_WARM": "60s",
+    }
     with (
         fresh_folder() as folder,
         running(folder, **told) as up,
@@ -34,6 +40,39 @@ def scene(engine: object) -> Iterator[Scene]:
 def test_a_release(scene: Scene) -> None:
     with scene.crowd.unharmed():
         scene.crowd.sees(scene.push())
+
+
+def test_back_to_what_is_warm_and_to_what_is_cold(scene: Scene) -> None:
+    first = scene.platform.release("ann", "both")
+    with scene.crowd.unharmed():
+        version = scene.push()
+        scene.crowd.sees(version)
+    with scene.crowd.unharmed():
+        done = scene.platform.slipway("rollback", "ann/both")
+        assert f"{first['id']} serves again" in done.stdout
+        scene.crowd.sees(version - 1)
+    oldest = scene.first
+    with scene.crowd.unharmed():
+        done = scene.platform.slipway("rollback", "ann/both", "--to", oldest)
+        assert f"{oldest} serves again" in done.stdout
+        scene.crowd.sees(1)
+    with scene.crowd.unharmed():
+        scene.crowd.sees(scene.push())
+
+
+def test_a_release_that_does_worse_is_taken_back(scene: Scene) -> None:
+    platform = scene.platform
+    repository = platform.repository("kim", "bad")
+    config = stack("f", "g")
+    files = {"f/handler.py": handler("f v1"), "g/handler.py": handler("g v1")}
+    assert repository.push({"stack.yml": config, **files}).last.startswith("slipway: live r")
+    with called(platform, "f.kim", "g.kim"):
+        told = repository.push({"f/handler.py": BROKEN, "g/handler.py": handler("g v2")})
+        assert told.last.startswith("slipway: rolled-back r"), told.text + platform.logs()
+        assert "requests failed" in told.last
+        assert [platform.call(f"{each}.kim").text for each in ("f", "g")] == ["f v1", "g v1"]
+    release = platform.release("kim", "bad")
+    assert (release["state"], release["watch"]["verdict"]) == ("rolled-back", "returned")
 
 
 def test_more_and_fewer_replicas(scene: Scene) -> None:

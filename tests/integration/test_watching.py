@@ -1,0 +1,141 @@
+"""The watch over releases, against a real store; what edge and replicas say of them is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from core.errors import Conflict
+from core.models import Artifact, State, Traffic, Verdict, Watched
+from core.settings import Settings
+from core.store import LogEnd, Store
+from runtime.edge import Route
+from runtime.plan import Key
+from runtime.watch import Watch
+from tests.integration.test_rollbacks import release, roll, served
+from tests.integration.test_store import artifact, building
+
+OVER, LATER = "2020-01-01T00:00:00Z", "2099-01-01T00:00:00Z"
+QUICK = Traffic(requests=100, p50_ms=5.0, p95_ms=20.0)
+FAILING = Traffic(requests=20, errors=20)
+
+
+class World:
+    """A watch, and what it sees."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.store = store
+        self.waiting = 0
+        self.did: dict[str, Traffic] = {}
+        self.healthy: dict[Key, int] = {}
+        self.edge_away = False
+        replicas: Any = SimpleNamespace(trouble=lambda _: None, troubled=set)
+        receipts: Any = SimpleNamespace(pending=lambda _: False)
+        edge: Any = SimpleNamespace(unanswered=lambda _: self.waiting)
+        collector: Any = SimpleNamespace(
+            watch=lambda functions, _: functions,
+            answered=lambda functions: {f: self.did.get(f, Traffic()) for f in functions},
+            forget=lambda _: None,
+        )
+        self.watch = Watch(settings, store, replicas, receipts, edge, collector)
+
+    def release(
+        self, commit: str, artifacts: list[Artifact], until: str, before: Traffic = QUICK
+    ) -> str:
+        """A release that changes ``f``, live and watched."""
+        id_ = building(self.store, commit)
+        self.store.put_artifacts(id_, commit * 40, artifacts)
+        self.store.switch(id_, lambda _: 1, watched=[Watched(name="f", before=before)])
+        self.store.finish(id_, "http://x", until)
+        return id_
+
+    def look(self) -> bool:
+        records = self.store.functions()
+        table = {f: Route(each.spec.revision, ["h:1"]) for f, each in records.items()}
+        return self.watch.look(records, {} if self.edge_away else table, self.healthy)
+
+    def warm(self) -> None:
+        """All that is desired now runs, and goes on running."""
+        self.healthy = {(f, each.spec.revision): 1 for f, each in self.store.functions().items()}
+
+    def verdict(self, id_: str) -> Verdict | None:
+        watch = self.store.release(id_).watch
+        return watch and watch.verdict
+
+
+@pytest.fixture
+def world(settings: Settings, store: Store) -> World:
+    return World(replace(settings, watch=10.0), store)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "waiting", "verdict"),
+    [
+        (QUICK, Traffic(), 2, Verdict.RETURNED),
+        (QUICK, Traffic(), 0, Verdict.KEPT),
+        (QUICK, Traffic(requests=1), 2, Verdict.KEPT),
+        (Traffic(requests=5), Traffic(), 2, Verdict.KEPT),
+        (Traffic(requests=100, p50_ms=5.0, p95_ms=9000.0), Traffic(), 2, Verdict.KEPT),
+    ],
+    ids=["mute", "nobody asks", "it answered", "little is known", "it was slow before"],
+)
+def test_who_was_quick_and_begins_no_answer_is_taken_back(
+    world: World, before: Traffic, after: Traffic, waiting: int, verdict: Verdict
+) -> None:
+    release(world.store, "a", [artifact("f")])
+    world.warm()
+    second = world.release("b", [artifact("f", digest="1")], OVER, before)
+    world.did, world.waiting = {"f.alice": after}, waiting
+    world.look()
+    assert world.verdict(second) is verdict
+
+
+def test_what_is_ill_and_was_left_alone_is_no_reason_to_stay(world: World) -> None:
+    release(world.store, "a", [artifact("f"), artifact("ill")])
+    world.warm()
+    del world.healthy["ill.alice", world.store.functions()["ill.alice"].spec.revision]
+    second = world.release("b", [artifact("f", digest="1"), artifact("ill")], LATER)
+    world.did = {"f.alice": FAILING}
+    assert world.look(), "at once"
+    assert world.verdict(second) is Verdict.RETURNED
+    assert served(world.store)["f.alice"] == "0"
+
+
+def test_a_reason_goes_with_the_function_that_gave_it(world: World) -> None:
+    """What would come back does not run yet, and the admin is quicker."""
+    store = world.store
+    release(store, "a", [artifact("f"), artifact("g")])
+    second = world.release("b", [artifact("f", digest="1"), artifact("g", digest="1")], LATER)
+    world.did = {"f.alice": FAILING}
+    assert not world.look()
+    assert [want.spec.name for want in world.watch.wants()] == ["f", "g"]
+    roll(store, function="f")
+    world.warm()
+    assert not world.look()
+    assert list(world.watch.wants()) == []
+    assert served(store) == {"f.alice": "0", "g.alice": "1"}
+    assert world.verdict(second) is Verdict.WATCHING
+    roll(store, function="g")
+    with pytest.raises(Conflict, match="nothing of it serves any more"):
+        store.take_back(second, [], "x")
+
+
+def test_a_log_ends_though_its_release_came_again_before_the_routes_followed(world: World) -> None:
+    store = world.store
+    first = release(store, "a", [artifact("f")])
+    world.warm()
+    second = world.release("b", [artifact("f", digest="1")], LATER)
+    world.did, world.edge_away = {"f.alice": FAILING}, True
+    assert world.look()
+    world.look()
+    assert [*store.follow_log(second, follow=False)] == [], "the routes do not follow yet"
+    roll(store, to=second)
+    world.edge_away = False
+    world.look()
+    ends = [each for each in store.follow_log(second, follow=False) if isinstance(each, LogEnd)]
+    assert [each.state for each in ends] == [State.LIVE]
+    assert (store.watched(), store.live_release("alice/fns")) == ([], second)
+    assert store.release(first).state is State.REPLACED
