@@ -160,7 +160,8 @@ class Subject:
             case "gateway":
                 master = psutil.Process(platform.part("gateway"))
                 for each in [master, *master.children()]:
-                    each.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        each.kill()
             case "supervisor":
                 assert platform.process is not None
                 platform.process.kill()

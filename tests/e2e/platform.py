@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,8 @@ class Platform:
     def kill_everything(self) -> None:
         """``kill -9`` of the supervisor, of all its children, and of every function."""
         for process in self.processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # its parent's death was its own
+                process.kill()
         psutil.wait_procs(self.processes(), timeout=10)
         if self.process:
             self.process.wait(10)

@@ -9,7 +9,7 @@ from tests.chaos.campaign import campaign
 from tests.chaos.run import Outcome
 from tests.chaos.scenario import HARD, VICTIMS, sample, scenario, steps
 
-pytestmark = [pytest.mark.root]
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 RUNS = 30
 SEEDS = list(sample(RUNS))
