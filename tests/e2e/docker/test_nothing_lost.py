@@ -43,13 +43,14 @@ def test_a_release(scene: Scene) -> None:
 
 
 def test_back_to_what_is_warm_and_to_what_is_cold(scene: Scene) -> None:
-    first = scene.platform.release("ann", "both")
+    scene.crowd.sees(scene.push())
+    before = scene.platform.release("ann", "both")["id"]
     with scene.crowd.unharmed():
         version = scene.push()
         scene.crowd.sees(version)
     with scene.crowd.unharmed():
         done = scene.platform.slipway("rollback", "ann/both")
-        assert f"{first['id']} serves again" in done.stdout
+        assert f"{before} serves again" in done.stdout
         scene.crowd.sees(version - 1)
     oldest = scene.first
     with scene.crowd.unharmed():
