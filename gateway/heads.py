@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 
 from redis.exceptions import RedisError
 
 from core import logging, names, queues
 from core.errors import Conflict, NotFound
-from core.models import Repository
+from core.models import Release, Repository
 from core.settings import Settings
 from core.store import Store
 from gateway import bare
@@ -43,6 +44,23 @@ def watch(settings: Settings, store: Store) -> None:
             time.sleep(EVERY)
         else:
             time.sleep(EVERY)
+
+
+def release(
+    settings: Settings, store: Store, repository: Repository, commit: str
+) -> Release | None:
+    """Makes the release of what was pushed to the deploy branch (NO_COMMIT: its deletion); None
+    where the branch's head is another by now. The hooks of two pushes may come in another order
+    than the branch moved.
+
+    Raises RedisError: the store is away.
+    """
+    while True:
+        known = store.head(repository.key)  # first: whatever is newer is seen below
+        if (local_head(settings, repository) or names.NO_COMMIT) != commit:
+            return None
+        with suppress(Conflict):  # another push was quicker: was it before or after this one?
+            return store.create_release(repository, commit, repository.deploy_branch, since=known)
 
 
 def compare(settings: Settings, store: Store) -> None:

@@ -17,7 +17,7 @@ from core import failpoints, names, queues
 from core.errors import InvalidRequest, Unavailable
 from core.models import Release, Repository, State
 from core.store import LogEnd
-from gateway import bare
+from gateway import bare, heads
 from gateway.context import Gateway, here
 from gateway.progress import closing, follow, printable
 from gateway.pushes import Push
@@ -65,7 +65,10 @@ def pushed(namespace: str, repository: str) -> Response:
     if deployed.deleted:
         told.append(f"{deployed.branch}: deleted; all functions of {known.key} are taken down")
         commit = names.NO_COMMIT
-    release = gateway.store.create_release(known, commit, deployed.branch)
+    release = heads.release(gateway.settings, gateway.store, known, commit)
+    if release is None:
+        told.append(f"slipway: stored; {deployed.branch} was pushed again since: that is deployed")
+        return _text(iter(_shown(told)))
     failpoints.at("release-created")
     queues.dispatch(gateway.store, known.key)
     told = [*_shown(told), _begun(gateway, release, known)]

@@ -72,6 +72,34 @@ def test_a_deploy_branch_that_was_deleted_gets_a_release(settings: Settings, sto
     assert store.releases("alice", "fns")[0].commit == commit, "it is deployed again"
 
 
+def test_hooks_in_another_order_than_the_pushes(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stored_push(settings)
+    store.save_repository(FNS)
+    bare = settings.git_folder / "alice/fns.git"
+    second = git("commit-tree", f"{first}^{{tree}}", "-p", first, "-m", "y", cwd=bare)
+    ask = heads.local_head
+
+    def newer_comes(settings: Settings, repository: Repository) -> str:
+        monkeypatch.setattr(heads, "local_head", ask)
+        found = ask(settings, repository)
+        git("update-ref", "refs/heads/main", second, cwd=bare)
+        assert heads.release(settings, store, FNS, second)
+        return found
+
+    monkeypatch.setattr(heads, "local_head", newer_comes)
+    assert heads.release(settings, store, FNS, first) is None, "it looked just before"
+    assert heads.release(settings, store, FNS, first) is None
+    assert [release.commit for release in store.releases("alice", "fns")] == [second]
+    assert heads.release(settings, store, FNS, "0" * 40) is None, "deleted, and pushed again"
+    git("update-ref", "-d", "refs/heads/main", cwd=bare)
+    gone = heads.release(settings, store, FNS, "0" * 40)
+    assert gone is not None
+    heads.compare(settings, store)
+    assert len(store.releases("alice", "fns")) == 2
+
+
 def test_a_repository_that_lacks_its_commits_takes_nothing_down(
     settings: Settings, store: Store
 ) -> None:
