@@ -124,9 +124,10 @@ class HardenedGit(Git):
         """
         git = self._get_persistent_cmd("cat_file_header", "cat_file", batch_check=True)
         found = {}
+        answers = git.stdout
         with self._answered():
             for oid in self._asked(git, oids):
-                words = git.stdout.readline().split()
+                words = answers.readline().split()
                 if len(words) < 2:
                     raise ValueError("git cat-file ended")
                 if len(words) == 3:  # else "<id> missing"
@@ -140,10 +141,11 @@ class HardenedGit(Git):
         """
         git = self._get_persistent_cmd("cat_file_all", "cat_file", batch=True)
         found = []
+        answers = git.stdout
         with self._answered():
             for oid in self._asked(git, oids):
-                size = self._parse_object_header(git.stdout.readline())[2]
-                data = git.stdout.read(size + 1)
+                size = self._parse_object_header(answers.readline())[2]
+                data = answers.read(size + 1)
                 if len(data) <= size:
                     raise ValueError("git cat-file ended")
                 found.append((oid, data[:-1]))

@@ -179,12 +179,12 @@ def _explained(jobs: Sequence[Job], release: Release, source: Source, tools: Too
     """The same jobs, with what changed since what is live."""
     namespace = release.namespace
     live = tools.store.of_names(job.spec.function for job in jobs)
-    ours = {job.key.digest: job.key.inputs for job in jobs if job.reused and not job.spec.foreign}
-    known = tools.store.inputs(
-        namespace, [*ours, *(record.spec.key for record in live.values() if record.spec.key)]
-    )
-    # Builds of before inputs were kept.
-    tools.store.save_inputs(namespace, {key: ours[key] for key in ours.keys() - known.keys()})
+    changed = {
+        record.spec.key
+        for job in jobs
+        if (record := live.get(job.spec.function)) and record.spec.key not in ("", job.key.digest)
+    }
+    known = tools.store.inputs(namespace, sorted(changed))
     secrets = sorted({name for job in jobs for name in job.spec.secrets or ()})
     versions = tools.store.secret_versions(namespace, secrets) if secrets else {}
     done = []

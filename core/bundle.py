@@ -64,12 +64,12 @@ def digest_of(artifact: str) -> str:
 
 def bundle_folder(settings: Settings, namespace: str, artifact: str) -> Path:
     """Where an owner's bundle lies, whether it is there or not."""
-    return settings.bundles / names.namespace(namespace) / digest_of(artifact)
+    return Path(f"{settings.bundles}/{names.namespace(namespace)}/{digest_of(artifact)}")
 
 
 def layer_folder(settings: Settings, namespace: str, layer: Layer) -> Path:
     """Where an owner's layer lies, whether it is there or not."""
-    return settings.layers / names.namespace(namespace) / layer.digest
+    return Path(f"{settings.layers}/{names.namespace(namespace)}/{layer.digest}")
 
 
 def read_bundle(settings: Settings, namespace: str, artifact: str) -> Bundle:

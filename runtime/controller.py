@@ -48,6 +48,8 @@ TELL_EVERY = 10.0
 STOP_SECONDS = 10.0
 """The longest that the end of everything waits for functions."""
 ENDS_AT_ONCE = 8
+SWITCH_EVERY = 0.0005
+"""Seconds after which a thread that computes lets others go on."""
 
 log = logging.get()
 
@@ -92,6 +94,8 @@ class Controller:
     def run(self) -> None:
         """Passes until ``stop``; functions live on."""
         self._adopt()
+        # A start is many short calls of the system; each would wait 5 ms for a pass that computes.
+        sys.setswitchinterval(SWITCH_EVERY)
         threads = [
             threading.Thread(target=each, daemon=True)
             for each in (self._listen, self._watch_deaths, self._mend, self._tidy, self._measure)
@@ -182,8 +186,7 @@ class Controller:
         changed |= self.rollbacks.advance(records, counts)
         if changed:
             records, warm = self.store.functions(), self._warm()
-        if staged:
-            staged = self.releases.staged()  # a failed one is wanted no more
+        staged = {id_: each for id_, each in staged.items() if id_ not in self.releases.given_up}
         returning = [*self.rollbacks.wants(records), *self.watch.wants()]
         wants = wanted(records.values(), staged.values(), returning)
         self.replicas.forget(set(wants))
@@ -192,6 +195,8 @@ class Controller:
         todo = plan(
             wants, staying, self.replicas.ready(), pending, warm, self.replicas.taken_over()
         )
+        for spec in todo.start:  # they take the longest
+            self.replicas.start(spec)
         self._leaving.update(
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
@@ -208,8 +213,6 @@ class Controller:
             self.rollbacks.finish(records, table)
             if self.watch.look(records, table, counts):
                 self.wake()
-        for spec in todo.start:
-            self.replicas.start(spec)
         self._drain(instances)
         self.replicas.look(instances)
         routed = {address for route in table.values() for address in route.endpoints}

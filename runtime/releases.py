@@ -47,6 +47,8 @@ class Releases:
         self._seen: dict[str, float] = {}
         """When each release in staging was first seen: monotonic time."""
         self._switched_at: dict[str, float] = {}
+        self.given_up: set[str] = set()
+        """What ``advance`` found to be staged no more."""
 
     def staged(self) -> dict[str, list[Artifact]]:
         """Artifacts of every release in staging, oldest release first."""
@@ -65,6 +67,7 @@ class Releases:
         follow a rollback just now; what it replaced is not known before it is done.
         """
         changed = False
+        self.given_up = set()
         self._seen = {id_: self._seen.get(id_, time.monotonic()) for id_ in staged}
         self._switched_at = {id_: at for id_, at in self._switched_at.items() if id_ in staged}
         for id_, artifacts in staged.items():
@@ -100,7 +103,7 @@ class Releases:
         if failed:
             self._fail(id_, [failed[name] for name in sorted(failed)])
             return False
-        if missing or repository_key(self.store.release(id_)) in rolling:
+        if missing or (rolling and repository_key(self.store.release(id_)) in rolling):
             return False
         return self._switch(id_, artifacts, records)
 
@@ -169,6 +172,7 @@ class Releases:
         self._give_up(id_, told)
 
     def _give_up(self, id_: str, reason: str) -> None:
+        self.given_up.add(id_)
         try:
             self.store.move(id_, [State.STAGING], State.FAILED, reason)
         except Conflict:  # decided meanwhile: that stands

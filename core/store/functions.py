@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 from redis.client import Pipeline
@@ -105,12 +105,6 @@ class Functions(Base):
                 ("HSET", keys.inputs(namespace), key, encode(inputs)),
             ]
         )
-
-    def save_inputs(self, namespace: str, inputs: Mapping[str, Mapping[str, str]]) -> None:
-        """Adds what is not known yet of keys that have an artifact."""
-        if inputs:
-            told: dict[Any, bytes] = {key: encode(each) for key, each in inputs.items()}
-            self.redis.hset(keys.inputs(namespace), mapping=told)
 
     def known_artifacts(self, namespaces: Collection[str]) -> dict[str, dict[str, list[str]]]:
         """Namespace → artifact → the build keys that gave it."""

@@ -142,11 +142,14 @@ class Switching(Staging):
             pipe.multi()
             if last and last.state is State.LIVE:
                 self._displace(pipe, last, State.REPLACED, f"{id_} took its place")
-            for row in release.functions:
-                if row.build is not Build.REMOVED:
-                    its_url = function_url(url, row.name, release.namespace)
-                    told = msgspec.structs.replace(row, url=its_url)
-                    pipe.hset(keys.rows(id_), row.name, encode(told))
+            if rows := {
+                row.name: encode(
+                    msgspec.structs.replace(row, url=function_url(url, row.name, release.namespace))
+                )
+                for row in release.functions
+                if row.build is not Build.REMOVED
+            }:
+                pipe.hset(keys.rows(id_), mapping=dict(rows.items()))
             pipe.set(keys.live(key), id_)
             done = moved(release, State.LIVE, "")
             if done.watch:
@@ -308,8 +311,9 @@ class Switching(Staging):
     ) -> None:
         """Writes the records ``after`` in the place of those ``before``."""
         until = time.time() + warm
-        for function, record in after.items():
-            pipe.hset(keys.FUNCTIONS, function, encode(record))
+        if after:
+            rows = {function: encode(record) for function, record in after.items()}
+            pipe.hset(keys.FUNCTIONS, mapping=dict(rows.items()))
         for function in before.keys() - after.keys():
             pipe.hdel(keys.FUNCTIONS, function)
         for function, record in before.items():
