@@ -124,13 +124,16 @@ class Housekeeping:
     def _known(self, noted: Iterable[str]) -> dict[str, dict[str, list[str]]]:
         """Namespace → artifact → the build keys that gave it. None have bundles without a record,
         which a store that lost its last second may leave, and what was not removed to its end,
-        which is still ``noted``."""
+        which is still ``noted``; and images of builds that died before they could tell."""
         bundles = self.settings.bundles
         folders = list(bundles.glob("*/[0-9a-f]*")) if bundles.is_dir() else []
         spaces, _ = self.store.with_artifacts()
         known = self.store.known_artifacts(spaces)
         for folder in folders:
             known.setdefault(folder.parent.name, {}).setdefault(PREFIX + folder.name, [])
+        build_keys = {key for of in known.values() for keys in of.values() for key in keys}
+        for namespace, artifact in self.provider.stray(build_keys):
+            known.setdefault(namespace, {}).setdefault(artifact, [])
         for name in noted:
             namespace, _, artifact = name.partition(" ")
             known.setdefault(namespace, {}).setdefault(artifact, [])

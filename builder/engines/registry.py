@@ -15,6 +15,7 @@ from core.errors import ConfigError, Conflict, NotFound, SlipwayError, Unavailab
 from core.images import LOCAL
 from core.settings import Settings
 from engine.client import Engine
+from engine.images import TAG
 from engine.references import credentials, repository
 
 _DIGEST = re.compile(r"digest: (sha256:[0-9a-f]{64})")
@@ -31,7 +32,7 @@ _FEW = 5
 def name_of(settings: Settings, namespace: str, function: str, key: str) -> str:
     """The tag of a function's image: by its build's key."""
     place = repository(settings, namespace, function) if settings.registry else ""
-    return f"{place or f'{LOCAL}/{namespace}/{function}'}:{key[:24]}"
+    return f"{place or f'{LOCAL}/{namespace}/{function}'}:{key[:TAG]}"
 
 
 class Registry:

@@ -19,7 +19,7 @@ must give the same result when it is repeated. A provider
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -125,6 +125,14 @@ class Provider(Protocol):
 
         Raises:
             Unavailable: not now.
+        """
+
+    def stray(self, build_keys: Collection[str]) -> Iterable[tuple[str, str]]:
+        """(namespace, artifact) of images in the registry that is ours alone of which none of these
+        is the build key: of builds that died before anybody knew.
+
+        Raises:
+            Unavailable: not known now.
         """
 
     def discard(self, namespace: str, artifact: str, unneeded: Callable[[], bool] = always) -> None:

@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -310,6 +310,12 @@ class ProcessProvider:
 
     def mend(self) -> None:
         self._sandbox.network.mend()
+
+    def stray(
+        self,
+        build_keys: Collection[str],  # noqa: ARG002 - the interface's
+    ) -> Iterable[tuple[str, str]]:
+        return []  # bundles lie in the state folder
 
     def discard(self, namespace: str, artifact: str, unneeded: Callable[[], bool] = always) -> None:
         if all(each.spec.artifact != artifact for each in self.instances()):

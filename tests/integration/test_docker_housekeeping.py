@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from core.errors import NotFound
+from core.errors import NotFound, Unavailable
 from core.settings import Settings
 from engine.client import Engine
-from engine.images import discard
+from engine.images import TAG, discard, stray
 from tests.integration.docker_builds import registry
 
 pytestmark = pytest.mark.engine
@@ -28,19 +28,21 @@ class Shop:
         self.engine = engine
         self.settings = replace(settings, registry=place)
         self._names: list[str] = []
+        self._tags: list[str] = []
 
-    def push(self, name: str) -> str:
+    def push(self, name: str, tag: str = "k") -> str:
         """Makes a small image, pushes it, and returns it by digest."""
         where = f"{self.settings.registry}/ann/{name}"
         text = f"FROM {self.settings.python_image}\nLABEL x={secrets.token_hex(8)}\n"
         with self.engine.asking("making an image") as api:
-            for _ in api.build(fileobj=io.BytesIO(text.encode()), tag=f"{where}:k", rm=True):
+            for _ in api.build(fileobj=io.BytesIO(text.encode()), tag=f"{where}:{tag}", rm=True):
                 pass
-            for told in api.push(where, tag="k", stream=True, decode=True):
+            for told in api.push(where, tag=tag, stream=True, decode=True):
                 assert "error" not in told, told
                 digest = told.get("aux", {}).get("Digest") or None
                 if digest:
                     self._names.append(f"{where}@{digest}")
+                    self._tags.append(f"{where}:{tag}")
         return self._names[-1]
 
     def in_engine(self, artifact: str) -> bool:
@@ -59,9 +61,9 @@ class Shop:
         return requests.head(url, headers={"Accept": accept}, timeout=10).ok
 
     def close(self) -> None:
-        for artifact in self._names:
+        for tag in self._tags:
             with contextlib.suppress(NotFound), self.engine.asking("tidying") as api:
-                api.remove_image(artifact.partition("@")[0] + ":k", force=True)
+                api.remove_image(tag, force=True)
 
 
 @pytest.fixture
@@ -70,6 +72,22 @@ def shop(engine: Engine, settings: Settings, short_tmp: Path) -> Iterator[Shop]:
         shop = Shop(engine, settings, place)
         yield shop
         shop.close()
+
+
+def test_images_that_nobody_knows_are_found_in_our_own_registry(shop: Shop) -> None:
+    lost, known = shop.push("lost"), shop.push("known", tag="c" * TAG)
+    assert [*stray(shop.settings, ["c" * 64])] == [], "others may use it, too"
+    port = shop.settings.registry.rpartition(":")[2]
+    (shop.settings.state / "registry-port").write_text(f"{port}\n")
+    assert [*stray(shop.settings, ["c" * 64])] == [("ann", lost)]
+    assert sorted(stray(shop.settings, [])) == [("ann", known), ("ann", lost)]
+    discard(shop.settings, shop.engine, "ann", lost)
+    assert not shop.in_registry(lost)
+    assert [*stray(shop.settings, ["c" * 64])] == []
+    (shop.settings.state / "registry-port").write_text("1")
+    assert [*stray(shop.settings, [])] == [], "it is another one"
+    with pytest.raises(Unavailable, match="does not answer"):
+        list(stray(replace(shop.settings, registry="127.0.0.1:1"), []))
 
 
 def test_an_image_goes_from_engine_and_registry(shop: Shop) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -216,6 +216,9 @@ class Recording:
     def discard(self, namespace: str, artifact: str, _: Callable[[], bool]) -> None:
         self.discarded.append((namespace, artifact))
         self.before(artifact)
+
+    def stray(self, _: Collection[str]) -> list[tuple[str, str]]:
+        return []
 
     def weigh(self, _: str) -> int:
         return 1000

@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -29,9 +29,8 @@ from core.models import FunctionLogLine, FunctionSpec, Usage
 from core.pruning import Answer
 from core.sandbox.network import Network
 from core.settings import Settings
-from engine import pulled
+from engine import images, pulled
 from engine.client import Engine
-from engine.images import discard
 from runtime.providers import Instance, always, never
 from runtime.providers.cells import UIDS, memory_limit, reaches_out
 from runtime.providers.docker import document as documents
@@ -368,6 +367,9 @@ class DockerProvider:
             if self._network.mend():
                 self._containers.strand()
 
+    def stray(self, build_keys: Collection[str]) -> Iterable[tuple[str, str]]:
+        return images.stray(self._settings, build_keys)
+
     def discard(self, namespace: str, artifact: str, unneeded: Callable[[], bool] = always) -> None:
         if any(each.spec.artifact == artifact for each in self.instances()):
             return
@@ -377,7 +379,7 @@ class DockerProvider:
         if not unneeded():
             return
         self._images.forget(artifact)
-        discard(self._settings, self._engine, namespace, artifact)
+        images.discard(self._settings, self._engine, namespace, artifact)
 
     def weigh(self, artifact: str) -> int:
         return pulled.weigh(self._engine, artifact)
