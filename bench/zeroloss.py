@@ -103,7 +103,7 @@ class Round:
     requests: int
     failed: list[str]
     during: float
-    """p99 in seconds while a release was under way."""
+    """p99 in milliseconds while a release was under way."""
     between: float
 
 
@@ -150,14 +150,14 @@ def run(repeat: int) -> Result:
             ),
             Figure(
                 name="p99 while a release is under way",
-                unit="s",
+                unit="ms",
                 samples=[each.during for each in ours],
                 reference="between releases",
                 reference_samples=[each.between for each in ours],
             ),
             Figure(
                 name="p99 while it is restarted by hand",
-                unit="s",
+                unit="ms",
                 samples=[each.during for each in hands],
                 reference="between restarts",
                 reference_samples=[each.between for each in hands],
@@ -220,9 +220,10 @@ def _sort(load: Load, changes: list[tuple[float, float]]) -> Round:
 
 
 def _p99(seconds: list[float]) -> float:
+    """Milliseconds."""
     if len(seconds) < 100:
         raise BenchError(f"{len(seconds)} answers are too few for a p99")
-    return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
+    return 1000 * sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
 
 
 def _release(repository: Repository, number: int) -> None:

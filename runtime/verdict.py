@@ -18,7 +18,6 @@ import math
 from collections.abc import Sequence
 
 from core.models import Traffic, Watched
-from runtime.edge.traffic import LEAST_TIMED
 
 MARGIN = 0.02
 LEAST_ERRORS = 3
@@ -40,7 +39,7 @@ def breaches(functions: Sequence[Watched]) -> dict[str, str]:
                 f"{after.errors} of {after.requests} requests failed "
                 f"({_percent(after)}; before {before.errors} of {before.requests})"
             )
-        elif after.p50_ms and before.requests >= LEAST_TIMED:
+        elif after.p50_ms and before.p50_ms:
             if _slower(before.p50_ms, after.p50_ms, *SLOWER_P50):
                 told[each.name] = f"half of the answers take {_times(each, 'p50_ms')}"
             elif _slower(before.p95_ms, after.p95_ms, *SLOWER_P95):

@@ -47,6 +47,8 @@ class Line:
     code: int
     """The status as it is counted: 499 (as other proxies have it) where the client went away before
     there was one, 502 where there was none for another reason."""
+    uploaded: int = 0
+    """Bytes of the request."""
 
     @classmethod
     def parse(cls, text: str) -> Line:
@@ -54,7 +56,7 @@ class Line:
         words = text.split(" ")
         if len(words) != 10:
             raise ValueError(f"{len(words)} fields")
-        function, status, start, receive, total, data, _, _, end, backend = words
+        function, status, start, receive, total, data, uploaded, _, end, backend = words
         code = max(int(status), 0)
         arrived = int(start) / 1e9
         spent = max(int(total) - max(int(receive), 0), 0)
@@ -66,6 +68,7 @@ class Line:
             seconds=spent / 1e3,
             platform_failed=_platform_failed(code, end, by_gateway=backend == config.GATEWAY),
             code=_counted(code, end),
+            uploaded=int(uploaded),
         )
 
 

@@ -19,6 +19,9 @@ from core.models import Traffic
 if TYPE_CHECKING:
     from runtime.edge.collector import Line
 
+_UPLOAD = 2**16
+"""Bytes of a request from which on the time to the first byte of its answer is not the function's
+alone."""
 LEAST_TIMED = 20
 """Requests below which a percentile says nothing."""
 MINUTE = 60.0
@@ -35,7 +38,7 @@ class Answers:
         self.requests = 0
         self.errors = 0
         self.times: Counter[int] = Counter()
-        """Class of the time to the first byte → requests."""
+        """Class of the time to the first byte → requests, uploads left out."""
 
     def add(self, line: Line) -> None:
         """A request that its client gave up says nothing of the function."""
@@ -43,8 +46,9 @@ class Answers:
             return
         self.requests += 1
         self.errors += line.code >= 500
-        waited = max(line.answered - line.arrived, _LEAST)
-        self.times[math.ceil(math.log(waited / _LEAST) / _WIDTH)] += 1
+        if line.uploaded <= _UPLOAD:  # else it is the client's line that is timed
+            waited = max(line.answered - line.arrived, _LEAST)
+            self.times[math.ceil(math.log(waited / _LEAST) / _WIDTH)] += 1
 
     def merge(self, other: Answers) -> None:
         self.requests += other.requests
@@ -52,6 +56,7 @@ class Answers:
         self.times.update(other.times)
 
     def traffic(self) -> Traffic:
+        """Its percentiles are 0 where too few requests were timed."""
         return Traffic(
             requests=self.requests,
             errors=self.errors,
@@ -61,7 +66,10 @@ class Answers:
 
     def _percentile(self, share: float) -> float:
         """Milliseconds."""
-        left = share * self.requests
+        timed = self.times.total()
+        if timed < LEAST_TIMED:
+            return 0.0
+        left = share * timed
         for place in sorted(self.times):
             left -= self.times[place]
             if left <= 0:
@@ -118,9 +126,5 @@ class Since:
             self._timed[line.function].add(line)
 
     def traffic(self, function: str) -> Traffic:
-        """Its percentiles are 0 where too few requests were timed."""
-        whole, timed = self._whole[function].traffic(), self._timed[function]
-        if timed.requests < LEAST_TIMED:
-            return msgspec.structs.replace(whole, p50_ms=0.0, p95_ms=0.0)
-        times = timed.traffic()
+        whole, times = self._whole[function].traffic(), self._timed[function].traffic()
         return msgspec.structs.replace(whole, p50_ms=times.p50_ms, p95_ms=times.p95_ms)

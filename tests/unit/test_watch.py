@@ -44,7 +44,7 @@ def test_errors(before: Traffic, after: Traffic, worse: bool) -> None:
         (did(100), did(100, p95=200), False),
         (did(100), did(100, p95=300), True),
         (did(100), did(19, p50=0, p95=0), False),  # too few were timed
-        (did(19), did(100, p50=5000), False),
+        (did(19, p50=0, p95=0), did(100, p50=5000), False),
     ],
 )
 def test_times(before: Traffic, after: Traffic, worse: bool) -> None:
@@ -57,7 +57,7 @@ def test_the_reason_has_the_figures() -> None:
     assert breaches([each]) == {"f": "25 of 40 requests failed (62.5 %; before 1 of 50)"}
 
 
-def line(function: str, at: float, waited: float, code: int = 200) -> Line:
+def line(function: str, at: float, waited: float, code: int = 200, uploaded: int = 200) -> Line:
     return Line(
         function=function,
         status=code,
@@ -66,6 +66,7 @@ def line(function: str, at: float, waited: float, code: int = 200) -> Line:
         seconds=waited,
         platform_failed=False,
         code=code,
+        uploaded=uploaded,
     )
 
 
@@ -79,6 +80,17 @@ def test_percentiles_are_at_most_a_tenth_too_high() -> None:
     for share, value in ((0.5, told.p50_ms), (0.95, told.p95_ms)):
         true = waits[int(share * 1000) - 1] * 1000
         assert true * 0.99 <= value <= true * 1.11 + 0.1
+
+
+def test_uploads_count_and_are_not_timed() -> None:
+    """How long they take is for the client's line to say."""
+    answers = Answers()
+    for number in range(40):
+        answers.add(line("f.a", 1.0, 0.01))
+        answers.add(line("f.a", 1.0, 3.0, 200 if number else 500, 2**20))
+    told = answers.traffic()
+    assert (told.requests, told.errors) == (80, 1)
+    assert told.p95_ms < 12
 
 
 def test_who_gave_up_says_nothing_of_the_function() -> None:
