@@ -50,6 +50,8 @@ class _Watching:
     """What comes back then."""
     patience: float = 0.0
     """Monotonic time until which that has to be healthy."""
+    mute: dict[str, float] = field(default_factory=dict)
+    """Function → monotonic time since which its requests wait and none is answered."""
 
 
 class Watch:
@@ -161,8 +163,9 @@ class Watch:
             watching.reasons, watching.before = {}, ()
         if not watching.reasons:
             reasons = breaches(ours) | dict(self._ended(watching, ours, records, table))
+            mute = dict(self._mute(watching, ours))
             if left <= 0:
-                reasons |= dict(self._mute(release, ours))
+                reasons |= mute
             if reasons:
                 watching.reasons = reasons
                 watching.before = self.store.replaced_by(release.id)
@@ -257,15 +260,19 @@ class Watch:
             if trouble and trouble.at > watching.at and not trouble.passing:
                 yield each.name, f"no replica is left: {trouble.reason}"
 
-    def _mute(self, release: Release, functions: Iterable[Watched]) -> Iterable[tuple[str, str]]:
-        """Functions that have not begun to answer anybody, though they were quick before and
-        somebody waits."""
-        quick = self.settings.watch * 1000 / 4
+    def _mute(self, watching: _Watching, functions: Iterable[Watched]) -> Iterable[tuple[str, str]]:
+        """Functions that have long begun no answer, though they were quick before and somebody
+        waits. How long, a look alone does not say: the edge may be a new one."""
+        quick, now_ = self.settings.watch / 4, time.monotonic()
+        since, watching.mute = watching.mute, {}
         for each in functions:
-            if each.after.requests or not 0 < each.before.p95_ms < quick:
+            if each.after.requests or not 0 < each.before.p95_ms < quick * 1000:
                 continue
-            if waiting := self.edge.unanswered(f"{each.name}.{release.namespace}"):
-                yield each.name, f"none of {waiting} requests was answered"
+            waiting = self.edge.unanswered(f"{each.name}.{watching.release.namespace}")
+            if waiting:
+                watching.mute[each.name] = since.get(each.name, now_)
+                if now_ - watching.mute[each.name] > quick:
+                    yield each.name, f"none of {waiting} requests was answered"
 
     def _forget(self, id_: str) -> None:
         watching = self._watching.pop(id_)

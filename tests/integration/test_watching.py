@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,7 +70,7 @@ class World:
 
 @pytest.fixture
 def world(settings: Settings, store: Store) -> World:
-    return World(replace(settings, watch=10.0), store)
+    return World(replace(settings, watch=2.0), store)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +89,23 @@ def test_who_was_quick_and_begins_no_answer_is_taken_back(
 ) -> None:
     release(world.store, "a", [artifact("f")])
     world.warm()
-    second = world.release("b", [artifact("f", digest="1")], OVER, before)
+    until = datetime.now(UTC) + timedelta(seconds=0.5)
+    second = world.release("b", [artifact("f", digest="1")], until.isoformat(), before)
     world.did, world.waiting = {"f.alice": after}, waiting
     world.look()
+    time.sleep(0.6)
+    world.look()
     assert world.verdict(second) is verdict
+
+
+def test_who_waits_for_a_moment_only_says_nothing(world: World) -> None:
+    """The edge was started anew, or the controller, and the time of the watch is over."""
+    release(world.store, "a", [artifact("f")])
+    world.warm()
+    second = world.release("b", [artifact("f", digest="1")], OVER)
+    world.waiting = 1
+    world.look()
+    assert world.verdict(second) is Verdict.KEPT
 
 
 def test_what_is_ill_and_was_left_alone_is_no_reason_to_stay(world: World) -> None:
