@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import signal
@@ -180,6 +181,7 @@ class Platform:
         admin: bool = False,
         timeout: float = 30,
     ) -> Answer:
+        """Raises OSError: there was no whole answer."""
         request = urllib.request.Request(self.url + path, data, dict(headers or {}), method=method)
         if admin:
             token = base64.b64encode(f"admin:{self.password}".encode()).decode()
@@ -192,6 +194,8 @@ class Platform:
         except urllib.error.HTTPError as error:
             with error:
                 return Answer(error.code, CaseInsensitiveDict(error.headers.items()), error.read())
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"the answer broke off: {error!r}") from error
 
     def call(self, function: str, data: bytes | None = None, path: str = "") -> Answer:
         method = "POST" if data is not None else "GET"
