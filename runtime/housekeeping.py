@@ -132,8 +132,11 @@ class Housekeeping:
         for folder in folders:
             known.setdefault(folder.parent.name, {}).setdefault(PREFIX + folder.name, [])
         build_keys = {key for of in known.values() for keys in of.values() for key in keys}
-        for namespace, artifact in self.provider.stray(build_keys):
-            known.setdefault(namespace, {}).setdefault(artifact, [])
+        try:
+            for namespace, artifact in self.provider.stray(build_keys):
+                known.setdefault(namespace, {}).setdefault(artifact, [])
+        except Unavailable as error:  # all that is known goes meanwhile
+            log.warning("stray_images_unknown", reason=str(error))
         for name in noted:
             namespace, _, artifact = name.partition(" ")
             known.setdefault(namespace, {}).setdefault(artifact, [])

@@ -30,7 +30,7 @@ from itertools import count
 import websockets.sync.client as websockets
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from tests.e2e.platform import Platform, Repository, stack
+from tests.e2e.platform import Platform, Repository, handler, stack
 from tests.e2e.test_streams import RAW
 from tests.waiting import until
 
@@ -356,3 +356,25 @@ def called(platform: Platform, *functions: str) -> Iterator[Counter[tuple[str, i
         done.set()
         for client in clients:
             client.join()
+
+
+def taken_back(repository: Repository) -> tuple[str, Counter[tuple[str, int, str]]]:
+    """Releases ``f`` and ``g``, then an ``f`` that fails, while both are called: all of it has to
+    come back. Returns the first release, and what the callers were told."""
+    platform, owner = repository.platform, repository.owner
+    first = repository.push(
+        {
+            "stack.yml": stack("f", "g"),
+            "f/handler.py": handler("f v1"),
+            "g/handler.py": handler("g v1"),
+        }
+    )
+    assert first.last.startswith("slipway: live r"), first.text + platform.logs()
+    with called(platform, f"f.{owner}", f"g.{owner}") as seen:
+        told = repository.push({"f/handler.py": BROKEN, "g/handler.py": handler("g v2")})
+        assert told.last.startswith("slipway: rolled-back r"), told.text + platform.logs()
+        assert "requests failed" in told.last
+        assert [platform.call(f"{each}.{owner}").text for each in "fg"] == ["f v1", "g v1"]
+    release = platform.release(owner, repository.name)
+    assert (release["state"], release["watch"]["verdict"]) == ("rolled-back", "returned")
+    return first.last.split()[-1], seen

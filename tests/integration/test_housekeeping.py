@@ -209,6 +209,8 @@ class Recording:
 
     before: Callable[[str], None]
     discarded: list[tuple[str, str]] = field(default_factory=list)
+    lost: str = ""
+    """An image that nobody knows; after it the registry is away."""
 
     def instances(self) -> list[Instance]:
         return []
@@ -217,14 +219,28 @@ class Recording:
         self.discarded.append((namespace, artifact))
         self.before(artifact)
 
-    def stray(self, _: Collection[str]) -> list[tuple[str, str]]:
-        return []
+    def stray(self, _: Collection[str]) -> Iterator[tuple[str, str]]:
+        if self.lost:
+            yield "ann", self.lost
+            raise Unavailable("the registry is away")
 
     def weigh(self, _: str) -> int:
         return 1000
 
     def tidy(self, *_: object, dry: bool) -> Answer:  # noqa: ARG002 - the interface's
         return Answer()
+
+
+def test_an_image_that_nobody_knows_goes_and_a_registry_that_is_away_holds_up_nothing(
+    house: House,
+) -> None:
+    lost = f"r/ann/f@sha256:{'a' * 64}"
+    engine = Recording(lambda _: None, lost=lost)
+    keeping = Housekeeping(house.settings, house.store, cast("Provider", engine))
+    assert count(keeping.run()) == 0
+    house.an_hour_passes()
+    keeping.run()
+    assert engine.discarded == [("ann", lost)]
 
 
 def test_a_bare_image_that_another_owner_needs_stays(house: House) -> None:
