@@ -154,7 +154,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing(settings: Settings, started: list[U
     assert set(children) == {"store", "gateway", "workers", "queue", "controller", "edge"}
     assert memory(made.process.pid) < SUPERVISOR_MB
     if os.geteuid() == 0:
-        assert bridge(settings).exists()
+        until(bridge(settings).exists)  # it is laid beside the other parts
     for name in ("", "lock", "run", "log", "store"):
         assert (settings.state / name).stat().st_mode & 0o077 == 0, name
     assert made.end() == 0, made.output
