@@ -24,6 +24,7 @@ _MANIFESTS = ", ".join(
         "application/vnd.docker.distribution.manifest.v2+json",
     )
 )
+_OURS = re.compile(f"[0-9a-f]{{{TAG}}}")
 _LOOPBACK = re.compile(r"(localhost|127(\.[0-9]{1,3}){3})(:[0-9]+)?(/|$)")
 
 
@@ -56,7 +57,7 @@ def discard(settings: Settings, engine: Engine, namespace: str, artifact: str) -
 
 def stray(settings: Settings, build_keys: Collection[str]) -> Iterator[tuple[str, str]]:
     """(namespace, artifact) of images in the registry that ``slipway up`` started whose tag is that
-    of none of these build keys.
+    of a build, and of none of these build keys. Other tags are those of images that people pushed.
 
     ``GET /v2/<name>/tags/list`` and ``HEAD /v2/<name>/manifests/<tag>`` are end-8 and end-2 of the
     OCI distribution specification 1.1, ``GET /v2/_catalog`` is the registry's own.
@@ -84,7 +85,8 @@ def stray(settings: Settings, build_keys: Collection[str]) -> Iterator[tuple[str
 
             for name in listed("/v2/_catalog", "repositories"):
                 namespace, _, function = name.partition("/")
-                for tag in set(listed(f"/v2/{name}/tags/list", "tags")) - tags:
+                found = filter(_OURS.fullmatch, listed(f"/v2/{name}/tags/list", "tags"))
+                for tag in set(found) - tags:
                     manifest = f"{url}/v2/{name}/manifests/{tag}"
                     answer = session.head(manifest, headers={"Accept": _MANIFESTS}, timeout=10)
                     if function and (digest := answer.headers.get("Docker-Content-Digest")):

@@ -55,12 +55,16 @@ def release(
 
     Raises RedisError: the store is away.
     """
-    while True:
-        known = store.head(repository.key)  # first: whatever is newer is seen below
-        if (local_head(settings, repository) or names.NO_COMMIT) != commit:
-            return None
+
+    def still() -> bool:
+        return (local_head(settings, repository) or names.NO_COMMIT) == commit
+
+    branch = repository.deploy_branch
+    while still():
+        known = store.head(repository.key)
         with suppress(Conflict):  # another push was quicker: was it before or after this one?
-            return store.create_release(repository, commit, repository.deploy_branch, since=known)
+            return store.create_release(repository, commit, branch, since=known, still=still)
+    return None
 
 
 def compare(settings: Settings, store: Store) -> None:

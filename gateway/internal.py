@@ -67,7 +67,7 @@ def pushed(namespace: str, repository: str) -> Response:
         commit = names.NO_COMMIT
     release = heads.release(gateway.settings, gateway.store, known, commit)
     if release is None:
-        told.append(f"slipway: stored; {deployed.branch} was pushed again since: that is deployed")
+        told.append(f"slipway: superseded: {deployed.branch} was pushed again since")
         return _text(iter(_shown(told)))
     failpoints.at("release-created")
     queues.dispatch(gateway.store, known.key)

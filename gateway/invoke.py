@@ -188,12 +188,11 @@ def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | N
     """What is desired of it, and what was last seen.
 
     A release makes a function desired a moment before anybody has seen it, and another revision a
-    moment before the routes are told to follow. That moment is waited for, in a place; where there
-    is none, what still answers is as good. Where nobody looks any more, nobody waits long.
+    moment before the routes are told to follow. That moment is waited for, in a place of its own;
+    where there is none, what still answers is as good. Where nobody looks any more, nobody waits
+    long.
 
-    Raises:
-        NotFound: there is no such function.
-        Unavailable: nothing answers, and there is no place to wait in.
+    Raises NotFound: there is no such function.
     """
     begun = time.monotonic()
     with ExitStack() as place:
@@ -207,11 +206,9 @@ def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | N
                 return record, observed
             if not waits:
                 try:
-                    place.callback(gateway.pools.invocations.take(function))
+                    place.callback(gateway.pools.waiting.take(function))
                 except Unavailable:
-                    if observed and observed.endpoints:
-                        return record, observed
-                    raise
+                    return record, observed
                 waits = True
             time.sleep(LOOK_EVERY)
 

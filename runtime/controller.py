@@ -202,7 +202,9 @@ class Controller:
         )
         if self.collector:
             self.collector.only(records)
-        table = routes(records.values(), instances, self.replicas.ready(), self._leaving)
+        # In this order: one that answers in between is in one of both.
+        taken_over, ready = self.replicas.taken_over(), self.replicas.ready()
+        table = routes(records.values(), instances, ready, self._leaving, taken_over)
         moved = self._route(table)
         # Before anything ends, and before a release is called live: without an edge, what is
         # told here is the route.

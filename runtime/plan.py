@@ -161,17 +161,28 @@ def routes(
     instances: Iterable[Instance],
     ready: Collection[str],
     leaving: Collection[str],
+    taken_over: Collection[str] = (),
 ) -> dict[str, Route]:
-    """The whole routing table: each function at healthy replicas of what may serve."""
+    """The whole routing table: each function at healthy replicas of what may serve.
+
+    ``taken_over``: as for ``plan``. What a release made desired was healthy then; where the
+    controller was killed before it told so, what runs of it serves until it is asked.
+    """
     endpoints: dict[Key, list[str]] = {}
+    unasked: dict[Key, list[str]] = {}
     for instance in instances:
-        if instance.phase is Phase.RUNNING and instance.id in ready and instance.id not in leaving:
-            key = (instance.function, instance.revision)
+        if instance.phase is not Phase.RUNNING or instance.id in leaving:
+            continue
+        key = (instance.function, instance.revision)
+        if instance.id in ready:
             endpoints.setdefault(key, []).append(instance.address)
+        elif instance.id in taken_over:
+            unasked.setdefault(key, []).append(instance.address)
     table = {}
     for record in records:
         for spec in serving(record):
-            if found := endpoints.get((spec.function, spec.revision)):
+            key = (spec.function, spec.revision)
+            if found := endpoints.get(key) or (unasked.get(key) if record.release else None):
                 table[spec.function] = Route(
                     revision=spec.revision,
                     endpoints=tuple(sorted(found)),

@@ -8,8 +8,8 @@ that came after the routes moved:
 - time to the first byte, of the second half, with enough requests on both sides: the median or the
   95th percentile is several times what it was.
 
-The watch itself sees to two more: no answer begun by its end, where requests wait and answers were
-quick before; and no replica left, whether anybody asked or not.
+The watch itself sees to two more: no answer begun by its end, where as many requests wait and
+answers were quick before; and no replica left, whether anybody asked or not.
 """
 
 from __future__ import annotations

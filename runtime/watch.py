@@ -25,7 +25,7 @@ from runtime.edge.traffic import Since
 from runtime.plan import Key, Want, follows
 from runtime.receipts import Receipts
 from runtime.replicas import Replicas
-from runtime.verdict import breaches
+from runtime.verdict import LEAST_ERRORS, breaches
 
 LOOK_EVERY = 0.25
 """Seconds between two looks."""
@@ -40,7 +40,6 @@ class _Watching:
     release: Release
     ends: float
     """Unix time."""
-    begun: float
     answers: Since | None
     at: float
     """Monotonic time from which a replica's trouble counts: of the switch."""
@@ -101,15 +100,9 @@ class Watch:
         time; 0: an earlier controller saw to that)."""
         if release.settled or release.watch is None or release.id in self._watching:
             return
-        functions = [f"{each.name}.{release.namespace}" for each in release.watch.functions]
-        ends, begun = datetime.fromisoformat(release.watch.until).timestamp(), time.time()
-        half = (begun + ends) / 2
+        ends = datetime.fromisoformat(release.watch.until).timestamp()
         self._watching[release.id] = _Watching(
-            release=release,
-            ends=ends,
-            begun=begun,
-            answers=self.collector.watch(functions, half) if self.collector else None,
-            at=at,
+            release=release, ends=ends, answers=self._count(release), at=at
         )
 
     def look(
@@ -158,11 +151,16 @@ class Watch:
         healthy: Mapping[Key, int],
     ) -> bool:
         release, left = watching.release, watching.ends - time.time()
+        if not watching.at and any(self._silent(release, records, table)):
+            # A new controller finds them dead. The machine may have taken them with it: what was
+            # asked of the dead does not count, and they come back; not if they die again.
+            self._drop(watching)
+            watching.answers = self._count(release)
         ours = [each for each in self._figures(watching) if self._is_of(release, each, records)]
         if watching.reasons.keys().isdisjoint(each.name for each in ours):
             watching.reasons, watching.before = {}, ()
         if not watching.reasons:
-            reasons = breaches(ours) | dict(self._ended(watching, ours, records, table))
+            reasons = breaches(ours) | dict(self._ended(watching, records, table))
             mute = dict(self._mute(watching, ours))
             if left <= 0:
                 reasons |= mute
@@ -246,38 +244,61 @@ class Watch:
     def _ended(
         self,
         watching: _Watching,
-        functions: Iterable[Watched],
         records: Mapping[str, FunctionRecord],
         table: Mapping[str, Route],
     ) -> Iterable[tuple[str, str]]:
-        """Functions without a replica that answers, and why."""
-        for each in functions:
-            function = f"{each.name}.{watching.release.namespace}"
-            record, route = records[function], table.get(function)
-            if not record.replicas or (route and route.endpoints):
+        """Functions without a replica that answers, by their own fault, and why."""
+        for record in self._silent(watching.release, records, table):
+            trouble = self.replicas.trouble((record.spec.function, record.spec.revision))
+            if trouble is None or trouble.passing or trouble.at <= watching.at:
                 continue
-            trouble = self.replicas.trouble((function, record.spec.revision))
-            if trouble and trouble.at > watching.at and not trouble.passing:
-                yield each.name, f"no replica is left: {trouble.reason}"
+            if watching.at or trouble.failures > record.replicas:
+                yield record.spec.name, f"no replica is left: {trouble.reason}"
+
+    def _silent(
+        self,
+        release: Release,
+        records: Mapping[str, FunctionRecord],
+        table: Mapping[str, Route],
+    ) -> Iterable[FunctionRecord]:
+        """What is desired of the release and has no route, or one to nobody."""
+        assert release.watch is not None  # begin() saw to it
+        for each in release.watch.functions:
+            route = table.get(f"{each.name}.{release.namespace}")
+            if self._is_of(release, each, records) and not (route and route.endpoints):
+                record = records[f"{each.name}.{release.namespace}"]
+                if record.replicas:
+                    yield record
 
     def _mute(self, watching: _Watching, functions: Iterable[Watched]) -> Iterable[tuple[str, str]]:
-        """Functions that have long begun no answer, though they were quick before and somebody
-        waits. How long, a look alone does not say: the edge may be a new one."""
+        """Functions that have long begun no answer, though they were quick before and several
+        requests wait: one may be a slow upload. How long, a look alone does not say: the edge may
+        be a new one."""
         quick, now_ = self.settings.watch / 4, time.monotonic()
         since, watching.mute = watching.mute, {}
         for each in functions:
             if each.after.requests or not 0 < each.before.p95_ms < quick * 1000:
                 continue
             waiting = self.edge.unanswered(f"{each.name}.{watching.release.namespace}")
-            if waiting:
+            if waiting >= LEAST_ERRORS:
                 watching.mute[each.name] = since.get(each.name, now_)
                 if now_ - watching.mute[each.name] > quick:
                     yield each.name, f"none of {waiting} requests was answered"
 
-    def _forget(self, id_: str) -> None:
-        watching = self._watching.pop(id_)
+    def _count(self, release: Release) -> Since | None:
+        """What is answered from now on, and how fast in the second half of what is left."""
+        if self.collector is None or release.watch is None:
+            return None
+        ends = datetime.fromisoformat(release.watch.until).timestamp()
+        functions = [f"{each.name}.{release.namespace}" for each in release.watch.functions]
+        return self.collector.watch(functions, (time.time() + ends) / 2)
+
+    def _drop(self, watching: _Watching) -> None:
         if self.collector and watching.answers:
             self.collector.forget(watching.answers)
+
+    def _forget(self, id_: str) -> None:
+        self._drop(self._watching.pop(id_))
 
 
 def _serves(spec: FunctionSpec, held: FunctionRecord | None) -> bool:

@@ -24,8 +24,8 @@ PATIENCE = 5.0
 """Seconds that leftovers have to end by themselves."""
 _KILLED = 5.0
 """Seconds after which one that was killed should be gone."""
-LAST = "store"
-"""Ended after all others, which write to it until they end."""
+LAST = (("registry", "build-engine"), ("store",))
+"""Ended after all others, which use them until they end: one group after the other."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Leftovers:
         ]
 
     def end(self) -> list[str]:
-        """Ends them, the store last; returns the names of those there were.
+        """Ends them, those last that others need; returns the names of those there were.
 
         Only where no other supervisor of this folder runs.
 
@@ -67,8 +67,9 @@ class Leftovers:
             ConfigError: one does not end, or cannot be found.
         """
         names = [name for name in self._names() if self._held(name)]
-        self._end([name for name in names if name != LAST])
-        self._end([name for name in names if name == LAST])
+        needed = [name for group in LAST for name in group]
+        for group in ([name for name in names if name not in needed], *LAST):
+            self._end([name for name in names if name in group])
         return names
 
     def _end(self, names: Collection[str]) -> None:

@@ -15,13 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from docker.types import LogConfig, Mount
 
 from builder.bounded import ASK_EVERY, Lines
-from core.alive import place
+from core.alive import owner, place
 from core.errors import BuildFailed, Conflict, NotFound, SlipwayError
 from core.sandbox.cgroup import LOW
 from core.settings import Settings
@@ -85,7 +84,7 @@ def run(
             labels={
                 **dict.fromkeys(config.get("Labels") or {}, ""),  # others read orders in them
                 LABEL: settings.mark,
-                _OWNER: _owner(os.getpid()),
+                _OWNER: owner(os.getpid()),
                 _UNTIL: str(int(time.time() + settings.build_timeout + _GRACE)),
             },
             healthcheck={"test": ["NONE"]},
@@ -151,7 +150,7 @@ def sweep(engine: Engine, settings: Settings) -> int:
         host, _, _ = labels.get(_OWNER, "").partition(" ")
         ours = host == place()
         pid = labels.get(_OWNER, "").split(" ")[1:2]
-        dead = ours and (not pid or _owner(int(pid[0])) != labels[_OWNER])
+        dead = ours and (not pid or owner(int(pid[0])) != labels[_OWNER])
         if dead or time.time() > float(labels.get(_UNTIL) or 0):
             _remove(engine, each["Id"])
             count += 1
@@ -229,13 +228,3 @@ def _follow(
 def _remove(engine: Engine, container: str) -> None:
     with contextlib.suppress(NotFound, Conflict), engine.asking("the container of tests") as api:
         api.remove_container(container, force=True, v=True)
-
-
-def _owner(pid: int) -> str:
-    """Tells a process from every other one, also those of other containers on this host:
-    ``place pid start``; '' if it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return f"{place()} {pid} {stat.rpartition(')')[2].split()[19]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ from builder.engines.images import Images, check_name
 from builder.key import platform_inputs
 from builder.templates import DOCKERFILE, Template
 from core import queues
+from core.alive import owner, place
 from core.errors import (
     BuildFailed,
     ConfigError,
@@ -54,6 +56,11 @@ owner's proxy would put its answers into everybody's cache."""
 _MAX_ARGUMENTS = 64 * 1024
 _SECRETS = ("ca", "registries", "test-tools")
 """What the RUN lines of templates are handed."""
+_TAG = re.compile(
+    r".*:(?P<mark>[0-9a-f]{6})-(?P<time>[0-9a-f]{1,10})"
+    r"-(?P<maker>(?P<place>[0-9a-f]{8})\.(?P<pid>[0-9]{1,9})\.[0-9]+)-[0-9a-f]+"
+)
+"""Of what is on the way: the installation, when it was made, and by which process."""
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
 """A Debian package, as apt-get install takes it: never one of its options."""
 
@@ -236,9 +243,9 @@ class Workshop:
         )
 
     def tag(self) -> str:
-        """A new name for an image on the way: of this installation, and made now."""
-        now = f"{int(time.time()):x}"
-        return f"{ON_THE_WAY}:{self.settings.mark}-{now}-{secrets.token_hex(8)}"
+        """A new name for an image on the way: of this installation, and made now by us."""
+        made = f"{int(time.time()):x}-{_maker(os.getpid())}"
+        return f"{ON_THE_WAY}:{self.settings.mark}-{made}-{secrets.token_hex(8)}"
 
     def tag_of(self, release: str) -> str:
         """A new name for an image that a release has on the way until it is ``over``."""
@@ -274,9 +281,11 @@ class Workshop:
             found = api.images(name=ON_THE_WAY)
         count = 0
         for tag in (tag for each in found for tag in each["RepoTags"] or []):
-            match = re.fullmatch(r".*:([0-9a-f]{6})-([0-9a-f]{1,10})-[0-9a-f]+", tag)
-            old = match and time.time() - int(match[2], 16) > queues.JOB_SECONDS
-            if match and match[1] == self.settings.mark and old:
+            match = _TAG.fullmatch(tag)
+            if match is None or match["mark"] != self.settings.mark:
+                continue
+            gone = match["place"] == _here() and _maker(int(match["pid"])) != match["maker"]
+            if gone or time.time() - int(match["time"], 16) > queues.JOB_SECONDS:
                 self.untag(tag)
                 count += 1
         return count + self.images.use.sweep(self._data_root)
@@ -289,6 +298,16 @@ class Workshop:
         with self.build_engine.asking("the engine's folder") as api:
             folder = Path(str(api.info().get("DockerRootDir", "")))
         return folder if folder.is_dir() else None
+
+
+def _maker(pid: int) -> str:
+    """A process as tags tell it; '' if it is gone."""
+    told = owner(pid).split(" ")
+    return f"{_here()}.{pid}.{told[-1]}" if told[-1] else ""
+
+
+def _here() -> str:
+    return hashlib.sha256(place().encode()).hexdigest()[:8]
 
 
 def _of_template(template: Template, path: str) -> bytes:

@@ -6,7 +6,7 @@ whose turn it is, what is superseded, the log's end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -106,6 +106,7 @@ class Releases(Base):
         again: bool = False,
         pinned: bool = False,
         since: str | None = None,
+        still: Callable[[], bool] = lambda: True,
     ) -> Release:
         """Records a release in state ``queued``; what still waited is superseded.
 
@@ -113,7 +114,8 @@ class Releases(Base):
         is on its way or live, or where it was rolled back, unless ``again``. ``delivery`` is
         (forge, delivery id): one that was seen before gives the release it made. ``pinned``:
         release exactly this commit; otherwise a forge's repository is asked for its branch's head
-        when the build begins. ``since``: only while ``head`` still is this.
+        when the build begins. ``since``: only while ``head`` still is this, and
+        ``still`` says so, which is asked after that: whoever changes it writes ``head`` later.
 
         Raises:
             Conflict: another head was released meanwhile.
@@ -129,6 +131,8 @@ class Releases(Base):
                         return made
             if since is not None and text(pipe.get(keys.head(key))) != since:
                 raise Conflict(f"another commit of {key} was released meanwhile")
+            if not still():
+                raise Conflict(f"{commit} is not the head of {key} any more")
             newest = first(pipe.zrevrange(keys.repository_releases(key), 0, 0))
             if newest and not again:
                 last = self.release(newest)

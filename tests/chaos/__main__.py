@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.harness import commit
 from tests.chaos import report
 from tests.chaos.campaign import campaign
 from tests.chaos.run import Outcome
@@ -17,6 +18,7 @@ from tests.chaos.scenario import sample
 
 def main() -> int:
     arguments = _arguments()
+    ran = commit()
     kept = Path(f".pytest_cache/chaos-{arguments.runtime}-{arguments.seed}-{arguments.runs}.jsonl")
     if arguments.sample:
         seeds = list(sample(arguments.sample, arguments.runtime))
@@ -38,7 +40,7 @@ def main() -> int:
     campaign(left, arguments.runtime, arguments.platforms, note)
     print(report.table(done))
     if arguments.write and len(done) == len(seeds):
-        report.write(done, arguments.runtime)
+        report.write(done, arguments.runtime, ran)
         kept.unlink(missing_ok=True)
     bad = [each for each in done if each.complaints]
     for each in bad:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import msgspec
 
 from bench.figures import RESULTS, machine
-from bench.harness import commit
 from tests.chaos.run import Outcome
 from tests.chaos.scenario import HARD, VICTIMS, steps
 
@@ -53,12 +52,12 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes)}: {statistics.mean(each.converged for each in outcomes):.1f} s"
 
 
-def write(outcomes: Sequence[Outcome], runtime: str) -> None:
+def write(outcomes: Sequence[Outcome], runtime: str, commit: str) -> None:
     """Into ``bench/results/chaos_<runtime>.{txt,json}``: the table, and every run."""
     told = {
         "chaos": runtime,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
+        "commit": commit,
         "machine": machine(),
         "runs": sorted(outcomes, key=lambda each: each.seed),
     }

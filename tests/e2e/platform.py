@@ -15,15 +15,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import docker
 import psutil
 from requests.structures import CaseInsensitiveDict
 
 from core.settings import ROOT, Settings
+from runtime.providers.docker.document import INSTALLATION
 from supervisor.leftovers import Leftovers
 
 PASSED = (
@@ -150,17 +152,29 @@ class Platform:
             self.process.wait(10)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that belongs to this Slipway, by the state folder it was started for."""
-        mine = []
-        mark = str(self.folder)
+        """Every process that belongs to this Slipway: by the state folder it was started for, and
+        by the control group or the container it is in."""
+        mine = self._containers()
+        mark, group = str(self.folder), f"/slipway-{self.settings.mark}"
         for process in psutil.process_iter():
             try:
                 words = [*process.cmdline(), process.environ().get("SLIPWAY_STATE", "")]
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                groups = Path(f"/proc/{process.pid}/cgroup").read_text()
+            except (OSError, psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-            if process.pid != os.getpid() and any(mark in word for word in words):
+            ours = group in groups or any(mark in word for word in words)
+            if ours and process.pid != os.getpid():
                 mine.append(process)
         return mine
+
+    def _containers(self) -> list[psutil.Process]:
+        """The first process of each: with it, a container ends."""
+        if self.env["SLIPWAY_RUNTIME"] != "docker":
+            return []
+        label = {"label": f"{INSTALLATION}={self.settings.mark}"}
+        with closing(docker.APIClient(self.settings.engine_url, version="auto")) as engine:
+            found = [engine.inspect_container(each) for each in engine.containers(filters=label)]
+        return [psutil.Process(each["State"]["Pid"]) for each in found if each["State"]["Pid"]]
 
     def part(self, name: str) -> int:
         """The pid of a part: of the process that the supervisor started for it."""

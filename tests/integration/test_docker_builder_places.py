@@ -8,6 +8,8 @@ import os
 import shutil
 import socketserver
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -518,6 +520,37 @@ def test_nothing_of_a_failed_or_cancelled_release_stays_on_the_way(
         threading.Thread(target=cancel, daemon=True).start()
         jobs._build(release.id, settings, store, lease)
     assert store.release(release.id).state is State.CANCELLED
+    assert not on_the_way(settings)
+
+
+def test_an_image_on_the_way_goes_with_the_process_that_made_it(settings: Settings) -> None:
+    """At the next look: nobody else tags it."""
+    script = (
+        "import os, sys\nfrom core.settings import Settings\n"
+        "from builder.engines.docker import DockerEngine\n"
+        "shop = DockerEngine(Settings.from_env(os.environ)).shop\n"
+        "with shop.build_engine.asking('') as api:\n"
+        "    name, _, tag = shop.tag().partition(':')\n"
+        "    api.tag(sys.argv[1], name, tag)\n"
+        "print(flush=True)\nsys.stdin.read()\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", script, settings.python_image],
+        env={"PATH": "/usr/bin:/bin", **settings.environment()},
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    engine = DockerEngine(settings)
+    try:
+        assert worker.stdout
+        worker.stdout.readline()
+        assert engine.shop.sweep() == 0, "it lives"
+        assert len(on_the_way(settings)) == 1
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert engine.shop.sweep() == 1
     assert not on_the_way(settings)
 
 

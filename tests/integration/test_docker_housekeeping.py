@@ -75,7 +75,8 @@ def shop(engine: Engine, settings: Settings, short_tmp: Path) -> Iterator[Shop]:
 
 
 def test_images_that_nobody_knows_are_found_in_our_own_registry(shop: Shop) -> None:
-    lost, known = shop.push("lost"), shop.push("known", tag="c" * TAG)
+    lost, known = shop.push("lost", tag="d" * TAG), shop.push("known", tag="c" * TAG)
+    pushed = shop.push("pushed", tag="1.2")
     assert [*stray(shop.settings, ["c" * 64])] == [], "others may use it, too"
     port = shop.settings.registry.rpartition(":")[2]
     (shop.settings.state / "registry-port").write_text(f"{port}\n")
@@ -83,6 +84,7 @@ def test_images_that_nobody_knows_are_found_in_our_own_registry(shop: Shop) -> N
     assert sorted(stray(shop.settings, [])) == [("ann", known), ("ann", lost)]
     discard(shop.settings, shop.engine, "ann", lost)
     assert not shop.in_registry(lost)
+    assert shop.in_registry(pushed), "somebody's own"
     assert [*stray(shop.settings, ["c" * 64])] == []
     (shop.settings.state / "registry-port").write_text("1")
     assert [*stray(shop.settings, [])] == [], "it is another one"

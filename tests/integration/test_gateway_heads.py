@@ -100,6 +100,30 @@ def test_hooks_in_another_order_than_the_pushes(
     assert len(store.releases("alice", "fns")) == 2
 
 
+def test_a_push_that_is_forced_back_while_its_hook_looks(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head that was released is the same before and after."""
+    first = stored_push(settings)
+    store.save_repository(FNS)
+    standing = heads.release(settings, store, FNS, first)
+    bare = settings.git_folder / "alice/fns.git"
+    second = git("commit-tree", f"{first}^{{tree}}", "-p", first, "-m", "y", cwd=bare)
+    git("update-ref", "refs/heads/main", second, cwd=bare)
+    ask, looks = heads.local_head, iter([False, True])
+
+    def forced_back(settings: Settings, repository: Repository) -> str:
+        found = ask(settings, repository)
+        if next(looks, False):
+            git("update-ref", "refs/heads/main", first, cwd=bare)
+            assert heads.release(settings, store, FNS, first) == standing
+        return found
+
+    monkeypatch.setattr(heads, "local_head", forced_back)
+    assert heads.release(settings, store, FNS, second) is None
+    assert store.releases("alice", "fns") == [standing]
+
+
 def test_a_repository_that_lacks_its_commits_takes_nothing_down(
     settings: Settings, store: Store
 ) -> None:

@@ -247,7 +247,7 @@ def test_leftovers_are_ended_and_nobody_else(
     assert leftovers.end() == []
 
 
-def test_each_leftover_is_asked_in_its_own_way_and_the_store_last(
+def test_each_leftover_is_asked_in_its_own_way_and_what_others_need_last(
     leftovers: Leftovers, sleeper: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     slow = "import signal, time; signal.signal(15, lambda *_: (time.sleep(0.5), exit(0)))"
@@ -256,18 +256,19 @@ def test_each_leftover_is_asked_in_its_own_way_and_the_store_last(
     )
     assert workers.stdout
     assert workers.stdout.readline()
-    edge, store = sleeper("edge"), sleeper("store")
+    edge, store, builds = sleeper("edge"), sleeper("store"), sleeper("build-engine")
+    started = {"workers": workers, "edge": edge, "store": store, "build-engine": builds}
     ends: list[str] = []
     threads = [
         threading.Thread(target=lambda n=name, p=process: (p.wait(), ends.append(n)))
-        for name, process in {"workers": workers, "edge": edge, "store": store}.items()
+        for name, process in started.items()
     ]
     for thread in threads:
         thread.start()
-    assert leftovers.end() == ["edge", "store", "workers"]
+    assert leftovers.end() == ["build-engine", "edge", "store", "workers"]
     for thread in threads:
         thread.join()
-    assert ends == ["edge", "workers", "store"]
+    assert ends == ["edge", "workers", "build-engine", "store"], "builds go on until they end"
     assert (edge.returncode, workers.returncode, store.returncode) == (
         -signal.SIGUSR1,
         0,

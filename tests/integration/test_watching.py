@@ -16,6 +16,7 @@ from core.settings import Settings
 from core.store import LogEnd, Store
 from runtime.edge import Route
 from runtime.plan import Key
+from runtime.replicas import Trouble
 from runtime.watch import Watch
 from tests.integration.test_rollbacks import release, roll, served
 from tests.integration.test_store import artifact, building
@@ -31,18 +32,24 @@ class World:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.store = store
         self.waiting = 0
+        self.counts = 0
         self.did: dict[str, Traffic] = {}
         self.healthy: dict[Key, int] = {}
         self.edge_away = False
-        replicas: Any = SimpleNamespace(trouble=lambda _: None, troubled=set)
+        self.trouble: Trouble | None = None
+        replicas: Any = SimpleNamespace(trouble=lambda _: self.trouble, troubled=set)
         receipts: Any = SimpleNamespace(pending=lambda _: False)
         edge: Any = SimpleNamespace(unanswered=lambda _: self.waiting)
         collector: Any = SimpleNamespace(
-            watch=lambda functions, _: functions,
+            watch=self.count,
             answered=lambda functions: {f: self.did.get(f, Traffic()) for f in functions},
             forget=lambda _: None,
         )
         self.watch = Watch(settings, store, replicas, receipts, edge, collector)
+
+    def count(self, functions: list[str], _: float) -> list[str]:
+        self.counts += 1
+        return functions
 
     def release(
         self, commit: str, artifacts: list[Artifact], until: str, before: Traffic = QUICK
@@ -76,13 +83,13 @@ def world(settings: Settings, store: Store) -> World:
 @pytest.mark.parametrize(
     ("before", "after", "waiting", "verdict"),
     [
-        (QUICK, Traffic(), 2, Verdict.RETURNED),
-        (QUICK, Traffic(), 0, Verdict.KEPT),
-        (QUICK, Traffic(requests=1), 2, Verdict.KEPT),
-        (Traffic(requests=5), Traffic(), 2, Verdict.KEPT),
-        (Traffic(requests=100, p50_ms=5.0, p95_ms=9000.0), Traffic(), 2, Verdict.KEPT),
+        (QUICK, Traffic(), 3, Verdict.RETURNED),
+        (QUICK, Traffic(), 2, Verdict.KEPT),
+        (QUICK, Traffic(requests=1), 3, Verdict.KEPT),
+        (Traffic(requests=5), Traffic(), 3, Verdict.KEPT),
+        (Traffic(requests=100, p50_ms=5.0, p95_ms=9000.0), Traffic(), 3, Verdict.KEPT),
     ],
-    ids=["mute", "nobody asks", "it answered", "little is known", "it was slow before"],
+    ids=["mute", "a slow upload or two", "it answered", "little is known", "it was slow before"],
 )
 def test_who_was_quick_and_begins_no_answer_is_taken_back(
     world: World, before: Traffic, after: Traffic, waiting: int, verdict: Verdict
@@ -103,9 +110,41 @@ def test_who_waits_for_a_moment_only_says_nothing(world: World) -> None:
     release(world.store, "a", [artifact("f")])
     world.warm()
     second = world.release("b", [artifact("f", digest="1")], OVER)
-    world.waiting = 1
+    world.waiting = 3
     world.look()
     assert world.verdict(second) is Verdict.KEPT
+
+
+@pytest.mark.parametrize(("deaths", "verdict"), [(1, Verdict.KEPT), (2, Verdict.RETURNED)])
+def test_what_died_with_the_machine_is_not_the_releases_fault(
+    world: World, deaths: int, verdict: Verdict
+) -> None:
+    """The first that a new controller finds: that its replica is dead. The next one is its own."""
+    release(world.store, "a", [artifact("f")])
+    world.warm()
+    second = world.release("b", [artifact("f", digest="1")], OVER)
+    world.edge_away = True  # no route either
+    world.trouble = Trouble(deaths, "ended", passing=False, at=time.monotonic(), next_start=0.0)
+    world.look()
+    assert world.verdict(second) is verdict
+
+
+def test_what_was_asked_of_the_dead_is_not_held_against_them(world: World) -> None:
+    """A new edge sends requests to the replicas that there were, until somebody looks."""
+    release(world.store, "a", [artifact("f")])
+    world.warm()
+    second = world.release("b", [artifact("f", digest="1")], LATER)
+    world.edge_away = True  # no route
+    world.trouble = Trouble(1, "ended", passing=False, at=time.monotonic(), next_start=0.0)
+    world.look()
+    world.look()
+    assert world.counts == 3, "from the start, and anew at each look"
+    world.edge_away = False
+    world.look()
+    assert (world.counts, world.verdict(second)) == (3, Verdict.WATCHING)
+    world.did = {"f.alice": FAILING}
+    world.look()
+    assert world.verdict(second) is Verdict.RETURNED, "these it answered"
 
 
 def test_what_is_ill_and_was_left_alone_is_no_reason_to_stay(world: World) -> None:

@@ -162,8 +162,24 @@ def test_what_the_controller_is_about_to_see_is_waited_for(
 
     gateway: Any = SimpleNamespace(
         store=SimpleNamespace(function=lambda _: record, observed=lambda _: next(left)),
-        pools=SimpleNamespace(invocations=SimpleNamespace(take=take)),
+        pools=SimpleNamespace(waiting=SimpleNamespace(take=take)),
     )
     assert invoke._seen(gateway, "f.ann") == (record, answers[looks - 1])
     assert len(list(left)) == len(seen) - looks
     assert taken == given == (["f.ann"] if looks > 1 else [])
+
+
+def test_who_waits_for_a_release_takes_nobodys_place() -> None:
+    """Where no more may wait, what still answers is as good, and has its own places."""
+    spec = FunctionSpec(name="f", namespace="ann", artifact="a")
+    record = FunctionRecord(spec=spec, release="r1", replicas=1, created_at=LONG_AGO)
+    seen = Observed(available=1, endpoints=["h:1"], revision="0")
+    pools = Pools()
+    for _ in range(pools.waiting.share):
+        pools.waiting.take("f.ann")
+    gateway: Any = SimpleNamespace(
+        store=SimpleNamespace(function=lambda _: record, observed=lambda _: seen), pools=pools
+    )
+    assert invoke._seen(gateway, "f.ann") == (record, seen)
+    for _ in range(pools.invocations.share):
+        pools.invocations.take("f.ann")

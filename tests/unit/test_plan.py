@@ -67,6 +67,19 @@ def test_a_replica_that_is_not_ready_has_no_route() -> None:
     assert routes([record(spec("f"))], [instance(spec("f"), "a")], set(), set()) == {}
 
 
+def test_what_a_release_made_desired_serves_though_its_controller_was_killed() -> None:
+    """It was healthy at the switch; the routes may have moved, and be told nowhere."""
+    old, new = spec("f"), spec("f", "1")
+    running = [instance(old, "a"), instance(new, "b"), instance(new, "c")]
+    table = routes([record(new)], running, {"a"}, set(), {"b"})
+    assert table["f.alice"].endpoints == ("unix@/b",), "c is being started"
+    table = routes([record(new)], running, {"a", "c"}, set(), {"b"})
+    assert table["f.alice"].endpoints == ("unix@/c",), "who answers, first"
+    assert routes([record(new)], running, set(), {"b"}, {"b"}) == {}
+    by_api = msgspec.structs.replace(record(new), release="")
+    assert routes([by_api], running, {"a"}, set(), {"b"}) == {}, "never healthy yet, maybe"
+
+
 def test_a_start_under_way_is_not_made_twice() -> None:
     f = spec("f")
     assert plan(wanted([record(f)], []), [], set(), {("f.alice", f.revision): 1}).start == []
