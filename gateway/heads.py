@@ -81,7 +81,7 @@ def compare(settings: Settings, store: Store) -> None:
             head = local_head(settings, repository) or _deleted(settings, repository, known)
             if head and head != known:
                 log.warning("push_found", repository=repository.key, commit=head)
-                store.create_release(repository, head, repository.deploy_branch, since=known)
+                release(settings, store, repository, head)
                 queues.dispatch(store, repository.key)
         except (Conflict, NotFound) as error:  # decided while we looked
             log.info("heads_overtaken", repository=repository.key, reason=str(error))

@@ -81,6 +81,9 @@ class Controller:
         self._told: dict[str, Observed] = {}
         self._told_at = 0.0
         self._engine_away = False
+        self._untold: set[str] = set()
+        """Functions of which a release made something desired that an earlier controller had not
+        told of yet."""
         self._counted: frozenset[str] | None = None
         """The functions that there were when counts of all others were last dropped."""
 
@@ -152,6 +155,15 @@ class Controller:
                 log.warning("store_unavailable", error=str(error))
                 self._stop.wait(PASS_EVERY)
                 continue
+            self._untold = {
+                function
+                for function, record in records.items()
+                if record.release
+                and (
+                    (seen := observed.get(function)) is None
+                    or (seen.revision and seen.revision != record.spec.revision)
+                )
+            }
             routed = {
                 address
                 for function, seen in observed.items()
@@ -204,7 +216,7 @@ class Controller:
             self.collector.only(records)
         # In this order: one that answers in between is in one of both.
         taken_over, ready = self.replicas.taken_over(), self.replicas.ready()
-        table = routes(records.values(), instances, ready, self._leaving, taken_over)
+        table = routes(records.values(), instances, ready, self._leaving, taken_over, self._untold)
         moved = self._route(table)
         # Before anything ends, and before a release is called live: without an edge, what is
         # told here is the route.

@@ -162,11 +162,13 @@ def routes(
     ready: Collection[str],
     leaving: Collection[str],
     taken_over: Collection[str] = (),
+    untold: Collection[str] = (),
 ) -> dict[str, Route]:
     """The whole routing table: each function at healthy replicas of what may serve.
 
-    ``taken_over``: as for ``plan``. What a release made desired was healthy then; where the
-    controller was killed before it told so, what runs of it serves until it is asked.
+    ``taken_over``: as for ``plan``. What a release made desired was healthy then; of functions that
+    are ``untold``, the controller was killed before it told so: what runs of them serves until it
+    is asked.
     """
     endpoints: dict[Key, list[str]] = {}
     unasked: dict[Key, list[str]] = {}
@@ -182,7 +184,9 @@ def routes(
     for record in records:
         for spec in serving(record):
             key = (spec.function, spec.revision)
-            if found := endpoints.get(key) or (unasked.get(key) if record.release else None):
+            if found := endpoints.get(key) or (
+                unasked.get(key) if spec.function in untold else None
+            ):
                 table[spec.function] = Route(
                     revision=spec.revision,
                     endpoints=tuple(sorted(found)),

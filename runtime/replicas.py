@@ -133,7 +133,10 @@ class Replicas:
             return {
                 id_
                 for id_, health in self._health.items()
-                if not health.ready and not health.fresh and health.next_probe == float("inf")
+                if not health.ready
+                and not health.fresh
+                and health.next_probe == float("inf")
+                and id_ not in self._condemned
             }
 
     def condemned(self, instance: Instance) -> bool:

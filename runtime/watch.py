@@ -49,6 +49,8 @@ class _Watching:
     """What comes back then."""
     patience: float = 0.0
     """Monotonic time until which that has to be healthy."""
+    lived: dict[str, float] = field(default_factory=dict)
+    """Function → monotonic time at which it was first seen healthy, where ``at`` is not known."""
     mute: dict[str, float] = field(default_factory=dict)
     """Function → monotonic time since which its requests wait and none is answered."""
 
@@ -100,9 +102,14 @@ class Watch:
         time; 0: an earlier controller saw to that)."""
         if release.settled or release.watch is None or release.id in self._watching:
             return
+        functions = [f"{each.name}.{release.namespace}" for each in release.watch.functions]
         ends = datetime.fromisoformat(release.watch.until).timestamp()
+        half = (time.time() + ends) / 2
         self._watching[release.id] = _Watching(
-            release=release, ends=ends, answers=self._count(release), at=at
+            release=release,
+            ends=ends,
+            answers=self.collector.watch(functions, half) if self.collector else None,
+            at=at,
         )
 
     def look(
@@ -151,16 +158,13 @@ class Watch:
         healthy: Mapping[Key, int],
     ) -> bool:
         release, left = watching.release, watching.ends - time.time()
-        if not watching.at and any(self._silent(release, records, table)):
-            # A new controller finds them dead. The machine may have taken them with it: what was
-            # asked of the dead does not count, and they come back; not if they die again.
-            self._drop(watching)
-            watching.answers = self._count(release)
+        if not watching.at:
+            self._resume(watching, records, healthy)
         ours = [each for each in self._figures(watching) if self._is_of(release, each, records)]
         if watching.reasons.keys().isdisjoint(each.name for each in ours):
             watching.reasons, watching.before = {}, ()
         if not watching.reasons:
-            reasons = breaches(ours) | dict(self._ended(watching, records, table))
+            reasons = breaches(ours) | dict(self._ended(watching, ours, records, table))
             mute = dict(self._mute(watching, ours))
             if left <= 0:
                 reasons |= mute
@@ -244,31 +248,40 @@ class Watch:
     def _ended(
         self,
         watching: _Watching,
+        functions: Iterable[Watched],
         records: Mapping[str, FunctionRecord],
         table: Mapping[str, Route],
     ) -> Iterable[tuple[str, str]]:
         """Functions without a replica that answers, by their own fault, and why."""
-        for record in self._silent(watching.release, records, table):
-            trouble = self.replicas.trouble((record.spec.function, record.spec.revision))
-            if trouble is None or trouble.passing or trouble.at <= watching.at:
+        for each in functions:
+            function = f"{each.name}.{watching.release.namespace}"
+            record, route = records[function], table.get(function)
+            if not record.replicas or (route and route.endpoints):
                 continue
-            if watching.at or trouble.failures > record.replicas:
-                yield record.spec.name, f"no replica is left: {trouble.reason}"
+            trouble = self.replicas.trouble((function, record.spec.revision))
+            if trouble is None or trouble.passing:
+                continue
+            since = watching.at or watching.lived.get(function)
+            if trouble.at > since if since else trouble.failures > record.replicas:
+                yield each.name, f"no replica is left: {trouble.reason}"
 
-    def _silent(
+    def _resume(
         self,
-        release: Release,
+        watching: _Watching,
         records: Mapping[str, FunctionRecord],
-        table: Mapping[str, Route],
-    ) -> Iterable[FunctionRecord]:
-        """What is desired of the release and has no route, or one to nobody."""
-        assert release.watch is not None  # begin() saw to it
-        for each in release.watch.functions:
-            route = table.get(f"{each.name}.{release.namespace}")
-            if self._is_of(release, each, records) and not (route and route.endpoints):
-                record = records[f"{each.name}.{release.namespace}"]
-                if record.replicas:
-                    yield record
+        healthy: Mapping[Key, int],
+    ) -> None:
+        """What a new controller finds dead, the machine may have taken with it: until it has seen
+        a function healthy, what is asked of that one does not count."""
+        release = watching.release
+        for each in self._figures(watching):
+            function = f"{each.name}.{release.namespace}"
+            if function in watching.lived or not self._is_of(release, each, records):
+                continue
+            if self.collector and watching.answers:
+                self.collector.restart(watching.answers, [function])
+            if healthy.get((function, records[function].spec.revision)):
+                watching.lived[function] = time.monotonic()
 
     def _mute(self, watching: _Watching, functions: Iterable[Watched]) -> Iterable[tuple[str, str]]:
         """Functions that have long begun no answer, though they were quick before and several
@@ -285,20 +298,10 @@ class Watch:
                 if now_ - watching.mute[each.name] > quick:
                     yield each.name, f"none of {waiting} requests was answered"
 
-    def _count(self, release: Release) -> Since | None:
-        """What is answered from now on, and how fast in the second half of what is left."""
-        if self.collector is None or release.watch is None:
-            return None
-        ends = datetime.fromisoformat(release.watch.until).timestamp()
-        functions = [f"{each.name}.{release.namespace}" for each in release.watch.functions]
-        return self.collector.watch(functions, (time.time() + ends) / 2)
-
-    def _drop(self, watching: _Watching) -> None:
+    def _forget(self, id_: str) -> None:
+        watching = self._watching.pop(id_)
         if self.collector and watching.answers:
             self.collector.forget(watching.answers)
-
-    def _forget(self, id_: str) -> None:
-        self._drop(self._watching.pop(id_))
 
 
 def _serves(spec: FunctionSpec, held: FunctionRecord | None) -> bool:

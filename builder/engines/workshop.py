@@ -58,7 +58,7 @@ _SECRETS = ("ca", "registries", "test-tools")
 """What the RUN lines of templates are handed."""
 _TAG = re.compile(
     r".*:(?P<mark>[0-9a-f]{6})-(?P<time>[0-9a-f]{1,10})"
-    r"-(?P<maker>(?P<place>[0-9a-f]{8})\.(?P<pid>[0-9]{1,9})\.[0-9]+)-[0-9a-f]+"
+    r"-(?P<maker>((?P<place>[0-9a-f]{8})\.(?P<pid>[0-9]{1,9})\.[0-9]+)?)-[0-9a-f]+"
 )
 """Of what is on the way: the installation, when it was made, and by which process."""
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")

@@ -228,6 +228,10 @@ class Collector:
             self.windows.add(since)
         return since
 
+    def restart(self, since: Since, functions: Iterable[str]) -> None:
+        with self.lock:
+            since.restart(functions)
+
     def answered(self, since: Since) -> dict[str, Traffic]:
         with self.lock:
             return {function: since.traffic(function) for function in since.functions}

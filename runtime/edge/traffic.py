@@ -114,15 +114,23 @@ class Since:
 
     def __init__(self, functions: Iterable[str], timed_from: float) -> None:
         self.functions = frozenset(functions)
-        self.since = time.time()
         self.timed_from = timed_from
-        self._whole = {function: Answers() for function in self.functions}
-        self._timed = {function: Answers() for function in self.functions}
+        self._since: dict[str, float] = {}
+        self._whole: dict[str, Answers] = {}
+        self._timed: dict[str, Answers] = {}
+        self.restart(self.functions)
+
+    def restart(self, functions: Iterable[str]) -> None:
+        """Forgets what these have answered."""
+        for function in functions:
+            self._since[function] = time.time()
+            self._whole[function], self._timed[function] = Answers(), Answers()
 
     def add(self, line: Line) -> None:
-        if line.arrived >= self.since:
+        since = self._since[line.function]
+        if line.arrived >= since:
             self._whole[line.function].add(line)
-        if line.arrived >= max(self.since, self.timed_from):
+        if line.arrived >= max(since, self.timed_from):
             self._timed[line.function].add(line)
 
     def traffic(self, function: str) -> Traffic:

@@ -173,8 +173,12 @@ class Platform:
             return []
         label = {"label": f"{INSTALLATION}={self.settings.mark}"}
         with closing(docker.APIClient(self.settings.engine_url, version="auto")) as engine:
-            found = [engine.inspect_container(each) for each in engine.containers(filters=label)]
-        return [psutil.Process(each["State"]["Pid"]) for each in found if each["State"]["Pid"]]
+            found = []
+            for each in engine.containers(filters=label):
+                with suppress(docker.errors.NotFound, psutil.NoSuchProcess):  # gone meanwhile
+                    if pid := engine.inspect_container(each)["State"]["Pid"]:
+                        found.append(psutil.Process(pid))
+        return found
 
     def part(self, name: str) -> int:
         """The pid of a part: of the process that the supervisor started for it."""

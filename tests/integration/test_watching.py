@@ -32,7 +32,7 @@ class World:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.store = store
         self.waiting = 0
-        self.counts = 0
+        self.restarts: list[str] = []
         self.did: dict[str, Traffic] = {}
         self.healthy: dict[Key, int] = {}
         self.edge_away = False
@@ -41,15 +41,12 @@ class World:
         receipts: Any = SimpleNamespace(pending=lambda _: False)
         edge: Any = SimpleNamespace(unanswered=lambda _: self.waiting)
         collector: Any = SimpleNamespace(
-            watch=self.count,
+            watch=lambda functions, _: functions,
+            restart=lambda _, functions: self.restarts.extend(functions),
             answered=lambda functions: {f: self.did.get(f, Traffic()) for f in functions},
             forget=lambda _: None,
         )
         self.watch = Watch(settings, store, replicas, receipts, edge, collector)
-
-    def count(self, functions: list[str], _: float) -> list[str]:
-        self.counts += 1
-        return functions
 
     def release(
         self, commit: str, artifacts: list[Artifact], until: str, before: Traffic = QUICK
@@ -68,7 +65,7 @@ class World:
 
     def warm(self) -> None:
         """All that is desired now runs, and goes on running."""
-        self.healthy = {(f, each.spec.revision): 1 for f, each in self.store.functions().items()}
+        self.healthy |= {(f, each.spec.revision): 1 for f, each in self.store.functions().items()}
 
     def verdict(self, id_: str) -> Verdict | None:
         watch = self.store.release(id_).watch
@@ -138,13 +135,27 @@ def test_what_was_asked_of_the_dead_is_not_held_against_them(world: World) -> No
     world.trouble = Trouble(1, "ended", passing=False, at=time.monotonic(), next_start=0.0)
     world.look()
     world.look()
-    assert world.counts == 3, "from the start, and anew at each look"
     world.edge_away = False
+    world.warm()
     world.look()
-    assert (world.counts, world.verdict(second)) == (3, Verdict.WATCHING)
+    assert world.restarts == 3 * ["f.alice"], "anew at each look, and when it is seen healthy"
+    world.look()
+    assert (len(world.restarts), world.verdict(second)) == (3, Verdict.WATCHING)
     world.did = {"f.alice": FAILING}
     world.look()
     assert world.verdict(second) is Verdict.RETURNED, "these it answered"
+
+
+def test_who_dies_after_a_new_controller_saw_it_healthy_is_held_to_account(world: World) -> None:
+    release(world.store, "a", [artifact("f")])
+    world.warm()
+    second = world.release("b", [artifact("f", digest="1")], LATER)
+    world.warm()
+    world.look()
+    world.edge_away = True  # no route
+    world.trouble = Trouble(1, "ended", passing=False, at=time.monotonic(), next_start=0.0)
+    world.look()
+    assert world.verdict(second) is Verdict.RETURNED
 
 
 def test_what_is_ill_and_was_left_alone_is_no_reason_to_stay(world: World) -> None:

@@ -71,13 +71,13 @@ def test_what_a_release_made_desired_serves_though_its_controller_was_killed() -
     """It was healthy at the switch; the routes may have moved, and be told nowhere."""
     old, new = spec("f"), spec("f", "1")
     running = [instance(old, "a"), instance(new, "b"), instance(new, "c")]
-    table = routes([record(new)], running, {"a"}, set(), {"b"})
+    untold = {"f.alice"}
+    table = routes([record(new)], running, {"a"}, set(), {"b"}, untold)
     assert table["f.alice"].endpoints == ("unix@/b",), "c is being started"
-    table = routes([record(new)], running, {"a", "c"}, set(), {"b"})
+    table = routes([record(new)], running, {"a", "c"}, set(), {"b"}, untold)
     assert table["f.alice"].endpoints == ("unix@/c",), "who answers, first"
-    assert routes([record(new)], running, set(), {"b"}, {"b"}) == {}
-    by_api = msgspec.structs.replace(record(new), release="")
-    assert routes([by_api], running, {"a"}, set(), {"b"}) == {}, "never healthy yet, maybe"
+    assert routes([record(new)], running, set(), {"b"}, {"b"}, untold) == {}
+    assert routes([record(new)], running, {"a"}, set(), {"b"}) == {}, "never healthy yet, maybe"
 
 
 def test_a_start_under_way_is_not_made_twice() -> None:

@@ -111,9 +111,9 @@ def test_only_the_last_minute_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recent.traffic("g.a").requests == 0
 
 
-def test_times_count_from_the_middle_on() -> None:
+def test_times_count_from_the_middle_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.edge.traffic.time.time", lambda: 100.0)
     since = Since(["f.a"], timed_from=200.0)
-    since.since = 100.0
     for number in range(30):
         since.add(line("f.a", 110.0 + number, 2.0, 500))
         since.add(line("f.a", 210.0 + number, 0.01))
@@ -122,8 +122,10 @@ def test_times_count_from_the_middle_on() -> None:
     assert (told.requests, told.errors) == (60, 30)
     assert told.p95_ms < 12
     few = Since(["f.a"], timed_from=0.0)
-    few.add(line("f.a", few.since + 2, 1.0))
+    few.add(line("f.a", 102.0, 1.0))
     assert few.traffic("f.a").p50_ms == 0.0
+    since.restart(["f.a"])
+    assert since.traffic("f.a").requests == 0
 
 
 @pytest.mark.parametrize(("share", "rate"), [(0.05, 10), (0.1, 5), (0.3, 10)])
