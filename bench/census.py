@@ -126,8 +126,15 @@ def cpu(platform: Platform) -> dict[str, float]:
         found[name] = used[0] if used else 0.0
     for part, pids in platform.parts().items():
         if part != "workers":  # their group is that of builds
-            found[part] = sum(processes.cpu_seconds(pid) for pid in pids)
+            found[part] = sum(map(_cpu, pids))
     return found
+
+
+def _cpu(pid: int) -> float:
+    try:
+        return processes.cpu_seconds(pid)
+    except RuntimeError:  # it ended, and its parent has its time
+        return 0.0
 
 
 def _length(platform: Platform, key: str) -> int:
