@@ -67,7 +67,8 @@ def others(platform: Platform) -> Counter[str]:
     with redis.Redis.from_url(settings.store_url) as store:
         for key in store.scan_iter(count=1000):
             name = key.decode().removeprefix("slipway:")
-            if not _HISTORY.match(name):
+            # What has an end goes by itself: rq notes jobs that it saw between queue and worker so.
+            if not _HISTORY.match(name) and store.ttl(key) < 0:
                 found[f"store: {_kind(name)}"] += _size(store, key)
     return found
 
