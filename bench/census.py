@@ -14,8 +14,7 @@ import redis
 
 from bench import processes
 from bench.harness import Platform
-from core import keys
-from core.sandbox import cgroup
+from core import cgroup, keys
 from runtime.edge import config
 from runtime.edge.admin import AdminSocket
 

@@ -1,10 +1,11 @@
 """Four heavy builds at once beside a function that needs 10 ms of CPU, asked 20 times a second.
 
 That is 20 % of one CPU. Phases of idle and of building alternate; the function is asked at a fixed
-rate the whole time, and each request is timed from when it was due. The work is a fixed number of
-steps, measured to take 10 ms on this machine at rest: what a build does to caches and clock rates
-counts too. A build has many dependencies that are installed anew each time, a large context, and a
-test that keeps the CPU and half of the memory it may use busy for 10 s.
+rate the whole time, and each request is timed from when it was due. Who asks and who pushes would
+be on other machines: the one goes before everything else, the others give way. The work is a fixed
+number of steps, measured to take 10 ms on this machine at rest: what a build does to caches and
+clock rates counts too. A build has many dependencies that are installed anew each time, a large
+context, and a test that keeps the CPU and half of the memory it may use busy for 10 s.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import harness, openloop
+from bench import elsewhere, harness, openloop
 from bench.figures import Figure, Result, most
 from bench.harness import BenchError, Platform
 from bench.repository import Repository
@@ -92,7 +93,7 @@ def measure(folder: Path, platform: Platform, rounds: int) -> Result:
     idle, busy, counts = [], [], []
     for number in range(rounds + 1):
         idle.append(openloop.run(platform.url, path, rate=RATE, seconds=PHASE))
-        with building(heavy) as made:
+        with elsewhere.behind(), building(heavy) as made:
             time.sleep(_SETTLE)
             before = len(made)
             busy.append(openloop.run(platform.url, path, rate=RATE, seconds=PHASE))

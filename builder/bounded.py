@@ -58,7 +58,7 @@ NOTHING = Hidden()
 
 
 class Group(Protocol):
-    """A control group (``core.sandbox.cgroup.Cgroup``) that bounds memory and CPU."""
+    """A control group (``core.cgroup.Cgroup``) that bounds memory and CPU."""
 
     def join(self, pid: int) -> None: ...
 

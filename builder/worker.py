@@ -27,12 +27,11 @@ import builder.jobs  # noqa: F401  # imported for the forks
 from builder import lease
 from builder.engines import engine_for
 from builder.sweep import Sweep, Upkeep
-from core import logging, queues
+from core import cgroup, logging, queues
 from core.alive import place
 from core.errors import SlipwayError, Unavailable
 from core.parents import end_with
 from core.readiness import tell_ready
-from core.sandbox import cgroup
 from core.settings import Settings
 from core.store import Store, connect
 
@@ -103,7 +102,9 @@ def _give_way(settings: Settings) -> None:
     starts: git, what copies and hashes, an image's context on its way to the engine."""
     os.nice(NICE)
     try:
-        cgroup.of_builds(settings.mark, top=os.geteuid() == 0).join("workers", os.getpid())
+        cgroup.of_builds(settings.mark, top=os.geteuid() == 0).join(
+            "workers", os.getpid(), cgroup.WORKERS
+        )
     except Unavailable as error:
         log.warning("workers_not_behind", reason=str(error))
 

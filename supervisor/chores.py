@@ -14,9 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-from core import keys
+from core import cgroup, keys
 from core.errors import ConfigError, SlipwayError, Unavailable
-from core.sandbox import cgroup
 from core.sandbox.network import Network
 from core.settings import Settings
 
@@ -64,7 +63,7 @@ def network_down(settings: Settings) -> None:
         FunctionsNetwork(settings, Engine(settings.engine_url)).remove()
     else:
         Network.from_settings(settings).teardown()
-    for groups in (cgroup.discover, cgroup.of_builds):
+    for groups in (cgroup.of_functions, cgroup.of_edge, cgroup.of_builds):
         groups(settings.mark, top=os.geteuid() == 0).clear()
 
 

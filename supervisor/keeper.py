@@ -428,6 +428,7 @@ class Keeper:
         except OSError:  # no descriptors left: we would not see its end
             self._kill(child)
             raise
+        part.started(process.pid)
 
     def _again(self, child: _Child) -> None:
         try:

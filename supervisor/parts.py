@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from core import failpoints
-from core.errors import ConfigError
+from core.errors import ConfigError, Unavailable
 from core.settings import Settings
 from gateway.environment import LISTEN_FDS
 
@@ -53,6 +56,8 @@ class Part:
     """Seconds that it has to end when it is asked, until it is killed."""
     linger: float = 0.0
     """Seconds that it has, instead, when a successor runs already."""
+    started: Callable[[int], None] = lambda _pid: None
+    """Told the process's number at every start."""
 
 
 def stop_signal(name: str) -> signal.Signals:
@@ -146,8 +151,23 @@ def controller() -> Part:
 
 def edge(settings: Settings, argv: Sequence[str], listeners: Sequence[int]) -> Part:
     """HAProxy."""
-    patience = min(settings.drain_timeout, 10.0)
-    return Part(name="edge", argv=argv, listeners=listeners, patience=patience, linger=EDGE_LINGER)
+    return Part(
+        name="edge",
+        argv=argv,
+        listeners=listeners,
+        patience=min(settings.drain_timeout, 10.0),
+        linger=EDGE_LINGER,
+        started=partial(_beside_functions, settings),
+    )
+
+
+def _beside_functions(settings: Settings, pid: int) -> None:
+    """Gives a process the share of the CPU that functions have, where that can be done: who waits
+    for the edge waits for the function."""
+    from core import cgroup  # a supervisor without an edge needs none
+
+    with suppress(Unavailable):
+        cgroup.of_edge(settings.mark, top=os.geteuid() == 0).join("edge", pid)
 
 
 def _store_binary(env: Mapping[str, str]) -> str:

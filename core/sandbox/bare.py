@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from core.cgroup import Cgroup
 from core.errors import Unavailable
 from core.sandbox.cell import Cell, Process
-from core.sandbox.cgroup import Cgroup
 from core.sandbox.interpreters import interpreters
 from core.sandbox.launch import LISTENER, Wiring
 from core.sandbox.process import boot_id, kill, spawn, start_time

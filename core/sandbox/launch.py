@@ -27,10 +27,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.cgroup import Cgroup, Cgroups
 from core.errors import Unavailable
 from core.sandbox import bwrap, seccomp
 from core.sandbox.cell import SECRETS, Cell, Process
-from core.sandbox.cgroup import Cgroup, Cgroups
 from core.sandbox.interpreters import interpreters
 from core.sandbox.network import Network
 from core.sandbox.process import boot_id, kill_marked, reap_child, spawn, start_time

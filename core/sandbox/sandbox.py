@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from core import cgroup
 from core.errors import ConfigError, NotFound, Unavailable
-from core.sandbox import bare, bwrap, cgroup, seccomp
+from core.sandbox import bare, bwrap, seccomp
 from core.sandbox.cell import Cell, Outcome, Process, Result
 from core.sandbox.launch import RUN, START_TIMEOUT, Launcher, Wiring, readable
 from core.sandbox.network import Network
@@ -189,7 +190,7 @@ class Sandbox:
     def _builds_told(self) -> str:
         """What keeps them from hurting functions."""
         if version := self.cgroups.controllers.get("cpu"):
-            return f"a share of {cgroup.LOW:g} of the CPU beside 1 for functions: {version}"
+            return f"1 of the CPU beside {cgroup.HIGH / cgroup.LOW:g} for functions: {version}"
         return "nice, for the workers alone: no control group can be made here"
 
     def _network_told(self) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from core import cgroup
 from core.bundle import PREFIX
 from core.models import FunctionRecord
 from core.names import split_function
-from core.sandbox import alive, cgroup
+from core.sandbox import alive
 from core.settings import Settings
 from core.store import Store
 from runtime.edge import config

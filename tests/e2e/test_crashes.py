@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from core import cgroup
 from core.models import State
-from core.sandbox import cgroup
 from core.store import Store, connect
 from tests.e2e.platform import Platform, handler, running, stack
 

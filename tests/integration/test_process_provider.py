@@ -18,10 +18,10 @@ import msgspec
 import pytest
 
 from core.bundle import PREFIX, Bundle
+from core.cgroup import discover
 from core.errors import Unavailable
 from core.models import FunctionSpec
 from core.sandbox import Sandbox
-from core.sandbox.cgroup import discover
 from core.settings import Settings
 from runtime.providers.process import ProcessProvider
 from tests.contracts.test_provider import House, ask, find, make_house

@@ -20,6 +20,7 @@ import redis
 import requests
 
 from builder.secrets import memory as secrets_of_builds
+from core import cgroup
 from core.sandbox import nft
 from core.sandbox.network import Network
 from core.sandbox.process import start_time
@@ -80,7 +81,8 @@ def settings(short_tmp: Path) -> Settings:
     """Nothing of it is another Slipway's on this machine."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    subnet = f"10.{random.randrange(64, 128)}.{random.randrange(256)}.0/24"
+    # Below 10.109 and 10.110, which benches take: tests run them meanwhile.
+    subnet = f"10.{random.randrange(64, 109)}.{random.randrange(256)}.0/24"
     return Settings.from_env(
         {
             "SLIPWAY_STATE": str(short_tmp / "state"),
@@ -230,6 +232,23 @@ def test_connections_wait_while_the_edge_is_away(settings: Settings, started: li
         statuses.append(requests.get(settings.base_url, timeout=20).status_code)
         made.await_health()
     assert statuses == [200, 200, 200]
+
+
+def test_the_edge_has_the_share_of_functions(settings: Settings, started: list[Up]) -> None:
+    """However it was started: who waits for it waits for a function."""
+    groups = cgroup.of_edge(settings.mark, top=os.geteuid() == 0)
+    if "cpu" not in groups.controllers:
+        pytest.skip("no control group bounds the CPU here")
+    made = ready(started, settings)
+    group = groups.named("edge")
+    assert group.pids() == [made.children()["edge"]]
+    made.kill("edge")
+    until(lambda: group.pids() == [made.children()["edge"]], 10, "the new edge is elsewhere")
+    argv = [*parts.python("cli.main"), "--state", str(settings.state), "restart", "edge"]
+    subprocess.run(argv, env=parts.passed(os.environ), check=True, timeout=60)
+    until(lambda: made.children()["edge"] in group.pids(), 10, "the next is elsewhere")
+    assert made.end(signal.SIGTERM) == 0
+    assert not any(folder.exists() for folder in group.folders)
 
 
 def test_requests_wait_while_the_gateway_is_away(settings: Settings, started: list[Up]) -> None:

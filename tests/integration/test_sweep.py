@@ -20,9 +20,8 @@ from builder import lease
 from builder import sweep as module
 from builder.lease import Lease
 from builder.sweep import ATTEMPTS, Duty, Sweep, Upkeep
-from core import keys, queues
+from core import cgroup, keys, queues
 from core.models import Repository, State
-from core.sandbox import cgroup
 from core.settings import Settings
 from core.store import Store
 from tests.e2e.forge import Forge, Project, serving

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from core.sandbox import cgroup
+from core import cgroup
 from tests.e2e.platform import Platform, Pushed, Repository, handler, stack
 from tests.waiting import until
 

@@ -2,8 +2,8 @@
 behind one interface.
 
 The groups of one installation's functions lie in a folder of its own in each hierarchy, which has a
-large share of the CPU (``HIGH``); those of its builds in another one, which has that of one
-process, however many they are.
+large share of the CPU (``HIGH``); the edge has a group with the same share, for requests come
+through it; those of its builds lie in a third one, which has a small share, however many they are.
 Root's are at the top: a function outlives the service that started it, and its bounds must not go
 with that service. An ordinary user's are below the user's own group, which systemd gives over where
 it is told to (``systemd-run --user --scope -p Delegate=yes``). What cannot be had is left out, and
@@ -36,12 +36,17 @@ _PERIOD = 100_000
 """Microseconds over which CPU time is shared out."""
 _SHARES = {1: ("cpu.shares", 1024), 2: ("cpu.weight", 100)}
 """By version: the file that says how the CPU is shared out, and what others have in it."""
-LOW = 0.25
-"""Share of the CPU of all builds together, where all functions together have one: what they get
-while functions take all they can, so that they go on."""
-HIGH = 1 / LOW
-"""Share of functions, where any other process has one: builds that had less than those would stand
-still on a machine that has other work as well."""
+HIGH = 16.0
+"""Share of functions, all together, and of the edge, where any other process has one."""
+LOW = 1 / 8
+"""Share of builds, all together. How soon the kernel runs what woke up depends on it as well: at a
+quarter of what functions have they waited for builds for up to 140 ms (6.18, bench/quiet.py). It is
+no less, so that builds go on where functions, or something else on the machine, take all they can.
+"""
+ENGINE = LOW / 8
+"""Share of builds in an engine: containers of functions have that of one process, all together."""
+WORKERS = 8.0
+"""Share within that of builds of what leads them, so that a lease is renewed in time."""
 _STALE = 3600
 """Seconds after which an empty group was left by someone who was killed."""
 
@@ -169,9 +174,10 @@ class Cgroups:
             raise Unavailable(f"the kernel made no control group: {error}") from error
         return group
 
-    def join(self, name: str, pid: int) -> None:
+    def join(self, name: str, pid: int, share: float = 1.0) -> None:
         """Moves a process into a group without bounds of its own, made where need be: it and all
-        that it starts have our share of the CPU, but for what is moved on.
+        that it starts have our share of the CPU, but for what is moved on. ``share``: within ours,
+        where each other group has one.
 
         Raises:
             Unavailable: the kernel refused.
@@ -180,6 +186,7 @@ class Cgroups:
         try:
             for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
                 _make(hierarchy, folder)
+                _share(hierarchy, folder, share)
         except OSError as error:
             raise Unavailable(f"the kernel made no control group: {error}") from error
         group.join(pid)
@@ -240,7 +247,7 @@ def discover(
             if version == 2:
                 use = _delegate(folder, use)
             hierarchy = Hierarchy(folder, version, use, share)
-            _share(hierarchy)
+            _share(hierarchy, folder, share)
         except OSError as error:
             log.debug("no control groups in %s: %s", folder.parent, error.strerror)
             continue
@@ -251,12 +258,17 @@ def discover(
 
 def of_builds(mark: str, *, top: bool) -> Cgroups:
     """Where groups of builds are made: beside those of functions."""
-    return discover(f"{mark}-builds", top=top)
+    return discover(f"{mark}-builds", top=top, share=LOW)
 
 
 def of_functions(mark: str, *, top: bool) -> Cgroups:
     """Where groups of functions are made."""
     return discover(mark, top=top, share=HIGH)
+
+
+def of_edge(mark: str, *, top: bool) -> Cgroups:
+    """Where the edge's group is made: beside those of functions."""
+    return discover(f"{mark}-edge", top=top, share=HIGH)
 
 
 def end(mark: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
@@ -316,16 +328,16 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
         hierarchy.folder.mkdir(exist_ok=True)
         if hierarchy.version == 2:
             _delegate(hierarchy.folder, hierarchy.controllers)
-        _share(hierarchy)
+        _share(hierarchy, hierarchy.folder, hierarchy.share)
     folder.mkdir()
 
 
-def _share(hierarchy: Hierarchy) -> None:
-    """Sets how much of the CPU our folder gets while others want it as well."""
-    if hierarchy.share != 1.0 and "cpu" in hierarchy.controllers:
+def _share(hierarchy: Hierarchy, folder: Path, share: float) -> None:
+    """Sets how much of the CPU all in ``folder`` get while those beside it want it as well."""
+    if share != 1.0 and "cpu" in hierarchy.controllers:
         name, others = _SHARES[hierarchy.version]
         with contextlib.suppress(FileNotFoundError):  # removed just now: _make comes here again
-            _write_raw(hierarchy.folder / name, str(round(others * hierarchy.share)))
+            _write_raw(folder / name, str(round(others * share)))
 
 
 def _delegate(folder: Path, use: frozenset[str]) -> frozenset[str]:
