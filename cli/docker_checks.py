@@ -12,7 +12,7 @@ import requests
 
 from cli.findings import FAIL, OK, WARN, Finding
 from core import disk
-from core.cgroup import ENGINE
+from core.cgroup import LOW
 from core.errors import ConfigError, NotFound, SlipwayError
 from core.settings import Settings
 from supervisor import build_engine
@@ -40,7 +40,7 @@ def examine(settings: Settings, *, runs: bool) -> Iterator[Finding]:
         yield from _disk(settings, about)
         yield from _root(settings)
     except SlipwayError as error:
-        advice = "start it (systemctl start docker), or name it with SLIPWAY_ENGINE or DOCKER_HOST"
+        advice = "start it (systemctl start docker), or name it with SLIPWAY_LOW or DOCKER_HOST"
         yield Finding("engine", FAIL, str(error), advice)
     finally:
         engine.close()
@@ -58,7 +58,7 @@ def builds_bounded_by(settings: Settings) -> str:
     return (
         f"an engine of our own: {settings.build_memory * count / 2**20:.0f} MiB, "
         f"{settings.build_cpus * count:g} CPUs and {build_engine.PIDS * count} processes for all "
-        f"builds together, 1 of the CPU beside {1 / ENGINE:g} for functions (control group); "
+        f"builds together, 1 of the CPU beside {1 / LOW:g} for functions (control group); "
         "the outside world only (nftables)"
     )
 
@@ -130,7 +130,7 @@ def _build_engine(settings: Settings) -> Iterator[Finding]:
     elif build_engine.ours(settings):
         yield Finding("builds", OK, told)
     else:
-        advice = "run Slipway as root with dockerd on PATH, or set SLIPWAY_BUILD_ENGINE to an "
+        advice = "run Slipway as root with dockerd on PATH, or set SLIPWAY_BUILD_LOW to an "
         yield Finding("builds", WARN, told, advice + "engine that you bound")
 
 

@@ -42,9 +42,8 @@ LOW = 1 / 8
 """Share of builds, all together. How soon the kernel runs what woke up depends on it as well: at a
 quarter of what functions have they waited for builds for up to 140 ms (6.18, bench/quiet.py). It is
 no less, so that builds go on where functions, or something else on the machine, take all they can.
+In an engine as well, where functions have that of one process: Docker's group is not ours.
 """
-ENGINE = LOW / 8
-"""Share of builds in an engine: containers of functions have that of one process, all together."""
 WORKERS = 8.0
 """Share within that of builds of what leads them, so that a lease is renewed in time."""
 _STALE = 3600

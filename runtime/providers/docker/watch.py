@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 _ALL_EVERY = 30.0
 _SOON = 0.5
 """Seconds until a look at all where an event does not tell enough."""
+_KILLED = 128 + signal.SIGKILL
+_OOM_LATE = 0.3
+"""Seconds by which a busy engine may hear later of a memory limit than of the end it caused."""
 _TICK = 1.0
 _AGAIN = 0.5
 """Seconds between two tries to reach an engine that is away."""
@@ -354,8 +358,11 @@ class Containers:
         try:
             with self._engine.asking("") as api:
                 state = api.inspect_container(known.container)["State"]
+                status = int(state["ExitCode"]) if status is None else status
+                if status == _KILLED and not (out_of_memory or state.get("OOMKilled")):
+                    time.sleep(_OOM_LATE)
+                    state = api.inspect_container(known.container)["State"]
             out_of_memory |= bool(state.get("OOMKilled"))
-            status = int(state["ExitCode"]) if status is None else status
         except NotFound:
             pass
         reason = describe_exit(status, out_of_memory=out_of_memory, memory=known.document.memory)
