@@ -133,7 +133,9 @@ class Client:
         timeout: float = QUIET_SECONDS,
         **more: Any,
     ) -> Any:
-        auth = ("admin", secret_file(self.settings.password_file))
+        password = self.settings.password_file
+        # Made by who serves: one made here would be nobody's.
+        auth = ("admin", secret_file(password)) if password.exists() else _nobody
         request = requests.Request(method, self.url + path, auth=auth, **more)
         answer = self._send(request, stream=stream, timeout=timeout)
         if answer.status_code < 300:
@@ -142,8 +144,12 @@ class Client:
             told = answer.text.strip() or f"status {answer.status_code} without a word"
         if answer.status_code == BadCredentials.status:
             told += (
-                f": the password in {self.settings.password_file} is not that of {self.url}. Name "
-                "its state folder with --state, or the file in SLIPWAY_ADMIN_PASSWORD_FILE"
+                f": there is no {password}. "
+                if auth is _nobody
+                else f": the password in {password} is not that of {self.url}. "
+            )
+            told += (
+                "Name its state folder with --state, or the file in SLIPWAY_ADMIN_PASSWORD_FILE"
             )
         raise _ERRORS.get(answer.status_code, SlipwayError)(told)
 

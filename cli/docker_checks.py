@@ -40,7 +40,7 @@ def examine(settings: Settings, *, runs: bool) -> Iterator[Finding]:
         yield from _disk(settings, about)
         yield from _root(settings)
     except SlipwayError as error:
-        advice = "start it (systemctl start docker), or name it with SLIPWAY_LOW or DOCKER_HOST"
+        advice = "start it (systemctl start docker), or name it with SLIPWAY_ENGINE or DOCKER_HOST"
         yield Finding("engine", FAIL, str(error), advice)
     finally:
         engine.close()
@@ -130,7 +130,7 @@ def _build_engine(settings: Settings) -> Iterator[Finding]:
     elif build_engine.ours(settings):
         yield Finding("builds", OK, told)
     else:
-        advice = "run Slipway as root with dockerd on PATH, or set SLIPWAY_BUILD_LOW to an "
+        advice = "run Slipway as root with dockerd on PATH, or set SLIPWAY_BUILD_ENGINE to an "
         yield Finding("builds", WARN, told, advice + "engine that you bound")
 
 

@@ -25,17 +25,19 @@ BRANCH_SECONDS = 5.0
 
 @click.command()
 @click.argument("what", metavar="NAMESPACE/REPOSITORY|FUNCTION[.NAMESPACE]")
-@click.option("--to", default="", metavar="RELEASE", help="By default what was live before.")
+@click.option("--to", metavar="RELEASE", help="By default what was live before.")
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds.")
 @click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), default="table", help="Form of it."
 )
 @click.pass_obj
-def rollback(context: Context, what: str, to: str, timeout: float, output: str) -> None:
+def rollback(context: Context, what: str, to: str | None, timeout: float, output: str) -> None:
     """Go back to an earlier release; exit status 0 once it serves, else 1.
 
     It stays so until a newer commit is pushed.
     """
+    if to == "":  # a script's variable that is not set would go back to something else
+        raise click.BadParameter("name a release, or leave --to away", param_hint="--to")
     space, slash, name = what.partition("/")
     if slash:
         body = {"namespace": space, "repository": name}

@@ -161,16 +161,12 @@ class Cgroups:
         """
         group = self.named(name)
         try:
-            for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
-                _make(hierarchy, folder)
+            for hierarchy, folder in self._make(group):
                 for file, value in _limits(hierarchy, memory, cpus, pids, one_fate):
                     _write(folder / file, value)
         except Unavailable:
             group.remove()
             raise
-        except OSError as error:
-            group.remove()
-            raise Unavailable(f"the kernel made no control group: {error}") from error
         return group
 
     def join(self, name: str, pid: int, share: float = 1.0) -> None:
@@ -182,13 +178,19 @@ class Cgroups:
             Unavailable: the kernel refused.
         """
         group = self.named(name)
+        self._make(group, share)
+        group.join(pid)
+
+    def _make(self, group: Cgroup, share: float = 1.0) -> list[tuple[Hierarchy, Path]]:
+        """Makes its folders, and gives each with its hierarchy."""
+        places = list(zip(self.hierarchies, group.folders, strict=True))
         try:
-            for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
+            for hierarchy, folder in places:
                 _make(hierarchy, folder)
                 _share(hierarchy, folder, share)
         except OSError as error:
             raise Unavailable(f"the kernel made no control group: {error}") from error
-        group.join(pid)
+        return places
 
     def named(self, name: str) -> Cgroup:
         """The group of that name, whether it is there or not."""

@@ -238,7 +238,7 @@ def test_the_edge_has_the_share_of_functions(settings: Settings, started: list[U
     """However it was started: who waits for it waits for a function."""
     groups = cgroup.of_edge(settings.mark, top=os.geteuid() == 0)
     if "cpu" not in groups.controllers:
-        pytest.skip("no control group bounds the CPU here")
+        missing("a control group for the CPU")
     made = ready(started, settings)
     group = groups.named("edge")
     assert group.pids() == [made.children()["edge"]]

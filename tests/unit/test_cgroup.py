@@ -175,3 +175,10 @@ def test_what_joins_a_group_without_bounds_has_its_share_alone(tmp_path: Path) -
         "cpu.max": "",
         "memory.max": "",
     }
+
+
+def test_what_leads_others_has_a_larger_share_among_them(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "workers", "cgroup.procs cpu.shares")
+    Cgroups([Hierarchy(tmp_path, 1, frozenset({"cpu"}))]).join("workers", 77, 8.0)
+    assert (folder / "cpu.shares").read_text() == "8192"
+    assert (folder / "cgroup.procs").read_text() == "77"

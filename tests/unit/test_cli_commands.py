@@ -56,6 +56,13 @@ def test_where_nothing_answers_it_says_what_to_do(tmp_path: Path, arguments: lis
     assert done.exit_code == 1
     assert f"nothing answers at {url}: is it running? Start it with 'make up'" in done.stderr
     assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == [], "a client makes no password"
+
+
+def test_an_empty_release_is_none_to_go_back_to(tmp_path: Path) -> None:
+    done = run("--url", nobody(), "rollback", "ann/shop", "--to", "", state=tmp_path)
+    assert done.exit_code == 2
+    assert "name a release, or leave --to away" in done.stderr
 
 
 @pytest.mark.parametrize(

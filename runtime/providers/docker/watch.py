@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import select
-import signal
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -32,15 +31,14 @@ log = logging.getLogger(__name__)
 _ALL_EVERY = 30.0
 _SOON = 0.5
 """Seconds until a look at all where an event does not tell enough."""
-_KILLED = 128 + signal.SIGKILL
-_OOM_LATE = 0.3
-"""Seconds by which a busy engine may hear later of a memory limit than of the end it caused."""
 _TICK = 1.0
 _AGAIN = 0.5
 """Seconds between two tries to reach an engine that is away."""
 _FIRST = 15.0
 """Seconds that whoever asks first waits for the engine's answer."""
 _REMEMBER = 300.0
+_KILLED = "137"
+"""Exit status of a container that SIGKILL ended, as events tell it."""
 _NOT_RUN = (126, 127)
 """Exit statuses of a container whose program could not be run."""
 _EVENTS = {
@@ -281,7 +279,11 @@ class Containers:
             case "oom":
                 known.out_of_memory = True
             case "die" if not known.ending:
-                self._note_end(known, attributes.get("exitCode"))
+                status = attributes.get("exitCode")
+                if status == _KILLED and not known.out_of_memory:
+                    self._look_soon(_SOON)  # a busy engine hears of a memory limit after the end
+                else:
+                    self._note_end(known, status)
             case "destroy":
                 with self._changed:
                     if not known.ending:
@@ -358,11 +360,8 @@ class Containers:
         try:
             with self._engine.asking("") as api:
                 state = api.inspect_container(known.container)["State"]
-                status = int(state["ExitCode"]) if status is None else status
-                if status == _KILLED and not (out_of_memory or state.get("OOMKilled")):
-                    time.sleep(_OOM_LATE)
-                    state = api.inspect_container(known.container)["State"]
             out_of_memory |= bool(state.get("OOMKilled"))
+            status = int(state["ExitCode"]) if status is None else status
         except NotFound:
             pass
         reason = describe_exit(status, out_of_memory=out_of_memory, memory=known.document.memory)
