@@ -12,7 +12,7 @@ import requests
 
 from cli.findings import FAIL, OK, WARN, Finding
 from core import disk
-from core.cgroup import LOW
+from core.cgroup import ENGINE
 from core.errors import ConfigError, NotFound, SlipwayError
 from core.settings import Settings
 from supervisor import build_engine
@@ -58,7 +58,7 @@ def builds_bounded_by(settings: Settings) -> str:
     return (
         f"an engine of our own: {settings.build_memory * count / 2**20:.0f} MiB, "
         f"{settings.build_cpus * count:g} CPUs and {build_engine.PIDS * count} processes for all "
-        f"builds together, 1 of the CPU beside {1 / LOW:g} for functions (control group); "
+        f"builds together, 1 of the CPU beside {1 / ENGINE:g} for functions (control group); "
         "the outside world only (nftables)"
     )
 

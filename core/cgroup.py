@@ -3,7 +3,7 @@ behind one interface.
 
 The groups of one installation's functions lie in a folder of its own in each hierarchy, which has a
 large share of the CPU (``HIGH``); the edge has a group with the same share, for requests come
-through it; those of its builds lie in a third one, which has a small share, however many they are.
+through it; those of its builds lie in a third one, which has that of one process, however many they are.
 Root's are at the top: a function outlives the service that started it, and its bounds must not go
 with that service. An ordinary user's are below the user's own group, which systemd gives over where
 it is told to (``systemd-run --user --scope -p Delegate=yes``). What cannot be had is left out, and
@@ -36,14 +36,14 @@ _PERIOD = 100_000
 """Microseconds over which CPU time is shared out."""
 _SHARES = {1: ("cpu.shares", 1024), 2: ("cpu.weight", 100)}
 """By version: the file that says how the CPU is shared out, and what others have in it."""
-HIGH = 16.0
-"""Share of functions, all together, and of the edge, where any other process has one."""
-LOW = 1 / 8
-"""Share of builds, all together. How soon the kernel runs what woke up depends on it as well: at a
-quarter of what functions have they waited for builds for up to 140 ms (6.18, bench/quiet.py). It is
-no less, so that builds go on where functions, or something else on the machine, take all they can.
-In an engine as well, where functions have that of one process: Docker's group is not ours.
-"""
+HIGH = 64.0
+"""Share of functions, all together, and of the edge, where any other process has one. Builds have
+that of one process, all together: with less they come to no end beside other work. How soon the
+kernel runs what woke up depends on the difference as well: with four, functions waited for builds
+for up to 140 ms (6.18, bench/quiet.py)."""
+ENGINE = 1 / 8
+"""Share of builds in an engine: containers of functions have that of one process, all together,
+because Docker's group is not ours."""
 WORKERS = 8.0
 """Share within that of builds of what leads them, so that a lease is renewed in time."""
 _STALE = 3600
@@ -259,7 +259,7 @@ def discover(
 
 def of_builds(mark: str, *, top: bool) -> Cgroups:
     """Where groups of builds are made: beside those of functions."""
-    return discover(f"{mark}-builds", top=top, share=LOW)
+    return discover(f"{mark}-builds", top=top)
 
 
 def of_functions(mark: str, *, top: bool) -> Cgroups:

@@ -131,7 +131,7 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     Raises:
         Unavailable: network or control group cannot be made here.
     """
-    from core.cgroup import LOW, discover
+    from core.cgroup import ENGINE, discover
     from core.sandbox.network import Network
 
     clear(settings)
@@ -145,7 +145,7 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     network.setup()
     _divide(network.bridge, env)
     # Functions are in Docker's group, which has the share of one process.
-    bounds = discover(_mark(settings), top=True, share=LOW)
+    bounds = discover(_mark(settings), top=True, share=ENGINE)
     lacks = {"memory", "cpu", "pids"} - bounds.controllers.keys()
     if lacks:
         raise Unavailable(f"no control group bounds {', '.join(sorted(lacks))} here")

@@ -21,7 +21,7 @@ from docker.types import LogConfig, Mount
 
 from builder.bounded import ASK_EVERY, Lines
 from core.alive import owner, place
-from core.cgroup import LOW
+from core.cgroup import ENGINE
 from core.errors import BuildFailed, Conflict, NotFound, SlipwayError
 from core.settings import Settings
 from engine.client import Engine
@@ -120,7 +120,7 @@ def run(
 def _shares(settings: Settings) -> int | None:
     """An engine for builds has a small share of the CPU as a whole; on the one that runs functions
     each container of tests has one."""
-    return None if settings.build_engine else round(1024 * LOW)
+    return None if settings.build_engine else round(1024 * ENGINE)
 
 
 def _scratch(volumes: Collection[str], size: int) -> list[Mount]:

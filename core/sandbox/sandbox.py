@@ -190,7 +190,7 @@ class Sandbox:
     def _builds_told(self) -> str:
         """What keeps them from hurting functions."""
         if version := self.cgroups.controllers.get("cpu"):
-            return f"1 of the CPU beside {cgroup.HIGH / cgroup.LOW:g} for functions: {version}"
+            return f"1 of the CPU beside {cgroup.HIGH:g} for functions: {version}"
         return "nice, for the workers alone: no control group can be made here"
 
     def _network_told(self) -> str:

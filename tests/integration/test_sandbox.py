@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from core.cgroup import HIGH, LOW, Cgroup
+from core.cgroup import HIGH, Cgroup
 from core.errors import ConfigError, NotFound
 from core.sandbox import PATH, Cell, Mount, Network, Process, Result, Sandbox, alive, kill_marked
 from core.sandbox.launch import marker
@@ -639,7 +639,7 @@ def test_a_cell_of_a_build_has_its_bounds_within_the_small_share_of_all_builds(
                 for name in ("cpu.cfs_quota_us", "cpu.max"):
                     if (folder / name).exists():
                         assert (folder / name).read_text().split()[0] == "50000"
-        assert shares["build"] == round(shares["function"] * LOW / HIGH)
+        assert shares["build"] * HIGH == shares["function"]
     finally:
         for process in started:
             sandbox.end(process)
