@@ -148,9 +148,7 @@ class Client:
                 if auth is _nobody
                 else f": the password in {password} is not that of {self.url}. "
             )
-            told += (
-                "Name its state folder with --state, or the file in SLIPWAY_ADMIN_PASSWORD_FILE"
-            )
+            told += "Name its state folder with --state, or the file in SLIPWAY_ADMIN_PASSWORD_FILE"
         raise _ERRORS.get(answer.status_code, SlipwayError)(told)
 
     def _send(

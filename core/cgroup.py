@@ -3,7 +3,8 @@ behind one interface.
 
 The groups of one installation's functions lie in a folder of its own in each hierarchy, which has a
 large share of the CPU (``HIGH``); the edge has a group with the same share, for requests come
-through it; those of its builds lie in a third one, which has that of one process, however many they are.
+through it; what else serves has one between (``CONTROL``); those of its builds lie in a fourth one,
+which has the share of one process, however many they are.
 Root's are at the top: a function outlives the service that started it, and its bounds must not go
 with that service. An ordinary user's are below the user's own group, which systemd gives over where
 it is told to (``systemd-run --user --scope -p Delegate=yes``). What cannot be had is left out, and
@@ -41,6 +42,9 @@ HIGH = 64.0
 that of one process, all together: with less they come to no end beside other work. How soon the
 kernel runs what woke up depends on the difference as well: with four, functions waited for builds
 for up to 140 ms (6.18, bench/quiet.py)."""
+CONTROL = 8.0
+"""Share of gateway, controller, queue and store, all together: functions that keep every core busy
+are replaced and scaled by these."""
 ENGINE = 1 / 8
 """Share of builds in an engine: containers of functions have that of one process, all together,
 because Docker's group is not ours."""
@@ -270,6 +274,11 @@ def of_functions(mark: str, *, top: bool) -> Cgroups:
 def of_edge(mark: str, *, top: bool) -> Cgroups:
     """Where the edge's group is made: beside those of functions."""
     return discover(f"{mark}-edge", top=top, share=HIGH)
+
+
+def of_control(mark: str, *, top: bool) -> Cgroups:
+    """Where groups of the parts are made that serve beside the edge."""
+    return discover(f"{mark}-control", top=top, share=CONTROL)
 
 
 def end(mark: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:

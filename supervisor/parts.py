@@ -122,7 +122,7 @@ def store(settings: Settings, env: Mapping[str, str]) -> Part:
     argv = [_store_binary(env)]
     for name, value in options.items():
         argv += [name, value]
-    return Part(name="store", argv=argv)
+    return Part(name="store", argv=argv, started=partial(_share, settings, "store"))
 
 
 def gateway(settings: Settings, listeners: Sequence[int]) -> Part:
@@ -131,22 +131,34 @@ def gateway(settings: Settings, listeners: Sequence[int]) -> Part:
     argv = python("gunicorn", "-c", "python:gateway.gunicorn_config", "gateway.wsgi:app")
     told = {LISTEN_FDS: ",".join(map(str, listeners))}
     linger = settings.drain_timeout + 5.0
-    return Part(name="gateway", argv=argv, env=told, listeners=listeners, linger=linger)
+    started = partial(_share, settings, "gateway")
+    return Part(
+        name="gateway",
+        argv=argv,
+        env=told,
+        listeners=listeners,
+        linger=linger,
+        started=started,
+    )
 
 
 def workers() -> Part:
-    """Asked to end they finish their builds, within bounds; what is cut off is built again."""
+    """Asked to end they finish their builds, within bounds; what is cut off is built again. They
+    take their share of the CPU themselves (builder/worker.py)."""
     return Part(name="workers", argv=python("builder.worker"), linger=WORKERS_LINGER)
 
 
 def queue(settings: Settings) -> Part:
     """Makes the asynchronous calls; those that do not end in time are made again."""
     patience = settings.drain_timeout + 5.0
-    return Part(name="queue", argv=python("gateway.queue_worker"), patience=patience)
+    argv, started = python("gateway.queue_worker"), partial(_share, settings, "queue")
+    return Part(name="queue", argv=argv, patience=patience, started=started)
 
 
-def controller() -> Part:
-    return Part(name="controller", argv=python("runtime.controller"))
+def controller(settings: Settings) -> Part:
+    """Starts functions and moves routes."""
+    argv, started = python("runtime.controller"), partial(_share, settings, "controller")
+    return Part(name="controller", argv=argv, started=started)
 
 
 def edge(settings: Settings, argv: Sequence[str], listeners: Sequence[int]) -> Part:
@@ -157,17 +169,26 @@ def edge(settings: Settings, argv: Sequence[str], listeners: Sequence[int]) -> P
         listeners=listeners,
         patience=min(settings.drain_timeout, 10.0),
         linger=EDGE_LINGER,
-        started=partial(_beside_functions, settings),
+        started=partial(_share, settings, "edge"),
     )
 
 
-def _beside_functions(settings: Settings, pid: int) -> None:
-    """Gives a process the share of the CPU that functions have, where that can be done: who waits
-    for the edge waits for the function."""
-    from core import cgroup  # a supervisor without an edge needs none
+def _share(settings: Settings, name: str, pid: int) -> None:
+    """Gives a part its share of the CPU, where that can be done: the edge that of functions, for
+    who waits for it waits for them; others enough to be heard beside busy functions."""
+    from core import cgroup  # for a supervisor that only holds the sockets it is much to carry
 
+    groups = cgroup.of_edge if name == "edge" else cgroup.of_control
     with suppress(Unavailable):
-        cgroup.of_edge(settings.mark, top=os.geteuid() == 0).join("edge", pid)
+        groups(settings.mark, top=os.geteuid() == 0).join(name, pid)
+
+
+def end_shares(settings: Settings) -> None:
+    """Removes what gave ended parts their shares."""
+    from core import cgroup
+
+    for groups in (cgroup.of_edge, cgroup.of_control):
+        groups(settings.mark, top=os.geteuid() == 0).clear()
 
 
 def _store_binary(env: Mapping[str, str]) -> str:

@@ -168,7 +168,7 @@ class Installation:
         keeper.start(parts.workers())
         keeper.start(parts.queue(self.settings))
         address = self._make_network()
-        keeper.start(parts.controller())
+        keeper.start(parts.controller(settings))
         if settings.edge != "none":
             self._start_edge(address)
         names = [name for name in keeper.names if name not in stand]
@@ -382,6 +382,7 @@ class Installation:
 
     def _stop_store(self) -> None:
         self.keeper.stop(self.keeper.names)
+        parts.end_shares(self.settings)
         if not self._functions_remain and self.settings.run.parent != self.settings.state:
             shutil.rmtree(self.settings.run, ignore_errors=True)  # nobody would tidy up in /tmp
 

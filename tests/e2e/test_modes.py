@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -342,16 +343,26 @@ def test_an_ordinary_users_functions_are_fenced_in(ordinary: Platform) -> None:
     assert {int(each, 16) for each in found["capabilities"]} == {0}
     assert found["locked"] == ["1", "2"]
     assert found["pids"] == [1, 2]
-    (program,) = (
-        process
-        for process in psutil.process_iter()
-        if any("spy.eve" in word for word in (process.parent() or process).cmdline())
-        and process.name().startswith("bwrap")
-        and process.children()
-    )
+    (program,) = _programs("spy.eve")
     inside = Path(f"/proc/{program.pid}/ns/user").readlink()
     assert inside != Path("/proc/self/ns/user").readlink(), "a user namespace of its own"
     assert program.uids().real == (NOBODY if BECOME else os.getuid())
+
+
+def _programs(function: str) -> list[psutil.Process]:
+    """The innermost processes of bubblewrap that hold a program of that function."""
+    found = []
+    for process in psutil.process_iter():
+        # Others may end while they are looked at.
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            outer = process.parent() or process
+            if (
+                process.name().startswith("bwrap")
+                and any(function in word for word in outer.cmdline())
+                and process.children()
+            ):
+                found.append(process)
+    return found
 
 
 def test_an_ordinary_user_is_told_what_is_not_bounded(ordinary: Platform) -> None:

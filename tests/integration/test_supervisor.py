@@ -234,21 +234,25 @@ def test_connections_wait_while_the_edge_is_away(settings: Settings, started: li
     assert statuses == [200, 200, 200]
 
 
-def test_the_edge_has_the_share_of_functions(settings: Settings, started: list[Up]) -> None:
-    """However it was started: who waits for it waits for a function."""
-    groups = cgroup.of_edge(settings.mark, top=os.geteuid() == 0)
+@pytest.mark.parametrize("part", ["edge", "gateway", "controller"])
+def test_what_serves_has_a_large_share_of_the_cpu(
+    part: str, settings: Settings, started: list[Up]
+) -> None:
+    """However it was started, and as long as it runs: functions may keep every core busy."""
+    made_in = cgroup.of_edge if part == "edge" else cgroup.of_control
+    groups = made_in(settings.mark, top=os.geteuid() == 0)
     if "cpu" not in groups.controllers:
         missing("a control group for the CPU")
     made = ready(started, settings)
-    group = groups.named("edge")
-    assert group.pids() == [made.children()["edge"]]
-    made.kill("edge")
-    until(lambda: group.pids() == [made.children()["edge"]], 10, "the new edge is elsewhere")
-    argv = [*parts.python("cli.main"), "--state", str(settings.state), "restart", "edge"]
+    group = groups.named(part)
+    until(lambda: made.children()[part] in group.pids(), 10, "it is elsewhere")
+    made.kill(part)
+    until(lambda: made.children()[part] in group.pids(), 10, "the new one is elsewhere")
+    argv = [*parts.python("cli.main"), "--state", str(settings.state), "restart", part]
     subprocess.run(argv, env=parts.passed(os.environ), check=True, timeout=60)
-    until(lambda: made.children()["edge"] in group.pids(), 10, "the next is elsewhere")
+    until(lambda: made.children()[part] in group.pids(), 10, "the next is elsewhere")
     assert made.end(signal.SIGTERM) == 0
-    assert not any(folder.exists() for folder in group.folders)
+    assert not any(each.folder.exists() for each in groups.hierarchies)
 
 
 def test_requests_wait_while_the_gateway_is_away(settings: Settings, started: list[Up]) -> None:
