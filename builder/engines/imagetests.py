@@ -33,6 +33,8 @@ LABEL = "com.slipway.test"
 _OWNER, _UNTIL = "com.slipway.test.owner", "com.slipway.test.until"
 _NOBODY = "65534:65534"
 _GRACE = 120.0
+_PERIOD = 100_000
+"""Microseconds over which CPU time is shared out."""
 _MOST_VOLUMES = 16
 
 
@@ -97,7 +99,8 @@ def run(
                 security_opt=["no-new-privileges"],
                 mem_limit=settings.build_memory,
                 memswap_limit=settings.build_memory,
-                nano_cpus=int(settings.build_cpus * 1e9),
+                cpu_period=_PERIOD,
+                cpu_quota=int(settings.build_cpus * _PERIOD),
                 cpu_shares=_shares(settings),
                 pids_limit=settings.function_pids,
                 log_config=LogConfig(type="none"),  # its output is followed, and fills no disk
@@ -109,6 +112,8 @@ def run(
             outcome = _follow(engine, made["Id"], settings, on_line, stop)
             if outcome != "exited":
                 with contextlib.suppress(SlipwayError), engine.asking("ending tests") as ours:
+                    # Held back by it, they would not end (core/cgroup.py: Cgroup.lift_cpu).
+                    ours.update_container(made["Id"], cpu_quota=-1)
                     ours.kill(made["Id"])
                 return Ran(outcome, 137)
             state = api.inspect_container(made["Id"])["State"]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from core.cgroup import Cgroup
 from core.errors import Unavailable
 from core.sandbox.cell import Process
 
@@ -151,6 +152,7 @@ def kill(process: Process, timeout: float = 10) -> int | None:
                 if process.monitor == process.pid:
                     os.killpg(process.pid, signal.SIGKILL)
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            Cgroup(map(Path, process.cgroups)).lift_cpu()
             if not ended(descriptor, timeout):
                 raise Unavailable(
                     f"process {process.pid} does not end: it waits in the kernel, probably for a "

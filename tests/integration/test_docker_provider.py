@@ -589,6 +589,23 @@ def test_paused_ones_can_be_ended(house: House, engine: Engine) -> None:
         inspect(engine, instance.id)
 
 
+def test_what_is_ended_is_not_held_back_by_its_bound_on_the_cpu(
+    house: House, engine: Engine
+) -> None:
+    provider = house.provider()
+    instance = provider.start(house.spec())
+    many = "for i in $(seq 40); do (while :; do :; done) & done"
+    with engine.asking("") as api:
+        api.exec_start(api.exec_create(instance.id, ["sh", "-c", many]))
+        api.update_container(instance.id, cpu_quota=1000)
+    time.sleep(0.5)
+    begun = time.monotonic()
+    provider.remove(instance)
+    assert time.monotonic() - begun < 40, "the engine waits 12 s itself"
+    with pytest.raises(NotFound):
+        inspect(engine, instance.id)
+
+
 def test_a_container_without_its_network_counts_as_ended(house: House, engine: Engine) -> None:
     provider = house.provider()
     assert isinstance(provider, DockerProvider)

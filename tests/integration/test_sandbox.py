@@ -26,7 +26,7 @@ from core.cgroup import HIGH, Cgroup
 from core.errors import ConfigError, NotFound
 from core.sandbox import PATH, Cell, Mount, Network, Process, Result, Sandbox, alive, kill_marked
 from core.sandbox.launch import marker
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -644,6 +644,29 @@ def test_a_cell_of_a_build_has_its_bounds_within_the_small_share_of_all_builds(
         for process in started:
             sandbox.end(process)
     assert not any(Path(folder).exists() for each in started for folder in each.cgroups)
+
+
+def test_what_is_ended_is_not_held_back_by_its_bound_on_the_cpu(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """What it used beyond its bound, in the kernel, its processes would have to wait for."""
+    if "cpu" not in sandbox.cgroups.controllers:
+        pytest.skip("no control group bounds the CPU here")
+    many = "for i in $(seq 60); do (while :; do :; done) & done; echo all; wait"
+    cell = Cell(argv=["sh", "-c", many], memory=MEMORY, cpus=1, pids=100)
+    with (tmp_path / "output").open("w") as output:
+        process = sandbox.start(cell, "debt", output=output.fileno())
+    try:
+        until(lambda: (tmp_path / "output").read_text() == "all\n", 20)
+        for folder in map(Path, process.cgroups):
+            for name, value in (("cpu.cfs_quota_us", "1000"), ("cpu.max", "1000 100000")):
+                if (folder / name).exists():
+                    (folder / name).write_text(value)
+        time.sleep(0.3)
+    finally:
+        begun = time.monotonic()
+        sandbox.end(process)
+    assert time.monotonic() - begun < 1 * PATIENCE
 
 
 DRIVER = """

@@ -299,6 +299,21 @@ class DockerProvider:
         ):
             api.kill(known.container, signal)
 
+    def _kill(self, known: Known) -> None:
+        """Ends it. Where the engine saw no end of it, its processes are held back by their bound on
+        the CPU (core/cgroup.py: Cgroup.lift_cpu), which is taken away then."""
+        try:
+            self._signal(known, "SIGKILL")
+        except Unavailable as error:
+            if not isinstance(error.__cause__, APIError):  # the engine did not answer at all
+                raise
+            with (
+                contextlib.suppress(NotFound, Conflict),
+                self._asking(f"{known.document.id} is not ended", self._quick) as api,
+            ):
+                api.update_container(known.container, cpu_quota=-1)
+            self._signal(known, "SIGKILL")
+
     def remove(self, instance: Instance) -> None:
         """See Provider.remove.
 
@@ -312,7 +327,7 @@ class DockerProvider:
         try:
             # First ended, so that its last words are still there to be read.
             if not known.dead:
-                self._signal(known, "SIGKILL")
+                self._kill(known)
                 self._follow(known, final=True)
             failpoints.at("container-ended")
             self._output.finish(instance.id, _REST_SECONDS)
