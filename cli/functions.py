@@ -9,15 +9,11 @@ from urllib.parse import quote
 import click
 
 from cli import show
+from cli.arguments import FUNCTION, OUTPUT, or_its_namespace
 from core.errors import NotFound
 
 if TYPE_CHECKING:
     from cli.main import Context
-
-FUNCTION = click.argument("function", metavar="FUNCTION[.NAMESPACE]")
-OUTPUT = click.option(
-    "--output", "-o", type=click.Choice(["table", "json"]), default="table", help="Form of it."
-)
 
 
 @click.command()
@@ -71,7 +67,7 @@ def deploy(
 @click.pass_obj
 def remove(context: Context, function: str) -> None:
     """Remove a function that was deployed by API."""
-    with context.client() as client:
+    with context.client() as client, or_its_namespace(client, function):
         client.change("DELETE", "/system/functions", {"functionName": function})
 
 
@@ -82,7 +78,7 @@ def remove(context: Context, function: str) -> None:
 def scale(context: Context, function: str, replicas: int) -> None:
     """Set how many replicas a function has; of a pushed one, until its next release."""
     path = f"/system/scale-function/{quote(function, safe='')}"
-    with context.client() as client:
+    with context.client() as client, or_its_namespace(client, function):
         client.change("POST", path, {"serviceName": function, "replicas": replicas})
 
 
@@ -92,7 +88,7 @@ def scale(context: Context, function: str, replicas: int) -> None:
 @click.pass_obj
 def describe(context: Context, function: str, output: str) -> None:
     """Show one function: what was asked for, and what of it is there."""
-    with context.client() as client:
+    with context.client() as client, or_its_namespace(client, function):
         found = client.get(f"/system/function/{quote(function, safe='')}", usage=1)
     show.as_json(found) if output == "json" else show.function(found)
 

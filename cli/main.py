@@ -12,7 +12,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cli import backup, functions, installation, prune, restart, rollback, secrets, show, why
+from cli import (
+    arguments,
+    backup,
+    functions,
+    installation,
+    prune,
+    restart,
+    rollback,
+    secrets,
+    show,
+    why,
+)
 from cli.variables import variables
 from core.errors import ConfigError, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import PREFIX, ROOT, Settings
@@ -20,9 +31,6 @@ from core.settings import PREFIX, ROOT, Settings
 if TYPE_CHECKING:
     from cli.client import Client
 
-GOOD = ("live", "replaced")
-"""States of a release whose push succeeded; a replaced one was live."""
-MOVING = ("queued", "building", "testing", "staging")
 APPEAR_SECONDS = 10.0
 """How long a commit may take to become a release: a forge's webhook comes after the push."""
 
@@ -118,11 +126,6 @@ class Group(click.Group):
             ctx.exit(1)
 
 
-output = click.option(
-    "--output", "-o", type=click.Choice(["table", "json"]), default="table", help="Form of it."
-)
-
-
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--state", default="", metavar="FOLDER", help="State folder of the installation.")
 @click.option("--url", default="", metavar="URL", help="Where the installation answers.")
@@ -150,7 +153,7 @@ def up(context: Context, no_demo: bool) -> None:
 
 
 @main.command()
-@output
+@arguments.OUTPUT
 @click.pass_obj
 def config(context: Context, output: str) -> None:
     """Print every setting, and what bounds functions on this machine.
@@ -176,7 +179,7 @@ def config(context: Context, output: str) -> None:
 
 @main.command(name="list")
 @click.option("--namespace", "-n", default="", help="Only of this owner.")
-@output
+@arguments.OUTPUT
 @click.pass_obj
 def list_(context: Context, namespace: str, output: str) -> None:
     """List the functions."""
@@ -192,7 +195,7 @@ def list_(context: Context, namespace: str, output: str) -> None:
 @click.option("--namespace", "-n", default="", help="Only of this owner.")
 @click.option("--repository", "-r", default="", help="Only of this repository.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 500))
-@output
+@arguments.OUTPUT
 @click.pass_obj
 def releases(context: Context, namespace: str, repository: str, limit: int, output: str) -> None:
     """List releases, the newest first."""
@@ -204,8 +207,8 @@ def releases(context: Context, namespace: str, repository: str, limit: int, outp
 
 
 @main.command()
-@click.argument("release")
-@output
+@arguments.RELEASE
+@arguments.OUTPUT
 @click.pass_obj
 def release(context: Context, release: str, output: str) -> None:
     """Show one release, by its id or commit."""
@@ -215,12 +218,20 @@ def release(context: Context, release: str, output: str) -> None:
 
 
 @main.command()
-@click.argument("what", metavar="FUNCTION[.NAMESPACE]|RELEASE|COMMIT")
+@arguments.WHOSE_LOG
 @click.option("--follow", "-f", is_flag=True, help="Go on until it ends.")
-@click.option("--tail", default=0, metavar="LINES", help="Of a function: only the last ones.")
-@click.option("--since", default="", metavar="TIME|AGO", help="Of a function: as 10m, or RFC 3339.")
+@click.option(
+    "--tail",
+    type=click.IntRange(0),
+    default=0,
+    metavar="LINES",
+    help="Of a function: only the last ones.",
+)
+@click.option(
+    "--since", default="", metavar="TIME|AGO", help="Of a function: as 90s, 1h30m or RFC 3339."
+)
 @click.option("--instance", default="", metavar="ID", help="Of a function: only this replica.")
-@output
+@arguments.OUTPUT
 @click.pass_obj
 def logs(
     context: Context, what: str, follow: bool, tail: int, since: str, instance: str, output: str
@@ -228,30 +239,30 @@ def logs(
     """Print what a function wrote, or the log of a release."""
     from cli.logs import lines
 
-    with context.client() as client:
+    with context.client() as client, arguments.or_its_namespace(client, what):
         for line in lines(client, what, follow=follow, tail=tail, since=since, instance=instance):
             click.echo(_compact(line) if output == "json" else show.log_line(line))
 
 
 @main.command()
-@click.argument("what", metavar="RELEASE|COMMIT")
+@arguments.RELEASE
 @click.option("--timeout", default=900.0, show_default=True, help="Seconds.")
-@output
+@arguments.OUTPUT
 @click.pass_obj
-def wait(context: Context, what: str, timeout: float, output: str) -> None:
+def wait(context: Context, release: str, timeout: float, output: str) -> None:
     """Wait until a release is decided: exit status 0 if it went live and stayed so, else 1."""
     with context.client() as client:
-        found = _await(client, what, time.monotonic() + timeout)
+        found = _await(client, release, time.monotonic() + timeout)
     if output == "json":
         show.as_json(found)
     else:
         click.echo(show.log_line({"state": f"{found['state']} {found['id']}", **_reason(found)}))
-    if found["state"] not in GOOD:
+    if found["state"] not in show.GOOD:
         sys.exit(1)
 
 
 @main.command()
-@click.argument("function", metavar="FUNCTION[.NAMESPACE]")
+@arguments.FUNCTION
 @click.option("--data", "-d", default=None, help="Body: text, @FILE, or - for standard input.")
 @click.option("--method", "-X", default="", help="GET without a body, POST with one.")
 @click.option("--header", "-H", multiple=True, metavar="NAME: VALUE")
@@ -287,7 +298,7 @@ def invoke(
 
 
 @main.command()
-@click.argument("release")
+@arguments.RELEASE
 @click.pass_obj
 def cancel(context: Context, release: str) -> None:
     """Take back a release that is not live yet, and wait until nothing of its build is left."""
@@ -298,21 +309,19 @@ def cancel(context: Context, release: str) -> None:
 
 
 @main.command()
-@click.argument("repository", metavar="NAMESPACE/REPOSITORY")
+@arguments.REPOSITORY
 @click.option("--commit", default="", help="A full commit id; else the branch's head.")
 @click.pass_obj
 def redeploy(context: Context, repository: str, commit: str) -> None:
     """Release a repository again; prints the new release's id."""
-    namespace, slash, name = repository.partition("/")
-    if not slash:
-        raise click.UsageError("name the repository as NAMESPACE/REPOSITORY")
+    namespace, _, name = repository.partition("/")
     body = {"namespace": namespace, "repository": name} | ({"commit": commit} if commit else {})
     with context.client() as client:
         click.echo(client.post("/system/releases", body)["id"])
 
 
 @main.command()
-@output
+@arguments.OUTPUT
 @click.pass_obj
 def doctor(context: Context, output: str) -> None:
     """Look for what is wrong with this machine or installation; exit status 1 if anything is."""
@@ -356,7 +365,7 @@ def _await(client: Client, what: str, deadline: float) -> Any:
         try:
             found = client.release(what)
             what, state = found["id"], found["state"]
-            if state not in MOVING and not _watched(found):
+            if state not in rollback.MOVING and not _watched(found):
                 return found
             patience = time.monotonic() + APPEAR_SECONDS
         except (NotFound, Unavailable):
@@ -373,7 +382,7 @@ def _watched(found: Any) -> bool:
 
 
 def _reason(found: Any) -> dict[str, str]:
-    return {"reason": found["reason"] if found["state"] not in GOOD else ""}
+    return {"reason": found["reason"] if found["state"] not in show.GOOD else ""}
 
 
 def _body(data: str | None) -> bytes | IO[bytes] | None:

@@ -11,6 +11,8 @@ import click
 from core.names import function_url
 
 Row = Sequence[str]
+GOOD = ("live", "replaced")
+"""States of a release whose push succeeded; a replaced one was live."""
 _COLOURS = {"live": "green", "failed": "red", "ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
@@ -65,11 +67,20 @@ def releases(found: Iterable[Mapping[str, Any]]) -> None:
             each["commit"][:12],
             each["state"],
             each["createdAt"],
-            one_line(each["reason"]) or ", ".join(row["name"] for row in each["functions"]),
+            _functions_or_reason(each),
         )
         for each in found
     ]
-    table(("RELEASE", "REPOSITORY", "BRANCH", "COMMIT", "STATE", "CREATED", "FUNCTIONS"), rows)
+    table(
+        ("RELEASE", "REPOSITORY", "BRANCH", "COMMIT", "STATE", "CREATED", "FUNCTIONS OR REASON"),
+        rows,
+    )
+
+
+def _functions_or_reason(release: Mapping[str, Any]) -> str:
+    functions = ", ".join(row["name"] for row in release["functions"])
+    serves = release["state"] in GOOD
+    return functions if serves else one_line(release["reason"]) or functions
 
 
 def release(each: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from cli import show
-from cli.functions import FUNCTION, OUTPUT
+from cli.arguments import FUNCTION, OUTPUT, or_its_namespace
 
 if TYPE_CHECKING:
     from cli.main import Context
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def why(context: Context, function: str, output: str) -> None:
     """Tell what changed of a function since the release before: files, template, settings."""
-    with context.client() as client:
+    with context.client() as client, or_its_namespace(client, function):
         found = client.get(f"/system/function/{quote(function, safe='')}/why")
     if output == "json":
         show.as_json(found)

@@ -97,6 +97,11 @@ def closing(release: Release, end: LogEnd, base: str) -> Iterator[str]:
                 yield f"{row.name}: {url}"
         yield f"slipway: live {release.id}"
     else:
+        if end.state is State.FAILED:
+            yield f"its whole log: slipway logs {release.id}"
+        for each in release.watch.functions if release.watch else []:
+            if f" {each.name}: " in end.reason:
+                yield f"what {each.name} wrote: slipway logs {each.name}.{release.namespace}"
         cause = one_line(end.reason)
         yield f"slipway: {end.state} {release.id}" + (f": {cause}" if cause else "")
 

@@ -78,8 +78,9 @@ def _repository(wanted: Back) -> str:
     record = here().store.function(names.join_function(wanted.function, wanted.namespace))
     if record is None:
         raise NotFound(
-            f"there is no function {wanted.function}.{wanted.namespace} now: name its repository "
-            "as well, and with 'to' a release that had it"
+            f"there is no function {wanted.function}.{wanted.namespace} now: a release that had "
+            "it brings it back with its repository, 'slipway rollback <namespace>/<repository> "
+            "--to <release>'"
         )
     if record.repository is None:
         raise Conflict(

@@ -70,7 +70,7 @@ def moved(release: Release, to: State, reason: str) -> Release:
 
 
 def decided(release: Release) -> str:
-    because = f": {release.reason}" if release.reason else ""
+    because = f": {release.reason.strip().splitlines()[0]}" if release.reason.strip() else ""
     return f"{release.id} is {release.state} already{because}"
 
 

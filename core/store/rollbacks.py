@@ -267,9 +267,10 @@ class Rollbacks(Switching):
                 return release
             if not function and had and had != serving:
                 return release
+        what = function or f"{current.namespace}/{current.repository}"
         raise Conflict(
-            f"nothing is kept of {function or 'the repository'} that was live before "
-            f"{current.id} and is something else: see 'slipway releases'"
+            f"nothing else was live of {what} before {current.id}, or it is not kept any more "
+            "(SLIPWAY_KEEP_REVISIONS): see 'slipway releases'"
         )
 
     def _named(

@@ -259,6 +259,16 @@ def test_removing_a_secret_that_is_not_there_tells_just_that(gateway: Gateway) -
     assert "create it with" in updated.stderr
 
 
+@pytest.mark.parametrize("command", ["why", "describe", "logs", "remove", "rollback"])
+def test_a_name_without_its_namespace_is_looked_for(gateway: Gateway, command: str) -> None:
+    gateway.go_live(gateway.release())
+    done = gateway.run(command, "hello")
+    assert done.exit_code == 1
+    assert done.stderr.rstrip().endswith("Did you mean hello.alice?"), done.stderr
+    nobody = gateway.run(command, "nobody")
+    assert (nobody.exit_code, "Did you mean" in nobody.stderr) == (1, False)
+
+
 def test_why_tells_what_changed(gateway: Gateway) -> None:
     handler = Change(
         kind=ChangeKind.BUILD, what="handler", before="a" * 12, after="b" * 12, names=["handler.py"]

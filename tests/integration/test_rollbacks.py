@@ -114,7 +114,7 @@ def test_only_what_was_live_and_is_something_else_can_be_gone_back_to(store: Sto
     with pytest.raises(Conflict, match="nothing of alice/fns is live"):
         store.create_rollback("alice", "fns")
     first = release(store, "a", [artifact("f")])
-    with pytest.raises(Conflict, match="nothing is kept of the repository"):
+    with pytest.raises(Conflict, match="nothing else was live of alice/fns before"):
         store.create_rollback("alice", "fns")
     failed = building(store, "b")
     store.move(failed, [State.BUILDING], State.FAILED, "x")
@@ -130,7 +130,7 @@ def test_only_what_was_live_and_is_something_else_can_be_gone_back_to(store: Sto
         ({"to": "r99"}, NotFound, "no release"),
         ({"to": first, "function": "g"}, NotFound, "had no function g"),
         ({"function": "h"}, NotFound, "no function h now"),
-        ({"function": "f"}, Conflict, "nothing is kept of f"),
+        ({"function": "f"}, Conflict, "nothing else was live of f before"),
     ]
     for more, kind, told in refused:
         with pytest.raises(kind, match=told):

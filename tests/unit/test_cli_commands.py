@@ -62,7 +62,35 @@ def test_where_nothing_answers_it_says_what_to_do(tmp_path: Path, arguments: lis
 def test_an_empty_release_is_none_to_go_back_to(tmp_path: Path) -> None:
     done = run("--url", nobody(), "rollback", "ann/shop", "--to", "", state=tmp_path)
     assert done.exit_code == 2
-    assert "name a release, or leave --to away" in done.stderr
+    assert "'' is not a release id: see 'slipway releases'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["why", ""], "'' is not a function name"),
+        (["why", "ann/greetings"], "'ann/greetings' is not a function name"),
+        (["describe", "../x"], "is not a function name"),
+        (["scale", "", "2"], "'' is not a function name"),
+        (["remove", "a.b?c"], "'b?c' is not a namespace"),
+        (["invoke", "x/../../system/info"], "is not a"),
+        (["release", ""], "'' is not a release id"),
+        (["wait", "../functions"], "'../functions' is not a release id"),
+        (["cancel", "r1/logs"], "'r1/logs' is not a release id"),
+        (["logs", ""], "'' is not a release id"),
+        (["logs", "f.g", "--tail", "-1"], "-1 is not in the range"),
+        (["redeploy", "ann/"], "'' is not a repository name"),
+        (["rollback", "ann/../x"], "is not a repository name"),
+        (["rollback", ""], "'' is not a function name"),
+    ],
+)
+def test_what_can_be_no_name_is_told_before_anybody_is_asked(
+    arguments: list[str], told: str
+) -> None:
+    done = run("--url", nobody(), *arguments)
+    assert done.exit_code == 2, done.output
+    assert told in done.stderr
+    assert "/system" not in done.stderr.partition("Error")[2].replace("x/../../system/info", "")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +216,14 @@ def test_up_hands_settings_on_and_nothing_else(tmp_path: Path) -> None:
 def test_a_rollback_is_waited_for_over_a_restart_and_until_its_branch_is_known(
     tmp_path: Path,
 ) -> None:
-    begun = {"id": "b7", "state": "starting", "to": "r1", "reason": "", "branch": None}
+    begun = {
+        **{"id": "b7", "namespace": "ann", "repository": "shop", "state": "starting"},
+        **{"to": "r1", "reason": "", "branch": None},
+    }
+    others = {
+        "/system/releases/r1": {"id": "r1", "watch": {"verdict": "returned"}},
+        "/system/releases": [{"id": "r3", "state": "building"}, {"id": "r2", "state": "live"}],
+    }
     done = begun | {"state": "done"}
     answers = iter([(202, begun), (503, {}), None, (502, {}), (200, begun), (200, done)])
     last = (200, done | {"branch": "slipway/rollback-b7"})
@@ -196,7 +231,8 @@ def test_a_rollback_is_waited_for_over_a_restart_and_until_its_branch_is_known(
     class Restarting(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            given = next(answers, last)
+            other = others.get(self.path.partition("?")[0])
+            given = next(answers, last) if other is None else (200, other)
             if given is None:  # it broke off
                 self.close_connection = True
                 return
@@ -219,4 +255,7 @@ def test_a_rollback_is_waited_for_over_a_restart_and_until_its_branch_is_known(
     assert told.exit_code == 0, told.output
     assert "r1 serves again (b7)" in told.stdout
     assert "merge the branch slipway/rollback-b7" in told.stdout
+    assert "r1 was taken back by itself when it was new" in told.stderr
+    assert "r3 is building and takes its place once it is live: 'slipway cancel r3'" in told.stderr
+    assert "r2" not in told.stderr
     assert next(answers, None) is None

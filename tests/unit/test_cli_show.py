@@ -46,6 +46,8 @@ def test_functions_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_releases_tell_why_one_failed(capsys: pytest.CaptureFixture[str]) -> None:
     show.releases([RELEASE])
     assert capsys.readouterr().out.splitlines()[1].endswith("hello test: one two")
+    show.releases([{**RELEASE, "state": "live", "reason": "b3 went back to it"}])
+    assert capsys.readouterr().out.splitlines()[1].endswith(" hello")
 
 
 def test_a_release_is_told_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from core.models import Build, FunctionRow, LogLine, Release, State
+from core.models import (
+    Build,
+    FunctionRow,
+    LogLine,
+    Release,
+    State,
+    Traffic,
+    Verdict,
+    Watch,
+    Watched,
+)
 from core.store import LogEnd
 from gateway.progress import TAIL, closing, follow, one_line, printable
 
@@ -99,7 +110,6 @@ def test_the_last_line_says_what_became_of_it() -> None:
 @pytest.mark.parametrize(
     ("state", "reason", "told"),
     [
-        (State.FAILED, "no\nway", "slipway: failed r7-aaaaaaa: no; way"),
         (State.SUPERSEDED, "r8 came", "slipway: superseded r7-aaaaaaa: r8 came"),
         (State.CANCELLED, "", "slipway: cancelled r7-aaaaaaa"),
     ],
@@ -107,6 +117,22 @@ def test_the_last_line_says_what_became_of_it() -> None:
 def test_other_ends(state: State, reason: str, told: str) -> None:
     end = LogEnd(state=state, reason=reason)
     assert list(closing(release(state), end, "http://u")) == [told]
+
+
+def test_where_more_is_told_of_a_failure() -> None:
+    failed = LogEnd(state=State.FAILED, reason="no\nway")
+    assert list(closing(release(State.FAILED), failed, "http://u")) == [
+        "its whole log: slipway logs r7-aaaaaaa",
+        "slipway: failed r7-aaaaaaa: no; way",
+    ]
+    watched = [Watched(name=name, before=Traffic()) for name in ("a", "b")]
+    watch = Watch(verdict=Verdict.RETURNED, until="t", functions=watched)
+    back = msgspec.structs.replace(release(State.ROLLED_BACK), watch=watch)
+    end = LogEnd(state=State.ROLLED_BACK, reason="taken back: b: 5 of 6 requests failed")
+    assert list(closing(back, end, "http://u")) == [
+        "what b wrote: slipway logs b.ann",
+        "slipway: rolled-back r7-aaaaaaa: taken back: b: 5 of 6 requests failed",
+    ]
 
 
 def test_a_cause_is_one_line() -> None:
