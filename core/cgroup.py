@@ -45,9 +45,9 @@ for up to 140 ms (6.18, bench/quiet.py)."""
 CONTROL = 8.0
 """Share of gateway, controller, queue and store, all together: functions that keep every core busy
 are replaced and scaled by these."""
-ENGINE = 1 / 8
-"""Share of builds in an engine: containers of functions have that of one process, all together,
-because Docker's group is not ours."""
+CONTAINERS, ENGINE = 8.0, 1 / 8
+"""Shares of functions as containers, all together, and of builds in an engine: the engine that runs
+functions has that of any other process, and must be heard beside them."""
 WORKERS = 8.0
 """Share within that of builds of what leads them, so that a lease is renewed in time."""
 _STALE = 3600
@@ -153,6 +153,11 @@ class Cgroups:
 
     def __init__(self, hierarchies: Sequence[Hierarchy]) -> None:
         self.hierarchies = hierarchies
+
+    @property
+    def name(self) -> str:
+        """Of our folder, the same in each."""
+        return self.hierarchies[0].folder.name if self.hierarchies else ""
 
     @property
     def controllers(self) -> dict[str, str]:
@@ -278,6 +283,11 @@ def of_builds(mark: str, *, top: bool) -> Cgroups:
 def of_functions(mark: str, *, top: bool) -> Cgroups:
     """Where groups of functions are made."""
     return discover(mark, top=top, share=HIGH)
+
+
+def of_containers(mark: str, *, top: bool) -> Cgroups:
+    """Below which an engine makes the groups of functions."""
+    return discover(f"{mark}-containers", top=top, share=CONTAINERS)
 
 
 def of_edge(mark: str, *, top: bool) -> Cgroups:

@@ -63,7 +63,7 @@ def network_down(settings: Settings) -> None:
         FunctionsNetwork(settings, Engine(settings.engine_url)).remove()
     else:
         Network.from_settings(settings).teardown()
-    for groups in (cgroup.of_functions, cgroup.of_builds):
+    for groups in (cgroup.of_functions, cgroup.of_containers, cgroup.of_builds):
         groups(settings.mark, top=os.geteuid() == 0).clear()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from core import cgroup
+from core.cgroup import CONTAINERS
 from core.errors import InvalidRequest, NotFound, Unavailable
 from core.models import Resources
 from core.sandbox import nft
@@ -140,6 +143,16 @@ def test_container_is_held_as_the_manual_says(house: House, engine: Engine) -> N
     host, config = found["HostConfig"], found["Config"]
     assert host["Memory"] == host["MemorySwap"] == 6 * 2**20, "the engine's least"
     assert host["CpuQuota"] / host["CpuPeriod"] == 0.1
+    assert isinstance(provider, DockerProvider)
+    if os.geteuid() == 0 and provider._about()["CgroupDriver"] == "cgroupfs":
+        groups = cgroup.of_containers(house.settings.mark, top=True)
+        shared = [each.folder for each in groups.hierarchies if "cpu" in each.controllers]
+        assert shared
+        for folder in shared:
+            assert (folder / found["Id"] / "cgroup.procs").read_text().split()
+            for name, share in (("cpu.shares", 1024), ("cpu.weight", 100)):
+                if (folder / name).exists():
+                    assert int((folder / name).read_text()) == share * CONTAINERS
     assert host["PidsLimit"] == house.settings.function_pids
     assert host["RestartPolicy"]["Name"] == "no"
     assert host["ReadonlyRootfs"] is True

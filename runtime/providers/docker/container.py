@@ -39,13 +39,15 @@ def configuration(
     *,
     network: str,
     edge: str,
+    group: str,
     sysctls: dict[str, str],
     mounts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The body of the engine's ``POST /containers/create``.
 
     ``network``: the engine's id of the functions' network. ``edge``: URL under which functions
-    reach the edge; empty: there is none. ``mounts``: of the function's secrets.
+    reach the edge; empty: there is none. ``group``: the control group it is part of; empty: the
+    engine's choice. ``mounts``: of the function's secrets.
 
     Raises:
         InvalidRequest: a limit, a variable or the command cannot be.
@@ -75,6 +77,7 @@ def configuration(
             "ShmSize": _SCRATCH,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
+            "CgroupParent": group,
             "Memory": memory,
             "MemorySwap": memory,
             "OomKillDisable": False,

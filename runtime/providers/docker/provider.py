@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import secrets
 import threading
@@ -21,7 +22,7 @@ from typing import Any
 
 from docker.errors import APIError
 
-from core import failpoints, logfiles
+from core import cgroup, failpoints, logfiles
 from core.bundle import PREFIX, discard_bundle
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.logfiles import LogWriter
@@ -171,6 +172,7 @@ class DockerProvider:
                 documents.labels(self._key, known.document),
                 network=network,
                 edge=self._network.edge,
+                group=self._group(),
                 sysctls=self._sysctls,
                 mounts=self._secrets.mounts(known.document, values),
             )
@@ -531,6 +533,16 @@ class DockerProvider:
             with self._quick.asking("the engine does not say what it can do") as api:
                 self._info = api.info()
         return self._info
+
+    def _group(self) -> str:
+        """The control group of all functions, where we may make it and the engine's would be one
+        among many; else empty."""
+        local = self._settings.engine_url.startswith("unix://") and os.geteuid() == 0
+        # systemd keeps the groups of its units as it wants them.
+        if not local or self._about().get("CgroupDriver") != "cgroupfs":
+            return ""
+        groups = cgroup.of_containers(self._settings.mark, top=True)
+        return f"/{groups.name}" if "cpu" in groups.controllers else ""
 
     @contextlib.contextmanager
     def _asking(self, what: str, engine: Engine | None = None) -> Iterator[Any]:
