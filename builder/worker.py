@@ -27,7 +27,7 @@ import builder.jobs  # noqa: F401  # imported for the forks
 from builder import lease
 from builder.engines import engine_for
 from builder.sweep import Sweep, Upkeep
-from core import cgroup, logging, queues
+from core import cgroup, cores, logging, queues
 from core.alive import place
 from core.errors import SlipwayError, Unavailable
 from core.parents import end_with
@@ -101,6 +101,7 @@ def _give_way(settings: Settings) -> None:
     """Puts this process behind what is live, for the CPU and the disk, and with it all that it
     starts: git, what copies and hashes, an image's context on its way to the engine."""
     os.nice(NICE)
+    cores.give_one_up()
     try:
         cgroup.of_builds(settings.mark, top=os.geteuid() == 0).join(
             "workers", os.getpid(), cgroup.WORKERS

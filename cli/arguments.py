@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cli.client import Client
 
 
-class _Name(click.ParamType):
+class _Name(click.ParamType[str]):
     """A name by one of the rules of core/names.py; handed on as it was given."""
 
     name = "name"

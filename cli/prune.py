@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import show
-from cli.functions import OUTPUT
+from cli.arguments import OUTPUT
 from core import disk
 
 if TYPE_CHECKING:

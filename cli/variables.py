@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import click
 
 from cli import show
-from cli.functions import OUTPUT
+from cli.arguments import OUTPUT
 
 if TYPE_CHECKING:
     from cli.main import Context

@@ -37,11 +37,9 @@ _PERIOD = 100_000
 """Microseconds over which CPU time is shared out."""
 _SHARES = {1: ("cpu.shares", 1024), 2: ("cpu.weight", 100)}
 """By version: the file that says how the CPU is shared out, and what others have in it."""
-HIGH = 64.0
+HIGH = 16.0
 """Share of functions, all together, and of the edge, where any other process has one. Builds have
-that of one process, all together: with less they come to no end beside other work. How soon the
-kernel runs what woke up depends on the difference as well: with four, functions waited for builds
-for up to 140 ms (6.18, bench/quiet.py)."""
+that of one process, all together: with less they come to no end beside other work."""
 CONTROL = 8.0
 """Share of gateway, controller, queue and store, all together: functions that keep every core busy
 are replaced and scaled by these."""

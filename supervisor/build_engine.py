@@ -131,6 +131,7 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     Raises:
         Unavailable: network or control group cannot be made here.
     """
+    from core import cores
     from core.cgroup import ENGINE, discover
     from core.sandbox.network import Network
 
@@ -158,6 +159,7 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     )
     # BuildKit unpacks, hashes and packs in this process: it gives way as what it runs does.
     bounds.join("engine", os.getpid())
+    cores.give_one_up()
     (folder / "daemon.json").write_text(json.dumps(configuration(limit=settings.disk_limit)))
     mtu = int(Path("/sys/class/net", network.bridge, "mtu").read_text())
     return command(settings, program(env), network.bridge, mtu, network.nameservers)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from docker.types import LogConfig, Mount
 
 from builder.bounded import ASK_EVERY, Lines
+from core import cores
 from core.alive import owner, place
 from core.cgroup import ENGINE
 from core.errors import BuildFailed, Conflict, NotFound, SlipwayError
@@ -102,6 +103,7 @@ def run(
                 cpu_period=_PERIOD,
                 cpu_quota=int(settings.build_cpus * _PERIOD),
                 cpu_shares=_shares(settings),
+                cpuset_cpus=_cores(settings),
                 pids_limit=settings.function_pids,
                 log_config=LogConfig(type="none"),  # its output is followed, and fills no disk
                 restart_policy={"Name": "no"},
@@ -126,6 +128,12 @@ def _shares(settings: Settings) -> int | None:
     """An engine for builds has a small share of the CPU as a whole; on the one that runs functions
     each container of tests has one."""
     return None if settings.build_engine else round(1024 * ENGINE)
+
+
+def _cores(settings: Settings) -> str | None:
+    """Those of this worker. An engine for builds keeps to them itself; one elsewhere has others."""
+    here = settings.engine_url.startswith("unix://") and not settings.build_engine
+    return cores.ours() if here else None
 
 
 def _scratch(volumes: Collection[str], size: int) -> list[Mount]:

@@ -250,6 +250,9 @@ def test_a_sweep_that_hangs_holds_up_nothing_else(settings: Settings, store: Sto
 
                 until(give_way, 10)
             assert os.getpriority(os.PRIO_PROCESS, pool.pid) > os.getpriority(os.PRIO_PROCESS, 0)
+            for each in (pool.pid, *_children(pool.pid)):
+                left = os.sched_getaffinity(0) - os.sched_getaffinity(each)
+                assert len(left) == min(1, len(os.sched_getaffinity(0)) - 1)
         finally:
             pool.send_signal(signal.SIGKILL)
             pool.wait()

@@ -143,7 +143,7 @@ def test_limits_of_version_1_where_swap_is_not_counted(tmp_path: Path) -> None:
 
 def test_functions_have_a_large_share_of_the_cpu_in_either_version(tmp_path: Path) -> None:
     """Of the folder that holds them all, so that it is not one for each."""
-    for version, name, wanted in ((1, "cpu.shares", "65536"), (2, "cpu.weight", "6400")):
+    for version, name, wanted in ((1, "cpu.shares", "16384"), (2, "cpu.weight", "1600")):
         root = tmp_path / str(version)
         root.mkdir()
         mount = line(root, "cgroup", "cpu")
