@@ -58,8 +58,8 @@ def builds_bounded_by(settings: Settings) -> str:
     return (
         f"an engine of our own: {settings.build_memory * count / 2**20:.0f} MiB, "
         f"{settings.build_cpus * count:g} CPUs and {build_engine.PIDS * count} processes for all "
-        f"builds together, 1 of the CPU beside {1 / ENGINE:g} for functions (control group); "
-        "the outside world only (nftables)"
+        f"builds together, {ENGINE:g} of one process' share of the CPU (control group), all "
+        "cores but one; the outside world only (nftables)"
     )
 
 

@@ -26,7 +26,9 @@ def table(head: Row, rows: Iterable[Row]) -> None:
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
     for line in lines:
         cells = [
-            click.style(cell.ljust(width), fg=_COLOURS.get(cell))
+            click.style(cell.ljust(width), fg=_COLOURS[cell])
+            if cell in _COLOURS
+            else cell.ljust(width)
             for cell, width in zip(line, widths, strict=True)
         ]
         click.echo("  ".join(cells).rstrip())

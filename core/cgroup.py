@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 CONTROLLERS = ("memory", "pids", "cpu")
 _COUNTS = "cpuacct"
 """What counts CPU time in version 1, often in the hierarchy of ``cpu``; it bounds nothing."""
-_PERIOD = 100_000
+PERIOD = 100_000
 """Microseconds over which CPU time is shared out."""
 _SHARES = {1: ("cpu.shares", 1024), 2: ("cpu.weight", 100)}
 """By version: the file that says how the CPU is shared out, and what others have in it."""
@@ -398,7 +398,7 @@ def _limits(
 ) -> Iterable[tuple[str, str]]:
     """The files to write and their values, in the order in which the kernel takes them."""
     first = hierarchy.version == 1
-    quota = max(int(cpus * _PERIOD), 1000)  # the kernel takes no quota under a millisecond
+    quota = max(int(cpus * PERIOD), 1000)  # the kernel takes no quota under a millisecond
     if "memory" in hierarchy.controllers:
         if first:
             yield "memory.limit_in_bytes", str(memory)
@@ -411,10 +411,10 @@ def _limits(
         yield "pids.max", str(pids)
     if "cpu" in hierarchy.controllers:
         if first:
-            yield "cpu.cfs_period_us", str(_PERIOD)
+            yield "cpu.cfs_period_us", str(PERIOD)
             yield "cpu.cfs_quota_us", str(quota)
         else:
-            yield "cpu.max", f"{quota} {_PERIOD}"
+            yield "cpu.max", f"{quota} {PERIOD}"
 
 
 def _write(file: Path, value: str) -> None:

@@ -145,7 +145,6 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> list[str]:
     network = Network.for_builds(settings)
     network.setup()
     _divide(network.bridge, env)
-    # Functions are in Docker's group, which has the share of one process.
     bounds = discover(_mark(settings), top=True, share=ENGINE)
     lacks = {"memory", "cpu", "pids"} - bounds.controllers.keys()
     if lacks:

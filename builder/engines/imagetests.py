@@ -22,7 +22,7 @@ from docker.types import LogConfig, Mount
 from builder.bounded import ASK_EVERY, Lines
 from core import cores
 from core.alive import owner, place
-from core.cgroup import ENGINE
+from core.cgroup import ENGINE, PERIOD
 from core.errors import BuildFailed, Conflict, NotFound, SlipwayError
 from core.settings import Settings
 from engine.client import Engine
@@ -34,8 +34,6 @@ LABEL = "com.slipway.test"
 _OWNER, _UNTIL = "com.slipway.test.owner", "com.slipway.test.until"
 _NOBODY = "65534:65534"
 _GRACE = 120.0
-_PERIOD = 100_000
-"""Microseconds over which CPU time is shared out."""
 _MOST_VOLUMES = 16
 
 
@@ -100,8 +98,8 @@ def run(
                 security_opt=["no-new-privileges"],
                 mem_limit=settings.build_memory,
                 memswap_limit=settings.build_memory,
-                cpu_period=_PERIOD,
-                cpu_quota=int(settings.build_cpus * _PERIOD),
+                cpu_period=PERIOD,
+                cpu_quota=int(settings.build_cpus * PERIOD),
                 cpu_shares=_shares(settings),
                 cpuset_cpus=_cores(settings),
                 pids_limit=settings.function_pids,
@@ -113,9 +111,10 @@ def run(
         try:
             outcome = _follow(engine, made["Id"], settings, on_line, stop)
             if outcome != "exited":
+                # Held back by their bound they would not end (core/cgroup.py: Cgroup.lift_cpu).
                 with contextlib.suppress(SlipwayError), engine.asking("ending tests") as ours:
-                    # Held back by it, they would not end (core/cgroup.py: Cgroup.lift_cpu).
                     ours.update_container(made["Id"], cpu_quota=-1)
+                with contextlib.suppress(SlipwayError), engine.asking("ending tests") as ours:
                     ours.kill(made["Id"])
                 return Ran(outcome, 137)
             state = api.inspect_container(made["Id"])["State"]

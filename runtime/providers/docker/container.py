@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from core.cgroup import PERIOD
 from core.models import FunctionSpec
 from core.settings import Settings
 from runtime.providers.cells import (
@@ -20,8 +21,8 @@ from runtime.providers.docker.images import Image
 
 _LEAST_MEMORY = 6 * 2**20
 """Bytes; the engine refuses less."""
-_PERIOD, _LEAST_QUOTA = 100_000, 1000
-"""Microseconds, of which a container gets its CPUs times as much."""
+_LEAST_QUOTA = 1000
+"""Microseconds of CPU time in a period; the kernel takes no fewer."""
 _SCRATCH = 64 * 2**20
 """Bytes of /tmp, of /dev/shm and of each volume; what is in them counts as memory."""
 _LEAST_LOG = 16384
@@ -57,7 +58,7 @@ def configuration(
     wanted = memory_bytes(settings, spec)
     env = _environment(document, image, memory=wanted, edge=edge if outside else "")
     memory = max(wanted, _LEAST_MEMORY)
-    quota = max(int(cpu_count(settings, spec) * _PERIOD), _LEAST_QUOTA)
+    quota = max(int(cpu_count(settings, spec) * PERIOD), _LEAST_QUOTA)
     kept = max(settings.function_log // 2, _LEAST_LOG)
     config: dict[str, Any] = {
         "Image": image.name,
@@ -82,7 +83,7 @@ def configuration(
             "MemorySwap": memory,
             "OomKillDisable": False,
             # Not NanoCpus: the engine refuses more of those than this machine has.
-            "CpuPeriod": _PERIOD,
+            "CpuPeriod": PERIOD,
             "CpuQuota": quota,
             "PidsLimit": settings.function_pids,
             "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
