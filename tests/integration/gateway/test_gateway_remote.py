@@ -106,7 +106,10 @@ def test_a_failing_step_shows_its_last_lines(
     lines = remote_lines(told)
     assert status == 0, "the push itself is stored"
     assert lines[-1] == f"slipway: failed {release.id}: hello test: 1 test failed; see above"
-    assert lines[-2] == "hello: test failed: 1 test failed"
+    assert lines[-3:-1] == [
+        "hello: test failed: 1 test failed",
+        f"its whole log: slipway logs {release.id}",
+    ]
     shown = [each.strip() for each in lines if "output" in each]
     assert shown == [f"hello | output {n}" for n in range(30, 80)]
 
