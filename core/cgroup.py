@@ -288,6 +288,14 @@ def of_containers(mark: str, *, top: bool) -> Cgroups:
     return discover(f"{mark}-containers", top=top, share=CONTAINERS)
 
 
+def end_containers(mark: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
+    """Removes what ``of_containers`` made, once no container is in it: an engine makes its groups
+    below it in every hierarchy there is."""
+    for point in _all_mounts(mountinfo.read_text()):
+        with contextlib.suppress(OSError):  # none, or one is still there
+            (point / f"slipway-{mark}-containers").rmdir()
+
+
 def of_edge(mark: str, *, top: bool) -> Cgroups:
     """Where the edge's group is made: beside those of functions."""
     return discover(f"{mark}-edge", top=top, share=HIGH)

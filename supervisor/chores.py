@@ -61,9 +61,10 @@ def network_down(settings: Settings) -> None:
         from runtime.providers.docker.network import FunctionsNetwork
 
         FunctionsNetwork(settings, Engine(settings.engine_url)).remove()
+        cgroup.end_containers(settings.mark)
     else:
         Network.from_settings(settings).teardown()
-    for groups in (cgroup.of_functions, cgroup.of_containers, cgroup.of_builds):
+    for groups in (cgroup.of_functions, cgroup.of_builds):
         groups(settings.mark, top=os.geteuid() == 0).clear()
 
 
