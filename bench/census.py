@@ -143,8 +143,10 @@ def _length(platform: Platform, key: str) -> int:
 
 
 def _kind(name: str) -> str:
-    """A key without what tells it from others of its kind."""
+    """A key without what tells it from others of its kind; rq's queues are few, each a kind."""
     parts = name.split(":")
+    if parts[:2] == ["rq", "queue"]:
+        return name
     return ":".join(parts[: 2 if parts[0] == "rq" else 1])
 
 
@@ -169,4 +171,6 @@ def _size(store: redis.Redis, key: bytes) -> int:
         return int(store.zcard(key))
     if kind == b"stream":
         return int(store.xlen(key))
+    if kind == b"list":
+        return int(store.llen(key))
     return 1

@@ -46,6 +46,8 @@ _AT_ONCE = 3
 """Functions that the first pushes bring at a time."""
 _QUIET = 45.0
 """Seconds after the last release in which everything that it replaced has to go."""
+_CLEANED = 720.0
+"""Seconds in which what is left then may still go: rq's workers clean up every ten minutes."""
 _SAMPLE = 15.0
 _BY_HAND = 10
 
@@ -132,9 +134,14 @@ def replay(folder: Path, platform: Platform, releases: int) -> Year:
         time.sleep(_QUIET)
     year.seen = traffic.seen
     time.sleep(_QUIET / 3)  # without traffic, as before
-    after = census.functions(platform), census.others(platform)
-    year.leaked = census.leaked(before, after, count, sum(len(clone.live) for clone in clones))
-    return year
+    running = sum(len(clone.live) for clone in clones)
+    end = time.monotonic() + _CLEANED
+    while True:
+        after = census.functions(platform), census.others(platform)
+        year.leaked = census.leaked(before, after, count, running)
+        if not year.leaked or time.monotonic() > end:
+            return year
+        time.sleep(_QUIET / 3)
 
 
 class _Pushes:
