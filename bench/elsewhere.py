@@ -12,31 +12,38 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_LEAST, _MOST = 19, -20
+from core import cores
+
+_LEAST = 19
 _GROUP = Path("/proc/self/autogroup")
 
 
 @contextlib.contextmanager
 def behind() -> Iterator[None]:
-    """This session, and all that threads begun in here start, gives way to everything else."""
+    """This session, and all that threads begun in here start, gives way to everything else, and
+    keeps to the cores that builds have."""
     before, group = os.getpriority(os.PRIO_PROCESS, 0), _group()
+    allowed = os.sched_getaffinity(0)
     os.setpriority(os.PRIO_PROCESS, 0, _LEAST)
     _set_group(_LEAST)
+    cores.give_one_up()
     try:
         yield
     finally:
         with contextlib.suppress(PermissionError):  # root's alone; then the rest gives way as well
             os.setpriority(os.PRIO_PROCESS, 0, before)
         _set_group(group)
+        os.sched_setaffinity(0, allowed)
 
 
 def ahead() -> None:
-    """This process begins a session that everything else gives way to, where root runs it."""
+    """This process runs as soon as it can, on any core, whatever else runs, where root runs it.
+
+    The highest nice is not enough: what is owed in the end is not who is next.
+    """
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     with contextlib.suppress(PermissionError):
-        os.setsid()
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _MOST)
-    _set_group(_MOST)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
 def _group() -> int:
