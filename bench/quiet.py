@@ -90,7 +90,7 @@ def measure(folder: Path, platform: Platform, rounds: int) -> Result:
     asked.finish(asked.push())
     path = asked.path("asked")
     heavy = [Heavy(folder, platform, f"heavy{number}") for number in range(BUILDS)]
-    idle, busy, counts = [], [], []
+    idle, busy, counts, ended = [], [], [], []
     for number in range(rounds + 1):
         idle.append(openloop.run(platform.url, path, rate=RATE, seconds=PHASE))
         with elsewhere.behind(), building(heavy) as made:
@@ -98,9 +98,10 @@ def measure(folder: Path, platform: Platform, rounds: int) -> Result:
             before = len(made)
             busy.append(openloop.run(platform.url, path, rate=RATE, seconds=PHASE))
             counts.append(len(made) - before)
+        ended.append(len(made))
         time.sleep(_SETTLE)
         _say(number, idle[-1], busy[-1], counts[-1])
-    del idle[0], busy[0], counts[0]  # the first one downloads
+    del idle[0], busy[0], counts[0], ended[0]  # the first one downloads
     return Result(
         figures=[
             Figure(
@@ -120,7 +121,8 @@ def measure(folder: Path, platform: Platform, rounds: int) -> Result:
             f"{RATE:g} requests/s, {len(busy[0].seconds)} in each phase, timed from when they were "
             f"due; the client itself was late by {max(e.late for e in busy) * 1000:.1f} ms at most "
             f"while builds ran, by {max(e.late for e in idle) * 1000:.1f} ms at rest.",
-            f"Builds that ended in a phase of {PHASE:g} s: {', '.join(map(str, counts))}.",
+            f"Builds that ended in a phase of {PHASE:g} s: {', '.join(map(str, counts))}; from a "
+            f"round's first push to the end of its last: {', '.join(map(str, ended))}.",
         ],
     )
 
