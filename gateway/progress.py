@@ -88,6 +88,8 @@ def closing(release: Release, end: LogEnd, base: str) -> Iterator[str]:
             f"receipt: {receipt.requests} requests, {receipt.failed} failed, "
             f"longest gap {receipt.longest_gap_ms:g} ms"
         )
+    elif end.state is State.REPLACED:
+        yield f"receipt: still counted, as the next release is live: slipway release {release.id}"
     if end.state in (State.LIVE, State.REPLACED):
         for row in release.functions:
             if row.build is Build.REMOVED:

@@ -9,6 +9,7 @@ from core.models import (
     Build,
     FunctionRow,
     LogLine,
+    Receipt,
     Release,
     State,
     Traffic,
@@ -117,6 +118,20 @@ def test_the_last_line_says_what_became_of_it() -> None:
 def test_other_ends(state: State, reason: str, told: str) -> None:
     end = LogEnd(state=state, reason=reason)
     assert list(closing(release(state), end, "http://u")) == [told]
+
+
+def test_where_the_next_one_came_before_the_switch_was_counted() -> None:
+    counted = Receipt(requests=3, failed=0, longest_gap_ms=1.5)
+    end = LogEnd(state=State.REPLACED, reason="r8 took its place")
+    open_ = release(State.REPLACED)
+    for each, told in (
+        (open_, "receipt: still counted, as the next release is live: slipway release r7-aaaaaaa"),
+        (
+            msgspec.structs.replace(open_, receipt=counted),
+            "receipt: 3 requests, 0 failed, longest gap 1.5 ms",
+        ),
+    ):
+        assert list(closing(each, end, "http://u")) == [told, "slipway: live r7-aaaaaaa"]
 
 
 def test_where_more_is_told_of_a_failure() -> None:
