@@ -37,7 +37,7 @@ def behind() -> Iterator[None]:
 
 
 def ahead() -> None:
-    """This process runs as soon as it can, on any core, whatever else runs, where root runs it.
+    """This thread, and those that it begins, run as soon as they can, on any core; for root alone.
 
     The highest nice is not enough: what is owed in the end is not who is next.
     """

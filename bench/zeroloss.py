@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bench import byhand, harness
+from bench import byhand, elsewhere, harness
 from bench.figures import Figure, Result, most
 from bench.harness import BenchError, Platform
 from bench.repository import Repository
@@ -67,6 +67,7 @@ class Load:
             thread.join()
 
     def _run(self, done: threading.Event) -> None:
+        elsewhere.ahead()  # this thread and those that it begins
         begun = time.perf_counter()
         number = 0
         with ThreadPoolExecutor(THREADS) as pool:
