@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from docker.errors import APIError, NotFound
 
+from core import cgroup
 from core.errors import SlipwayError
 from core.settings import Settings
 from engine.client import Engine
@@ -119,7 +120,7 @@ def remove_images() -> None:
 
 
 def remove_network(settings: Settings) -> None:
-    """With every container that is still on it: they are the test's."""
+    """With every container that is still on it, and their control group: they are the test's."""
     engine = Engine(settings.engine_url)
     try:
         with engine.asking("") as api:
@@ -128,6 +129,7 @@ def remove_network(settings: Settings) -> None:
                 with contextlib.suppress(APIError, NotFound):
                     api.remove_container(each["Id"], v=True, force=True)
         FunctionsNetwork(settings, engine).remove()
+        cgroup.end_containers(settings.mark)
     finally:
         engine.close()
 
