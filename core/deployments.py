@@ -75,7 +75,8 @@ def _mistakes(given: FunctionDeployment) -> Iterator[str]:
     if len(given.constraints or []) > MAX_CONSTRAINTS:
         yield f"constraints: at most {MAX_CONSTRAINTS}"
     yield from check_texts(given.labels, "labels")
-    yield from _scale(given.labels or {})
+    for name, wrong in scaling.mistakes(given.labels):
+        yield f"labels: {name} {wrong}"
     yield from check_texts(given.annotations, "annotations")
     for name, is_right, rule in ANNOTATIONS:
         value = (given.annotations or {}).get(name)
@@ -114,22 +115,6 @@ def _secrets(secrets: list[str]) -> Iterator[str]:
             yield f"secrets: {error}"
     if len(secrets) > MAX_SECRETS:
         yield f"secrets: at most {MAX_SECRETS} of one function"
-
-
-def _scale(labels: Mapping[str, str]) -> Iterator[str]:
-    told = {
-        name: labels[name] for name in (scaling.MIN, scaling.MAX, scaling.FACTOR) if name in labels
-    }
-    odd = {name: value for name, value in told.items() if not scaling.is_number(value)}
-    for name, value in odd.items():
-        yield f"labels: {name} is {_shown(value)}: write a whole number"
-    if odd:
-        return
-    low, high = told.get(scaling.MIN), told.get(scaling.MAX)
-    if low and high and int(low) > int(high):
-        yield f"labels: {scaling.MIN} is {low}, which is above {scaling.MAX}, {high}"
-    if int(told.get(scaling.FACTOR, 0)) > 100:
-        yield f"labels: {scaling.FACTOR} is {told[scaling.FACTOR]}: write per cent, from 0 to 100"
 
 
 def _quantities(given: ResourcesGiven | None, field: str) -> Iterator[str]:

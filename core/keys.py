@@ -36,6 +36,13 @@ outside of the store."""
 OBSERVED = f"{ROOT}:observed"
 """hash ``name.namespace`` → JSON Observed · controller · rewritten when it changes."""
 
+FORWARDED = f"{ROOT}:forwarded"
+"""hash ``<name.namespace> <gateway>`` → ``<requests> <Unix time until which that holds>``: what a
+gateway itself forwards to a function · gateway · while there are any."""
+
+SEEN = f"{ROOT}:seen"
+"""channel · store → gateways: what is observed changed, look."""
+
 USAGE_ASKED = f"{ROOT}:usage-asked"
 """set of ``name.namespace`` whose usage somebody waits for · gateway · until the controller takes
 them, at most a minute."""

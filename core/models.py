@@ -154,6 +154,8 @@ class Observed(Struct, frozen=True):
     """Where they listen: ``unix@/path`` or ``host:port``."""
     trouble: str = ""
     """Why fewer are available than desired, for people."""
+    starting: bool = False
+    """Whether fewer are only because they are being started, and none has failed."""
     deployment: str = ""
     """``FunctionSpec.deployment`` of what was desired then."""
     revision: str = ""

@@ -330,6 +330,15 @@ class Settings:
     warm: float = _setting(
         300.0, seconds, "time that what a release replaced goes on running, for a rollback at once"
     )
+    scale_zero: bool = _setting(
+        False, _flag, "whether functions sleep when nobody calls that do not say by their labels"
+    )
+    pause: float = _setting(
+        900.0, seconds, "docker: time that a function that sleeps is kept in memory, paused"
+    )
+    paused_memory: int = _setting(
+        2 * 2**30, size, "docker: most memory that all paused functions hold together"
+    )
     egress: bool = _setting(True, _flag, "whether functions reach the outside world")
     subnet: str = _setting(
         "", str, "addresses of the functions' own network; unset: a /20 of 10.64.0.0/10"

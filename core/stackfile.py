@@ -391,7 +391,7 @@ _FUNCTION_KEYS: dict[str, Callable[[_Reader, Node, str], object]] = {
     "environment": _Reader.environment,
     "environment_file": _Reader.paths,
     "secrets": _Reader.secrets,
-    "labels": _Reader.texts,
+    "labels": _Reader.labels,
     "annotations": _Reader.annotations,
     "constraints": _Reader.constraints,
     "limits": _Reader.resources,

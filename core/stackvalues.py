@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable
 
-from core import names, yamlnodes
+from core import names, scaling, yamlnodes
 from core.errors import InvalidRequest, Mistake
 from core.models import Resources
 from core.settings import seconds, size
@@ -115,6 +115,14 @@ class Values:
                 self.mistake(name.line, f"{key[:40]!r} is not a name for {what}")
             text = self.text(value, f"{what}.{key[:80]}")
             found[key] = text or ""
+        return found
+
+    def labels(self, node: Node, what: str) -> dict[str, str]:
+        """Those by which a function is scaled have to be right, as annotations."""
+        found = self.texts(node, what)
+        lines = _key_lines(node)
+        for key, wrong in scaling.mistakes(found):
+            self.mistake(lines[key], f"{what}.{key} {wrong}")
         return found
 
     def annotations(self, node: Node, what: str) -> dict[str, str]:

@@ -74,6 +74,7 @@ def create_app(settings: Settings, store: Store) -> Gateway:
     app.register_error_handler(Exception, problems.answer)
 
     def begin() -> None:
+        app.waking.start()
         threading.Thread(target=metrics.keep, args=[app], name="metrics", daemon=True).start()
         threading.Thread(
             target=prune.watch, args=[settings, store], name="prune", daemon=True

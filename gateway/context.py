@@ -15,8 +15,10 @@ from core.store import Store
 from core.store.metrics import Tally
 from gateway import hosts
 from gateway.followers import Followers
+from gateway.forwarding import Forwarding
 from gateway.pools import Pools
 from gateway.pushes import Pushes
+from gateway.waking import Waking
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -38,6 +40,8 @@ class Gateway(Flask):
         self.store = store
         self.pools = Pools()
         self.pushes = Pushes()
+        self.forwarding = Forwarding(store)
+        self.waking = Waking(store, settings.health_timeout)
         self.rolled_back = threading.Event()
         """Set where a rollback has no branch yet."""
         self.tally = Tally("gateway")

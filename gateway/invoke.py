@@ -1,4 +1,5 @@
-"""``/function/<name>[.<namespace>]/…`` where the edge has no route, or is off: this forwards.
+"""``/function/<name>[.<namespace>]/…`` where the edge is off or has no route, as to a function
+that sleeps: this forwards.
 
 Bodies flow both ways as they come. The function gets method, path and query byte by byte as the
 client sent them.
@@ -44,6 +45,7 @@ from gateway.context import FUNCTION_PREFIX, UPGRADE, Gateway, here, raw_target
 from gateway.headers import request_headers, response_headers, status_line
 from gateway.hosts import OWN_HOST
 from gateway.streams import CHUNK, BrokenOff, Pump, content_length, guarded, has_body
+from gateway.waking import failure
 
 bp = Blueprint("invoke", __name__)
 log = logging.get()
@@ -98,9 +100,10 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         )
     if environ.get(OWN_HOST) and name.startswith("."):
         raise NotFound(f"this host has the functions of {name[1:]}: name one, as in /<function>")
-    function, endpoints, patience = _find(gateway, name)
+    function = _function(gateway, name)
+    g.called = function  # what metrics.py counts
     if "websocket" in environ[UPGRADE].lower():
-        raise NotSupported("WebSockets need the edge: start Slipway with SLIPWAY_EDGE=haproxy")
+        _refuse_upgrade(gateway, function)
     headers = request_headers(
         environ,
         call_id,
@@ -111,6 +114,8 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
     )
     with ExitStack() as undo:
         undo.callback(gateway.pools.invocations.take(function))
+        undo.callback(gateway.forwarding.begin(function))
+        endpoints, patience = _find(gateway, function)
         connection = _connect(gateway, function, endpoints, patience)
         undo.callback(connection.close)
         client = connection.sock
@@ -160,28 +165,39 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
     return response
 
 
-def _find(gateway: Gateway, name: str) -> tuple[str, list[str], float]:
-    """(``name.namespace``, its endpoints when last seen, how long it may be silent).
-
-    Raises:
-        NotFound: there is no such function.
-        NoEndpoints: there is, but nothing healthy to answer.
-    """
+def _function(gateway: Gateway, name: str) -> str:
+    """``name.namespace`` of a function that there is. Raises NotFound."""
     try:
         function = names.join_function(*names.split_function(name))
     except InvalidRequest as error:
         raise NotFound(f"there is no such function: {error}") from error
+    if gateway.store.function(function) is None:
+        raise NotFound(f"there is no function {function}: see 'slipway list'")
+    return function
+
+
+def _refuse_upgrade(gateway: Gateway, function: str) -> None:
+    """A connection of another protocol is the edge's to carry; it comes here where nothing answers
+    yet. Raises NotSupported, NoEndpoints."""
+    if gateway.settings.edge == "none":
+        raise NotSupported("WebSockets need the edge: start Slipway with SLIPWAY_EDGE=haproxy")
+    gateway.store.rouse(function)
+    raise NoEndpoints(f"{function} is being started: connect again in a moment")
+
+
+def _find(gateway: Gateway, function: str) -> tuple[list[str], float]:
+    """(its endpoints when last seen, how long it may be silent). One that sleeps is woken.
+
+    Raises:
+        NotFound: there is no such function any more.
+        NoEndpoints: there is, but nothing healthy to answer.
+    """
     record, observed = _seen(gateway, function)
-    g.called = function  # what metrics.py counts
     if observed is None or not observed.endpoints:
-        trouble = (observed and observed.trouble) or "none is healthy yet"
-        if record.spec.foreign and observed and observed.trouble:
-            # It may quote what a registry answered, and anybody may ask.
-            trouble = f"it does not run: 'slipway describe {function}' says why"
-        if not record.replicas:
-            trouble = "it is scaled to zero: scale it up first, nothing wakes it yet"
-        raise NoEndpoints(f"no endpoints available for {function}: {trouble}")
-    return function, observed.endpoints, patience_of(record.spec) or USUAL
+        if record.replicas and (failed := failure(record, observed)):
+            raise NoEndpoints(failed)
+        observed = gateway.waking.wait(function)
+    return observed.endpoints, patience_of(record.spec) or USUAL
 
 
 def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | None]:
@@ -245,7 +261,7 @@ def _connect(
                 continue
             connection.sock.settimeout(patience)
             return connection
-        _, endpoints, _ = _find(gateway, function)
+        endpoints, _ = _find(gateway, function)
     raise NoEndpoints(f"no endpoints available for {function}: all {len(tried)} refuse")
 
 

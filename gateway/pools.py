@@ -59,7 +59,7 @@ class Pools:
         self.pushes = Pool("git requests", 12)
         self.progress = Pool("pushes that are watched", 8)
         self.followers = Pool("log followers", 8)
-        self.invocations = Pool("invocations through the gateway", 24, share=8)
+        self.invocations = Pool("invocations through the gateway", 336, share=112)
         self.waiting = Pool("requests that wait for a release", 24, share=8)
         self.calls = Pool("asynchronous calls that are being sent", 12, share=4)
         self.metrics = Pool("readers of metrics", 2)
@@ -70,5 +70,6 @@ class Pools:
         self.large_webhooks = Pool("webhooks of more than 1 MB", 3, advice=redeliver)
 
 
-THREADS = 128
-"""Of the one worker: the slots of all pools, and 14 for what is short."""
+THREADS = 440
+"""Of the one worker: the slots of all pools, and 14 for what is short. A thread begins when it is
+first needed."""

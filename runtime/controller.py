@@ -30,13 +30,15 @@ from runtime import housekeeping, secrets, usage, watch
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
 from runtime.housekeeping import Housekeeping
-from runtime.plan import Key, healthy, plan, routes, settled, wanted
+from runtime.naps import Naps
+from runtime.plan import Key, Want, healthy, plan, routes, settled, taken_back, wanted
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.registry import make_provider
 from runtime.receipts import Receipts
 from runtime.releases import Releases
 from runtime.replicas import Replicas
 from runtime.rollbacks import Rollbacks
+from runtime.scaler import Scaler
 from runtime.watch import Watch
 
 PASS_EVERY = 2.0
@@ -74,6 +76,8 @@ class Controller:
         parts = (settings, store, provider, self.replicas, self.receipts)
         self.releases = Releases(*parts, self.watch)
         self.rollbacks = Rollbacks(*parts)
+        self.naps = Naps(settings, provider)
+        self.scaler = Scaler(settings, store, provider, edge, collector)
         self._leaving: dict[str, float] = {}
         """Ids of replicas on their way out → when they were told to end (0: still draining)."""
         self._news = threading.Event()
@@ -101,7 +105,15 @@ class Controller:
         sys.setswitchinterval(SWITCH_EVERY)
         threads = [
             threading.Thread(target=each, daemon=True)
-            for each in (self._listen, self._watch_deaths, self._mend, self._tidy, self._measure)
+            for each in (
+                self._listen,
+                self._watch_deaths,
+                self._mend,
+                self._tidy,
+                self._measure,
+                self._scale,
+                self._measure_naps,
+            )
         ]
         for thread in threads:
             thread.start()
@@ -201,14 +213,17 @@ class Controller:
         staged = {id_: each for id_, each in staged.items() if id_ not in self.releases.given_up}
         returning = [*self.rollbacks.wants(records), *self.watch.wants()]
         wants = wanted(records.values(), staged.values(), returning)
-        self.replicas.forget(set(wants))
+        self.replicas.forget({key for key, want in wants.items() if want.replicas})
+        staying += self._take_back(instances, wants, staying)
         dead = [each for each in instances if each.phase is Phase.EXITED]
         self._bury(dead, wants)
-        todo = plan(
-            wants, staying, self.replicas.ready(), pending, warm, self.replicas.taken_over()
-        )
+        ready, taken_over = self.replicas.ready(), self.replicas.taken_over()
+        naps = self.naps.going_on(staying, records)
+        todo = plan(wants, staying, ready, pending, warm, taken_over, naps)
         for spec in todo.start:  # they take the longest
-            self.replicas.start(spec)
+            self.replicas.start(spec, wants[spec.function, spec.revision].replicas)
+        for instance in todo.resume:
+            self.replicas.resume(instance)
         self._leaving.update(
             (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
         )
@@ -227,7 +242,8 @@ class Controller:
             self.rollbacks.finish(records, table)
             if self.watch.look(records, table, counts):
                 self.wake()
-        self._drain(instances)
+        self._drain(instances, records)
+        self.scaler.see(records)
         self.replicas.look(instances)
         routed = {address for route in table.values() for address in route.endpoints}
         self.receipts.write(instances, routed, self.edge)
@@ -279,18 +295,39 @@ class Controller:
         except (SlipwayError, OSError) as error:
             log.warning("not_removed", instance=instance.id, reason=str(error))
 
+    def _take_back(
+        self, instances: Sequence[Instance], wants: Mapping[Key, Want], staying: Sequence[Instance]
+    ) -> list[Instance]:
+        """Those that drain and are wanted again, as a function that fell asleep just now."""
+        drain = [each for each in instances if self._leaving.get(each.id) == 0.0]
+        back = taken_back(drain, wants, staying, self.replicas.ready()) if drain else []
+        for each in back:
+            del self._leaving[each.id]
+        return back
+
+    def _pause(self, instance: Instance) -> None:
+        """Halts one that drained; one that cannot be halted now is looked at by the next pass."""
+        try:
+            self.replicas.pause(instance)
+        except Unavailable as error:
+            log.warning("not_paused", instance=instance.id, reason=str(error))
+            return
+        log.info("replica_paused", instance=instance.id)
+        del self._leaving[instance.id]
+
     def _terminate(self, instance: Instance) -> bool:
         """Asks one to end; one that cannot be asked now is asked by the next pass."""
         try:
-            self.provider.terminate(instance)
+            self.replicas.terminate(instance)
         except Unavailable as error:
             log.warning("not_terminated", instance=instance.id, reason=str(error))
             return False
         failpoints.at("old-asked")
         return True
 
-    def _drain(self, instances: Sequence[Instance]) -> None:
-        """Ends replicas that left the routes, once no request is with them or time is up."""
+    def _drain(self, instances: Sequence[Instance], records: Mapping[str, FunctionRecord]) -> None:
+        """Ends replicas that left the routes, or pauses them, once no request is with them or time
+        is up."""
         there = {instance.id: instance for instance in instances}
         now = time.monotonic()
         for each in instances:  # told to end by an earlier controller
@@ -302,8 +339,15 @@ class Controller:
                 del self._leaving[id_]
             elif self.replicas.condemned(instance) or self.replicas.untried(instance):
                 self._remove(instance)
-            elif not told and instance.phase is Phase.RUNNING:
-                if self.edge.released(instance.address) and self._terminate(instance):
+            elif not told and instance.phase in (Phase.RUNNING, Phase.PAUSED):
+                if not self.edge.released(instance.address):
+                    continue
+                running = instance.phase is Phase.RUNNING
+                record = records.get(instance.function)
+                if running and self.naps.may_begin(instance, record, instances):
+                    if not self.store.forwarded()[instance.function]:
+                        self._pause(instance)
+                elif self._terminate(instance):
                     self._leaving[id_] = now
             elif told and now - told > self.settings.drain_timeout:
                 self._remove(instance)
@@ -314,10 +358,12 @@ class Controller:
         for function, record in records.items():
             route = table.get(function)
             endpoints = list(route.endpoints) if route else []
+            trouble, starting = self._trouble(record, route)
             observed[function] = Observed(
                 available=len(endpoints),
                 endpoints=endpoints,
-                trouble=self._trouble(record, route),
+                trouble=trouble,
+                starting=starting,
                 deployment=record.spec.deployment,
                 revision=route.revision if route else "",
             )
@@ -328,15 +374,16 @@ class Controller:
         self._beat()
         self._count(frozenset(records))
 
-    def _trouble(self, record: FunctionRecord, route: Route | None) -> str:
-        """Why fewer replicas are available than desired, or not those of the last deploy."""
+    def _trouble(self, record: FunctionRecord, route: Route | None) -> tuple[str, bool]:
+        """Why fewer replicas are available than desired, or not those of the last deploy; and
+        whether it is no more than that they are being started."""
         if not record.previous and len(route.endpoints if route else ()) >= record.replicas:
-            return ""
+            return "", False
         trouble = self.replicas.trouble((record.spec.function, record.spec.revision))
         reason = trouble.reason if trouble else "it is starting"
         if record.previous and route and route.revision == record.previous.revision:
-            return f"{reason}; what was deployed before it still serves"
-        return reason
+            reason = f"{reason}; what was deployed before it still serves"
+        return reason, trouble is None
 
     def _beat(self) -> None:
         self.store.beat("controller", BEAT, self.provider.name)
@@ -359,9 +406,31 @@ class Controller:
                     while not self._stop.is_set():
                         message = subscription.get_message(timeout=5.0)
                         if message and message["data"] != BUILDERS:
+                            self._rouse(message["data"].decode())
                             self.wake()
             except RedisError:
                 self._stop.wait(0.5)
+
+    def _rouse(self, function: str) -> None:
+        """Begins at once what the next pass would do for a function that somebody waits for."""
+        record = self.store.function(function) if function else None
+        if record is None or not record.replicas or record.previous:
+            return
+        key = (function, record.spec.revision)
+        if self.replicas.trouble(key):
+            return  # the next pass knows when
+        try:
+            paused = [
+                each
+                for each in self.provider.instances()
+                if each.phase is Phase.PAUSED and (each.function, each.revision) == key
+            ]
+        except Unavailable:
+            return
+        for instance in paused[: record.replicas]:
+            self.replicas.resume(instance)
+        for _ in range(record.replicas - len(paused)):
+            self.replicas.start(record.spec, record.replicas)
 
     def _watch_deaths(self) -> None:
         while not self._stop.is_set():
@@ -390,6 +459,12 @@ class Controller:
     def _measure(self) -> None:
         """And what functions use: an engine takes its time for that too."""
         usage.follow(self.store, self.provider, self._stop)
+
+    def _scale(self) -> None:
+        self.scaler.follow(self._stop)
+
+    def _measure_naps(self) -> None:
+        self.naps.measure(self._stop)
 
     def warn_of_disks(self) -> None:
         """Logs which of the disks that we fill are nearly full."""

@@ -40,8 +40,10 @@ class Plan:
 
     start: list[FunctionSpec] = field(default_factory=list)
     """One entry a replica to start."""
+    resume: list[Instance] = field(default_factory=list)
+    """Paused replicas that are wanted again."""
     leave: list[Instance] = field(default_factory=list)
-    """Running replicas that nothing wants: out of the routes, drained, ended."""
+    """Replicas that nothing wants: out of the routes, drained, ended or paused."""
 
 
 def replicas(spec: FunctionSpec) -> int:
@@ -113,12 +115,14 @@ def plan(
     pending: Mapping[Key, int],
     warm: Collection[Key] = (),
     taken_over: Collection[str] = (),
+    naps: Collection[str] = (),
 ) -> Plan:
     """Compares what is wanted with the instances there are.
 
     ``instances``: without those that are on their way out already. ``ready``: ids of healthy ones
     (they are kept first). ``pending``: starts under way. ``warm``: of these, what is healthy stays.
     ``taken_over``: ids of those that may be healthy, for an earlier controller had them so.
+    ``naps``: ids of paused ones that may stay so.
     """
 
     def rank(each: Instance) -> tuple[bool, bool, float]:
@@ -126,9 +130,13 @@ def plan(
 
     result = Plan()
     by_key: dict[Key, list[Instance]] = {}
+    paused: dict[Key, list[Instance]] = {}
     for instance in instances:
+        key = (instance.function, instance.revision)
         if instance.phase is Phase.RUNNING:
-            by_key.setdefault((instance.function, instance.revision), []).append(instance)
+            by_key.setdefault(key, []).append(instance)
+        elif instance.phase is Phase.PAUSED:
+            paused.setdefault(key, []).append(instance)
     for key, found in by_key.items():
         keep = wants[key].replicas if key in wants else 0
         found.sort(key=rank)
@@ -136,8 +144,35 @@ def plan(
         result.leave.extend(each for each in found[keep:] if each.id not in stays)
     for key, want in wants.items():
         missing = want.replicas - len(by_key.get(key, ())) - pending.get(key, 0)
+        asleep = paused.get(key, [])
+        while missing > 0 and asleep:
+            result.resume.append(asleep.pop())
+            missing -= 1
         result.start.extend([want.spec] * missing)
+    result.leave.extend(
+        each for asleep in paused.values() for each in asleep if each.id not in naps
+    )
     return result
+
+
+def taken_back(
+    leaving: Iterable[Instance],
+    wants: Mapping[Key, Want],
+    staying: Iterable[Instance],
+    ready: Collection[str],
+) -> list[Instance]:
+    """Of healthy replicas that are on their way out and were not told to end, those that are wanted
+    again, rather than that others are started in their place."""
+    have = Counter((e.function, e.revision) for e in staying if e.phase is Phase.RUNNING)
+    back = []
+    for each in leaving:
+        key = (each.function, each.revision)
+        if key not in wants or each.phase is not Phase.RUNNING or each.id not in ready:
+            continue
+        if have[key] < wants[key].replicas:
+            have[key] += 1
+            back.append(each)
+    return back
 
 
 def follows(

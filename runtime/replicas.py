@@ -58,6 +58,7 @@ class Trouble:
 
 @dataclass
 class _Health:
+    key: Key
     ready: bool
     next_probe: float
     fresh: bool = False
@@ -106,7 +107,8 @@ class Replicas:
             if instance.phase is not Phase.RUNNING:
                 continue
             ready = instance.address in routed
-            health = _Health(ready=ready, next_probe=0.0 if ready else float("inf"))
+            key = (instance.function, instance.revision)
+            health = _Health(key, ready=ready, next_probe=0.0 if ready else float("inf"))
             self._health[instance.id] = health
             if not ready:
                 self._pool.submit(self._resume, instance, health)
@@ -180,19 +182,45 @@ class Replicas:
             for key in [key for key in self._trouble if key not in wanted]:
                 del self._trouble[key]
 
-    def start(self, spec: FunctionSpec) -> None:
+    def start(self, spec: FunctionSpec, most: int) -> None:
         """Starts one replica in the background and waits there for it to become healthy.
 
-        Does nothing while as many as may be are starting: ``changed`` is called when one is done.
+        Does nothing where ``most`` are there or starting already: others may ask for the same just
+        now. Nor while as many as may be are starting: ``changed`` is called when one is done.
         """
         key = (spec.function, spec.revision)
         with self._lock:
+            there = sum(health.key == key for health in self._health.values())
+            if there + self._pending[key] >= most:
+                return
             full = self._starting.total() >= STARTS_AT_ONCE
             if full or self._starting[spec.namespace] >= STARTS_OF_NAMESPACE:
                 return
             self._starting[spec.namespace] += 1
             self._pending[key] += 1
         self._pool.submit(self._start, spec, key)
+
+    def resume(self, instance: Instance) -> None:
+        """Lets a paused one go on, and waits in the background until it answers. Does nothing while
+        that is being done already."""
+        key = (instance.function, instance.revision)
+        with self._lock:
+            if instance.id in self._health:
+                return
+            self._health[instance.id] = health = _Health(key, ready=False, next_probe=float("inf"))
+        self._pool.submit(self._wake, instance, health)
+
+    def terminate(self, instance: Instance) -> None:
+        """Asks one to end. Raises as Provider.terminate."""
+        self.provider.terminate(instance)
+        with self._lock:
+            self._health.pop(instance.id, None)
+
+    def pause(self, instance: Instance) -> None:
+        """Halts one that no request is with. Raises as Provider.pause."""
+        with self._lock:
+            self._health.pop(instance.id, None)  # first: a paused one answers no probe
+        self.provider.pause(instance)
 
     def look(self, instances: list[Instance]) -> None:
         """Probes every replica whose time has come, in the background."""
@@ -243,7 +271,7 @@ class Replicas:
                 failpoints.at("replica-started")
                 with self._lock:
                     health = self._health.setdefault(
-                        instance.id, _Health(ready=False, next_probe=float("inf"), fresh=True)
+                        instance.id, _Health(key, ready=False, next_probe=float("inf"), fresh=True)
                     )
             finally:
                 with self._lock:
@@ -270,6 +298,18 @@ class Replicas:
             log.exception("start_failed", function=instance.function)
         finally:
             self._changed()
+
+    def _wake(self, instance: Instance, health: _Health) -> None:
+        try:
+            self.provider.resume(instance)
+        except SlipwayError as error:
+            log.warning("replica_stays_paused", instance=instance.id, reason=str(error))
+            with self._lock:
+                self._health.pop(instance.id, None)
+            self._end(instance, f"could not be woken: {error}")
+            self._changed()
+        else:
+            self._resume(instance, health)
 
     def _await_health(self, instance: Instance, health: _Health) -> None:
         begun = time.monotonic()

@@ -15,6 +15,7 @@ from core.store.pruning import Pruning
 from core.store.repositories import Repositories
 from core.store.retention import Retention
 from core.store.secrets import Secrets
+from core.store.sleeping import Sleeping
 from core.store.snapshot import Snapshots
 from core.store.switching import of_repository
 from core.store.variables import Variables
@@ -26,6 +27,7 @@ class Store(
     Snapshots,
     Repositories,
     Deployments,
+    Sleeping,
     Retention,
     Pruning,
     Logs,

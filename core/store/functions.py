@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from redis.client import Pipeline
@@ -45,13 +45,14 @@ class Functions(Base):
         return self._among(keys.FUNCTIONS, list(functions), decode)
 
     def save_observed(self, observed: Mapping[str, Observed]) -> None:
-        """Replaces what is known of every function."""
+        """Replaces what is known of every function, and tells those who wait for it."""
 
         def change(pipe: Pipeline) -> None:
             pipe.multi()
             pipe.delete(keys.OBSERVED)
             if observed:
                 pipe.hset(keys.OBSERVED, mapping={k: encode(v) for k, v in observed.items()})
+            pipe.publish(keys.SEEN, b"")
 
         self._transaction(change)
 
@@ -62,6 +63,17 @@ class Functions(Base):
     def all_observed(self) -> dict[str, Observed]:
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.OBSERVED))
         return {text(k): msgspec.json.decode(v, type=Observed) for k, v in rows.items()}
+
+    def observed_of(self, functions: Sequence[str]) -> dict[str, Observed]:
+        """Those of these functions of which something is known."""
+        decode = msgspec.json.Decoder(Observed).decode
+        return self._among(keys.OBSERVED, functions, decode)
+
+    def sightings(self) -> Any:
+        """A subscription to changes of what is observed (redis-py PubSub)."""
+        subscription = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        subscription.subscribe(keys.SEEN)
+        return subscription
 
     def usage(self, function: str) -> Usage | None:
         """What was measured in the last seconds; None: nothing was."""

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -152,6 +152,11 @@ class Metrics(Base):
         """Requests of each function that had one."""
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.COUNTS))
         return {text(k): int(v) for k, v in rows.items()}
+
+    def counts_of(self, functions: Sequence[str]) -> dict[str, int]:
+        """The same of these functions alone."""
+        rows = cast("list[bytes | None]", self.redis.hmget(keys.COUNTS, list(functions)))
+        return {each: int(row) for each, row in zip(functions, rows, strict=True) if row}
 
     def forget_traffic(self, kept: Collection[str]) -> None:
         """Drops what was counted of functions that are not among ``kept``: they are gone."""

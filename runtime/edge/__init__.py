@@ -62,6 +62,9 @@ class Edge(Protocol):
         """Requests with what ``name.namespace`` is routed to, where none of it has begun to answer
         any yet; else 0. Raises Unavailable."""
 
+    def under_way(self) -> Mapping[str, int]:
+        """Requests that each ``name.namespace`` has just now. Raises Unavailable."""
+
     def alive(self) -> bool:
         """Whether the proxy answers."""
 
@@ -85,6 +88,10 @@ class NoEdge:
     def unanswered(self, function: str) -> int:  # noqa: ARG002 - the interface's name
         """None that is known of."""
         return 0
+
+    def under_way(self) -> Mapping[str, int]:
+        """None: the gateway tells of its own."""
+        return {}
 
     def alive(self) -> bool:
         return True

@@ -15,6 +15,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -156,6 +157,8 @@ class Collector:
         self.windows: set[Window | Since] = set()
         self.tally = Tally("edge")
         self._recent = Recent()
+        self._requests: Counter[str] = Counter()
+        """Since the start, of functions that are known."""
         self._known: frozenset[str] = frozenset()
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -196,6 +199,13 @@ class Collector:
             self._known = frozenset(functions)
             self.tally.only(self._known)
             self._recent.only(self._known)
+            for gone in self._requests.keys() - self._known:
+                del self._requests[gone]
+
+    def requests(self, functions: Iterable[str]) -> dict[str, int]:
+        """How many requests of these have ended since we listen."""
+        with self.lock:
+            return {function: self._requests[function] for function in functions}
 
     def counts(self) -> dict[str, int]:
         """Requests of each function that is counted, as far as ``tally`` still has them."""
@@ -302,6 +312,7 @@ class Collector:
             return  # torn where the ring overflowed
         if line.function in self._known:
             self.tally.add(line.function, code(line.code), line.seconds)
+            self._requests[line.function] += 1
             self._recent.add(line)
         for window in self.windows:
             if line.function in window.functions:

@@ -194,6 +194,13 @@ class HAProxyEdge:
         answered = any(each.answered for each in told)
         return 0 if answered else sum(each.sessions + each.queued for each in told)
 
+    def under_way(self) -> Mapping[str, int]:
+        with self._lock:
+            if self._routes is None:
+                raise Unavailable("the edge has no routes yet")
+            self._count()
+            return dict(self._under_way)
+
     def alive(self) -> bool:
         try:
             self._identify()

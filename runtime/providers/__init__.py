@@ -32,6 +32,8 @@ class Phase(StrEnum):
     """What an instance is doing, as far as the provider can see."""
 
     RUNNING = "running"
+    PAUSED = "paused"
+    """By ``pause``: its memory is kept, it gets no CPU time, and is to be sent nothing."""
     STOPPING = "stopping"
     """Was told to end by ``terminate``."""
     EXITED = "exited"
@@ -74,6 +76,8 @@ class Provider(Protocol):
     """Starts, ends and lists instances. All methods may be called from several threads."""
 
     name: str
+    pauses: bool
+    """Whether ``pause`` saves something here: coming back from it is quicker than a start."""
 
     def start(self, spec: FunctionSpec, stop: Callable[[], bool] = never) -> Instance:
         """Starts one instance and returns when its process exists; it need not answer yet.
@@ -97,6 +101,21 @@ class Provider(Protocol):
 
     def terminate(self, instance: Instance) -> None:
         """Asks it to finish its requests and end (SIGTERM); returns at once."""
+
+    def pause(self, instance: Instance) -> None:
+        """Halts it where it is, with no request; nothing happens to one that does not run. Where
+        ``pauses`` is False it is never called.
+
+        Raises:
+            Unavailable: not now.
+        """
+
+    def resume(self, instance: Instance) -> None:
+        """Lets a paused one go on; nothing happens to one that runs.
+
+        Raises:
+            Unavailable: it is gone, or the engine refused for now.
+        """
 
     def remove(self, instance: Instance) -> None:
         """Ends the whole process tree if it still runs and removes every trace but the log."""

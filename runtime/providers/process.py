@@ -96,6 +96,7 @@ class ProcessProvider:
     """See runtime.providers.Provider."""
 
     name = "process"
+    pauses = False
 
     def __init__(
         self,
@@ -254,6 +255,12 @@ class ProcessProvider:
                 except OSError as error:  # the disk is full: only a later controller asks again
                     log.warning("%s is told to end, but not noted: %s", instance.id, error)
         terminate(known.process)
+
+    def pause(self, instance: Instance) -> None:
+        raise NotSupported(f"{instance.id} is a process: it ends, and is started again")
+
+    def resume(self, instance: Instance) -> None:
+        """See Provider.resume: all run."""
 
     def remove(self, instance: Instance) -> None:
         """See Provider.remove.

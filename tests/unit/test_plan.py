@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from core.models import Artifact, FunctionRecord, FunctionSpec
 from core.scaling import MAX_REPLICAS
 from runtime.edge import Route
-from runtime.plan import follows, healthy, plan, replicas, returned, routes, settled, wanted
+from runtime.plan import (
+    follows,
+    healthy,
+    plan,
+    replicas,
+    returned,
+    routes,
+    settled,
+    taken_back,
+    wanted,
+)
 from runtime.providers import Instance, Phase
 
 
@@ -83,6 +93,34 @@ def test_what_a_release_made_desired_serves_though_its_controller_was_killed() -
 def test_a_start_under_way_is_not_made_twice() -> None:
     f = spec("f")
     assert plan(wanted([record(f)], []), [], set(), {("f.alice", f.revision): 1}).start == []
+
+
+def test_what_is_paused_comes_back_before_another_is_started() -> None:
+    f = spec("f")
+    asleep = [instance(f, "a", Phase.PAUSED), instance(f, "b", Phase.PAUSED)]
+    sleeping = wanted([record(f, 0)], [])
+    todo = plan(sleeping, asleep, set(), {}, naps={"a", "b"})
+    assert (todo.start, todo.resume, todo.leave) == ([], [], [])
+    todo = plan(sleeping, asleep, set(), {}, naps={"b"})
+    assert [each.id for each in todo.leave] == ["a"], "its time is over"
+    todo = plan(wanted([record(f, 3)], []), asleep, set(), {})
+    assert (len(todo.start), len(todo.resume), todo.leave) == (1, 2, [])
+    todo = plan(wanted([record(f, 1)], []), asleep, set(), {}, naps={"a", "b"})
+    assert (len(todo.resume), len(todo.leave)) == (1, 0), "one more than wake: as long as it may"
+    other = wanted([record(spec("f", "1"), 0)], [])
+    assert len(plan(other, asleep, set(), {}).leave) == 2, "another revision is desired"
+
+
+def test_what_drains_and_is_wanted_again_goes_on() -> None:
+    f = spec("f")
+    a, b = instance(f, "a"), instance(f, "b")
+    once = wanted([record(f, 1)], [])
+    assert taken_back([a, b], once, [], {"a", "b"}) == [a]
+    assert taken_back([a], once, [b], {"a", "b"}) == []
+    assert taken_back([a], once, [], set()) == [], "it is ill"
+    assert taken_back([a], wanted([record(f, 0)], []), [], {"a"}) == []
+    ending = instance(f, "c", Phase.STOPPING)
+    assert taken_back([ending], once, [], {"c"}) == []
 
 
 def test_ready_replicas_are_kept_before_others() -> None:

@@ -37,3 +37,61 @@ def test_an_alert_moves_the_scale_as_openfaas_does(
     labels: dict[str, str], now: int, firing: bool, then: int
 ) -> None:
     assert scaling.alerted(labels, now, firing=firing) == then
+
+
+def test_the_defaults_are_openfaas() -> None:
+    rule = scaling.rule(None)
+    assert (rule.least, rule.most, rule.type, rule.target) == (1, 20, "capacity", 45.0)
+    assert (rule.window, rule.idle, rule.grows) == (60.0, 0.0, False)
+    assert scaling.rule({scaling.ZERO: "true"}).idle == 900.0
+    assert scaling.rule(None, sleeps=True).idle == 900.0, "as the installation says"
+    assert scaling.rule({scaling.ZERO: "false"}, sleeps=True).idle == 0.0
+    assert scaling.rule({scaling.MAX: "3"}).grows
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        (MIN, "-1"),
+        (MIN, "1.5"),
+        (MAX, "²"),
+        (MAX, "9" * 5000),
+        (MAX, "10000"),
+        (FACTOR, "101"),
+        (scaling.TYPE, "queue"),
+        (scaling.TARGET, "0"),
+        (scaling.TARGET, "-5"),
+        (scaling.TARGET, "1000001"),
+        (scaling.PROPORTION, "0"),
+        (scaling.PROPORTION, "1.01"),
+        (scaling.PROPORTION, "."),
+        (scaling.PROPORTION, "nan"),
+        (scaling.WINDOW, "6m"),
+        (scaling.WINDOW, "soon"),
+        (scaling.ZERO, "maybe"),
+        (scaling.ZERO, ""),
+        (scaling.IDLE, "0s"),
+        (scaling.IDLE, "169h"),
+        (scaling.IDLE, "1h" * 1000),
+    ],
+)
+def test_a_bad_label_is_told_and_counts_as_the_default(label: str, value: str) -> None:
+    [(name, told)] = scaling.mistakes({label: value, "other": "anything"})
+    assert name == label
+    assert told.startswith("is '")
+    assert "write " in told
+    assert len(told) < 300
+    assert scaling.rule({label: value}).least == 1
+    usual = scaling.rule({label: {scaling.ZERO: "false"}.get(label, "1")})
+    found = scaling.rule({label: value})
+    assert (found.idle, found.type) == (usual.idle, "capacity")
+
+
+def test_a_minimum_above_the_maximum_is_told() -> None:
+    assert list(scaling.mistakes({MIN: "5", MAX: "2"})) == [(MIN, f"is 5, which is above {MAX}, 2")]
+
+
+def test_replicas_for_a_load() -> None:
+    rule = scaling.rule({MIN: "2", MAX: "6", scaling.TARGET: "10", scaling.PROPORTION: "0.5"})
+    found = [scaling.for_load(rule, load) for load in (0, 10, 10.1, 15, 15.1, 29, 1e9)]
+    assert found == [2, 2, 3, 3, 4, 6, 6]

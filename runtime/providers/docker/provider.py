@@ -83,6 +83,7 @@ class DockerProvider:
     """See runtime.providers.Provider."""
 
     name = "docker"
+    pauses = True
 
     def __init__(
         self, settings: Settings, key: bytes, read_secrets: ReadSecrets = no_secrets
@@ -287,6 +288,34 @@ class DockerProvider:
             again = threading.Timer(_ONCE_MORE, self._signal_again, (known,))
             again.daemon = True
             again.start()
+
+    def pause(self, instance: Instance) -> None:
+        """See Provider.pause: the engine's freezer."""
+        known = self._containers.get(instance.id)
+        if known is None or known.exit_reason is not None or known.paused:
+            return
+        with (
+            contextlib.suppress(NotFound, Conflict),  # it has ended, or is paused already
+            self._asking(f"{instance.id} is not paused", self._quick) as api,
+        ):
+            api.pause(known.container)
+            known.paused = True
+
+    def resume(self, instance: Instance) -> None:
+        known = self._containers.get(instance.id)
+        if known is None or known.exit_reason is not None:
+            raise Unavailable(f"{instance.id} is not resumed: it has ended")
+        if not known.paused:
+            return
+        try:
+            with (
+                contextlib.suppress(Conflict),  # it runs
+                self._asking(f"{instance.id} is not resumed", self._quick) as api,
+            ):
+                api.unpause(known.container)
+        except NotFound as error:
+            raise Unavailable(str(error)) from error
+        known.paused = False
 
     def _signal_again(self, known: Known) -> None:
         if known.exit_reason is None and not known.ending and not self._closed:

@@ -43,7 +43,7 @@ _NOT_RUN = (126, 127)
 """Exit statuses of a container whose program could not be run."""
 _EVENTS = {
     "type": ["container", "network"],
-    "event": ["start", "die", "oom", "destroy", "rename", "disconnect"],
+    "event": ["start", "die", "oom", "destroy", "rename", "disconnect", "pause", "unpause"],
 }
 
 
@@ -59,6 +59,7 @@ class Known:
     doomed: bool = False
     """Its start failed and it could not be removed: that is tried again."""
     stopping: bool = False
+    paused: bool = False
     ending: bool = False
     """It is being removed: what happens to it is no news."""
     out_of_memory: bool = False
@@ -69,7 +70,8 @@ class Known:
     _told: Instance | None = field(default=None, repr=False)
 
     def instance(self) -> Instance:
-        phase = Phase.STOPPING if self.stopping else Phase.RUNNING
+        phase = Phase.PAUSED if self.paused else Phase.RUNNING
+        phase = Phase.STOPPING if self.stopping else phase
         phase = phase if self.exit_reason is None else Phase.EXITED
         reason = self.exit_reason or ""
         told = self._told
@@ -276,6 +278,8 @@ class Containers:
         if known is None or not container:
             return
         match event.get("Action"):
+            case "pause" | "unpause" as action:  # by us, or by hand
+                known.paused = action == "pause"
             case "oom":
                 known.out_of_memory = True
             case "die" if not known.ending:
@@ -346,6 +350,8 @@ class Containers:
             self._found(known)
         if not known.started or known.ending:
             return
+        if fresh or self._away:  # else events tell: what was listed may be over by now
+            known.paused = listed["State"] == "paused"
         if listed["State"] in ("exited", "dead"):
             self._note_end(known, None)
         elif not _connected(document, listed):

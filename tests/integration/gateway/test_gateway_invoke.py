@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from core.models import FunctionSpec, Observed
 from core.origin import OF_THE_WHOLE
 from core.patience import LONGEST, patience_of
 from core.store import Store
+from gateway.pools import Pools
 from tests.integration.gateway.harness import (
     Gateway,
     Upstream,
@@ -388,24 +390,25 @@ def test_places_are_bounded_and_others_still_answered(
         deploy(store, "other.inv2", [])
         seen = Observed(available=1, endpoints=[upstream.address])
         store.save_observed({"slow.inv": seen, "other.inv2": seen})
-        clients = [threading.Thread(target=ask) for _ in range(12)]
+        share = Pools().invocations.share
+        clients = [threading.Thread(target=ask) for _ in range(share + 4)]
         for client in clients:
             client.start()
-        until(lambda: len(statuses) == 4 and len(upstream.heads) == 8)
+        until(lambda: len(statuses) == 4 and len(upstream.heads) == share, 10)
         begun = time.monotonic()
         full = gateway.anonymous("GET", "/function/slow.inv")
         assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
-        assert full.text.startswith("slow.inv has 8 of the 24 places for invocations")
+        assert full.text.startswith(f"slow.inv has {share} of the 336 places for invocations")
         other = threading.Thread(target=gateway.anonymous, args=["GET", "/function/other.inv2"])
         other.start()
-        until(lambda: len(upstream.heads) == 9)
+        until(lambda: len(upstream.heads) == share + 1)
         assert gateway.anonymous("GET", "/healthz").status_code == 503, "nobody beats here"
         assert gateway.call("GET", "/system/functions").ok
         assert time.monotonic() - begun < 5
         go.set()
         for client in [*clients, other]:
             client.join()
-    assert sorted(statuses) == [200] * 8 + [503] * 4
+    assert Counter(statuses) == {200: share, 503: 4}
     with Upstream(short_tmp / "g.sock", answering(HELLO)) as upstream:
         deploy(store, "slow.inv", [upstream.address])
         assert gateway.anonymous("GET", "/function/slow.inv").ok, "the places came back"

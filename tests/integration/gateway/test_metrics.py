@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from core.models import Observed
 from core.store import Store
 from core.store.metrics import Tally
 from tests.integration.gateway.harness import Gateway, Upstream, deploy, exchange, running
@@ -66,10 +67,10 @@ def test_requests_are_counted_by_function_and_code(
         assert counts(gateway, "gateway_functions_seconds") == expected
         assert counts(gateway, STARTED) == {("f.met",): 8}
         assert counts(gateway, "gateway_service_count") == {("f.met",): 1}
-        assert store.counts() == {"f.met": 8}
+        assert store.counts()["f.met"] == 8
         (told,) = gateway.call("GET", "/system/functions?namespace=met").json()
         assert told["invocationCount"] == 8
-        store.save_observed({})
+        store.save_observed({"f.met": Observed(available=0, trouble="exited with status 1")})
         assert gateway.anonymous("GET", "/function/f.met").status_code == 503
     # Nothing is lost by an orderly end, and nothing goes back when the gateway is another one.
     with running(short_tmp, valkey) as gateway:
