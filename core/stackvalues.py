@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable
 
-from core import names, scaling, yamlnodes
+from core import names, scaling, schedules, yamlnodes
 from core.errors import InvalidRequest, Mistake
 from core.models import Resources
 from core.settings import seconds, size
@@ -133,6 +133,10 @@ class Values:
             if key in found and not is_right(found[key]):
                 told = f"{what}.{key} is {found[key][:40]!r}: {rule}"
                 self.mistake(lines[key], told)
+        for key, told in schedules.mistakes(found):
+            self.mistake(lines[key], f"{what}.{key}: {told}")
+        for key, told in schedules.warnings(found):
+            self.warn(lines[key], f"{what}.{key} {told}")
         return found
 
     def environment(self, node: Node, what: str = "environment") -> dict[str, str]:
