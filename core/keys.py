@@ -69,6 +69,10 @@ PARKED = f"{ROOT}:calls-parked"
 """set of what asynchronous calls wait for, each with a stream ``parked`` · queue worker · as long
 as that."""
 
+SCHEDULES = f"{ROOT}:schedules"
+"""hash ``name.namespace`` → JSON Planned: when it is called next on its schedule, and what became
+of that · controller · as long as the function has a schedule."""
+
 WARM = f"{ROOT}:warm"
 """hash ``name.namespace`` → JSON Warm · store · until its time is over: controller."""
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from redis.exceptions import RedisError
 
@@ -39,6 +40,7 @@ from runtime.releases import Releases
 from runtime.replicas import Replicas
 from runtime.rollbacks import Rollbacks
 from runtime.scaler import Scaler
+from runtime.schedules import Schedules
 from runtime.watch import Watch
 
 PASS_EVERY = 2.0
@@ -78,6 +80,7 @@ class Controller:
         self.rollbacks = Rollbacks(*parts)
         self.naps = Naps(settings, provider)
         self.scaler = Scaler(settings, store, provider, edge, collector)
+        self.schedules = Schedules(settings, store)
         self._leaving: dict[str, float] = {}
         """Ids of replicas on their way out → when they were told to end (0: still draining)."""
         self._news = threading.Event()
@@ -106,13 +109,10 @@ class Controller:
         threads = [
             threading.Thread(target=each, daemon=True)
             for each in (
-                self._listen,
-                self._watch_deaths,
-                self._mend,
-                self._tidy,
-                self._measure,
-                self._scale,
-                self._measure_naps,
+                *(self._listen, self._watch_deaths, self._mend, self._tidy, self._measure),
+                partial(self.scaler.follow, self._stop),
+                partial(self.naps.measure, self._stop),
+                partial(self.schedules.follow, self._stop),
             )
         ]
         for thread in threads:
@@ -198,6 +198,7 @@ class Controller:
         """Compares and acts once; returns the seconds until the next look is due, if nothing
         happens."""
         records = self.store.functions()
+        self.schedules.tell(records)  # first: they do not wait for the engine
         staged = self.releases.staged()
         self.rollbacks.look()
         warm = self._warm()
@@ -459,12 +460,6 @@ class Controller:
     def _measure(self) -> None:
         """And what functions use: an engine takes its time for that too."""
         usage.follow(self.store, self.provider, self._stop)
-
-    def _scale(self) -> None:
-        self.scaler.follow(self._stop)
-
-    def _measure_naps(self) -> None:
-        self.naps.measure(self._stop)
 
     def warn_of_disks(self) -> None:
         """Logs which of the disks that we fill are nearly full."""

@@ -14,6 +14,7 @@ from core.store.parts import BUILDERS, Parts
 from core.store.pruning import Pruning
 from core.store.repositories import Repositories
 from core.store.retention import Retention
+from core.store.schedules import Schedules
 from core.store.secrets import Secrets
 from core.store.sleeping import Sleeping
 from core.store.snapshot import Snapshots
@@ -27,6 +28,7 @@ class Store(
     Snapshots,
     Repositories,
     Deployments,
+    Schedules,
     Sleeping,
     Retention,
     Pruning,

@@ -34,7 +34,7 @@ _WORKER = "worker"
 """One name for all of the group, so that none of them leaves a name behind."""
 _REMEMBERED = 150
 """Seconds in which the client may repeat a command whose answer was lost (see ``connect``)."""
-_ADD = """
+ADD = """
 local of, raw, size, bound, remembered = unpack(ARGV)
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'', 0} end
 local all = tonumber(redis.call('GET', KEYS[2]) or 0)
@@ -47,6 +47,8 @@ redis.call('INCRBY', KEYS[2], size)
 redis.call('HINCRBY', KEYS[3], of, size)
 return {'', 0}
 """
+"""Keeps a call: the script, which others make a part of theirs. ``adding`` has its keys and
+arguments; it answers what was full and how full that is, or ''."""
 _DONE = """
 redis.call('XACK', KEYS[1], KEYS[1], ARGV[1])
 if redis.call('XDEL', KEYS[1], ARGV[1]) == 1 then
@@ -104,30 +106,9 @@ class Calls(Base):
             Unavailable: those that wait have ``bound`` bytes already, or this function's a quarter
                 of that: no function shall close the queue for all others.
         """
-        raw = encode(call)
-        token = keys.call_token(uuid.uuid4().hex)
-        told, held = cast(
-            "tuple[bytes, int]",
-            self.redis.eval(
-                _ADD,
-                4,
-                *(keys.CALLS, keys.CALLS_SIZE, keys.CALLS_SIZES, token),
-                *(_of(call), raw, len(raw) + OVERHEAD, bound, _REMEMBERED),
-            ),
-        )
-        if told:
-            whose, limit = (
-                ("the asynchronous calls that wait", f"{bound} is the limit")
-                if told == b"all"
-                else (
-                    f"the asynchronous calls of {_of(call)} that wait",
-                    f"a quarter of {bound} is the limit of one function",
-                )
-            )
-            raise Unavailable(
-                f"{whose} have {held} bytes, and {limit} (SLIPWAY_ASYNC_QUEUE): call again later, "
-                "or call /function/ and wait"
-            )
+        held, given = adding(call, bound)
+        told = cast("tuple[bytes, int]", self.redis.eval(ADD, len(held), *held, *given))
+        refuse_full(call, bound, *told)
 
     def next_call(self, seconds: float) -> Taken | None:
         """The oldest that nobody has, or one whose worker died; waits for so long."""
@@ -220,6 +201,31 @@ class Calls(Base):
             return None
         times += _number(fields.get(b"begun"))
         return Taken(id=id_, call=call, size=size, times=times)
+
+
+def adding(call: Call, bound: int) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of ``ADD``."""
+    raw = encode(call)
+    token = keys.call_token(uuid.uuid4().hex)
+    held = [keys.CALLS, keys.CALLS_SIZE, keys.CALLS_SIZES, token]
+    return held, [_of(call), raw, len(raw) + OVERHEAD, bound, _REMEMBERED]
+
+
+def refuse_full(call: Call, bound: int, full: bytes, held: int) -> None:
+    """Raises Unavailable where ``ADD`` answered that the call was not kept."""
+    if full:
+        whose, limit = (
+            ("the asynchronous calls that wait", f"{bound} is the limit")
+            if full == b"all"
+            else (
+                f"the asynchronous calls of {_of(call)} that wait",
+                f"a quarter of {bound} is the limit of one function",
+            )
+        )
+        raise Unavailable(
+            f"{whose} have {held} bytes, and {limit} (SLIPWAY_ASYNC_QUEUE): call again later, "
+            "or call /function/ and wait"
+        )
 
 
 def _of(call: Call) -> str:
