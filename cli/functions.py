@@ -103,7 +103,18 @@ def namespaces(context: Context, output: str) -> None:
     show.as_json(found) if output == "json" else click.echo("\n".join(found))
 
 
-COMMANDS = (deploy, remove, scale, describe, namespaces)
+@click.command()
+@click.option("--namespace", "-n", default="", help="Only of this owner.")
+@OUTPUT
+@click.pass_obj
+def schedules(context: Context, namespace: str, output: str) -> None:
+    """List the functions that are called on a schedule, the next one first."""
+    with context.client() as client:
+        found = client.get("/system/schedules", namespace=namespace)
+    show.as_json(found) if output == "json" else show.schedules(found)
+
+
+COMMANDS = (deploy, remove, scale, describe, schedules, namespaces)
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:

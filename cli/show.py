@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -54,10 +54,41 @@ def function(found: Mapping[str, Any]) -> None:
     for name, value in found.items():
         entries = value if isinstance(value, list) else [value]
         if isinstance(value, dict):
-            entries = [f"{key}={each}" for key, each in value.items()]
+            entries = [f"{key}={each}" for key, each in _flat(value)]
         for entry in entries:
             told = str(entry).lower() if isinstance(entry, bool) else str(entry)
             click.echo(f"{name:<24}{printable(told)}".rstrip())
+
+
+def _flat(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Without what is not known; what stands in a mapping of its own as ``last.at``."""
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", each) for key, each in _flat(value))
+        elif value is not None:
+            yield name, value
+
+
+def schedules(found: Iterable[Mapping[str, Any]]) -> None:
+    rows = [
+        (
+            f"{each['name']}.{each['namespace']}",
+            each["schedule"],
+            each["timezone"],
+            each["next"] or "-",
+            each["last"]["at"] if each["last"] else "-",
+            _missed_or_error(each),
+        )
+        for each in found
+    ]
+    table(("FUNCTION", "SCHEDULE", "TIMEZONE", "NEXT", "LAST", "MISSED OR ERROR"), rows)
+
+
+def _missed_or_error(schedule: Mapping[str, Any]) -> str:
+    missed, error = schedule["missed"], schedule["error"]
+    told = [one_line(error)] if error else []
+    told += [f"{missed['count']} since {missed['since']}"] if missed else []
+    return "; ".join(told)
 
 
 def releases(found: Iterable[Mapping[str, Any]]) -> None:

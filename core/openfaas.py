@@ -13,6 +13,7 @@ from importlib import metadata
 import msgspec
 
 from core.models import Resources, Struct, Usage
+from core.schedules import ScheduleStatus
 
 SERVED_BY = f"slipway/{metadata.version('slipway')}"
 """Header ``X-Served-By`` of calls: who OpenFaaS' gateway says it is."""
@@ -108,6 +109,8 @@ class FunctionStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: str
     usage: Usage | None = None
     """Of one function, with ``usage=1``, where it was measured just now."""
+    schedule: ScheduleStatus | None = None
+    """Our own: of functions that are called on one."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,13 +63,14 @@ class Planned(Struct, frozen=True, omit_defaults=True):
     missed: Missed | None = None
 
 
-class ScheduleStatus(Struct, frozen=True, omit_defaults=True):
+class ScheduleStatus(Struct, frozen=True):
     """A function's schedule, as the API tells it. Times are RFC 3339 in UTC."""
 
     schedule: str
     """As it was written."""
     timezone: str
     next: str | None = None
+    """Null where it is wrong, and for the moment in which it is new."""
     last: LastRun | None = None
     missed: Missed | None = None
     error: str | None = None

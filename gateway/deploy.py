@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from flask import Blueprint, Response, request
 
-from core import bundle, logging, names, scaling
+from core import bundle, logging, names, scaling, schedules
 from core.deployments import spec_of
 from core.errors import InvalidRequest, NotFound, NotSupported
 from core.models import FunctionRecord, FunctionSpec
@@ -102,6 +102,8 @@ def _deploy(*, update: bool) -> Response:
 
     record = gateway.store.deploy(spec, update=update, check=check)
     log.info("function_deployed", function=spec.function, revision=record.spec.revision)
+    for name, told in schedules.warnings(spec.annotations):
+        log.warning("annotation_idle", function=spec.function, reason=f"{name} {told}")
     return Response(status=202)
 
 

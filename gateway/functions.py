@@ -22,6 +22,7 @@ from core import names
 from core.errors import NotFound, Unavailable
 from core.models import FunctionRecord, Observed, Usage
 from core.openfaas import FUNCTION_LABEL, FunctionStatus
+from core.schedules import Planned, status
 from gateway.context import here
 
 bp = Blueprint("functions", __name__)
@@ -38,10 +39,10 @@ def list_functions() -> Response:
     if namespace:
         names.namespace(namespace)
     store = here().store
-    observed, counts = store.all_observed(), store.counts()
+    observed, counts, planned = store.all_observed(), store.counts(), store.planned()
     return _json(
         [
-            status_of(record, observed.get(key), counts.get(key, 0))
+            status_of(record, observed.get(key), counts.get(key, 0), planned.get(key))
             for key, record in sorted(store.functions().items())
             if not namespace or record.spec.namespace == namespace
         ]
@@ -60,8 +61,8 @@ def get_function(name: str) -> Response:
         raise NotFound(f"there is no function {key}: see 'slipway list'")
     observed = store.observed(key)
     usage = _usage(key) if measure and observed and observed.available else None
-    status = status_of(record, observed, store.counts().get(key, 0))
-    return _json(msgspec.structs.replace(status, usage=usage))
+    found = status_of(record, observed, store.counts().get(key, 0), store.planned_of(key))
+    return _json(msgspec.structs.replace(found, usage=usage))
 
 
 def _usage(function: str) -> Usage | None:
@@ -86,8 +87,11 @@ def _awaited_usage(function: str) -> Usage | None:
         give_back()
 
 
-def status_of(record: FunctionRecord, observed: Observed | None, count: int) -> FunctionStatus:
-    """Desired state, what was last seen and the count of requests, in OpenFaaS' shape."""
+def status_of(
+    record: FunctionRecord, observed: Observed | None, count: int, planned: Planned | None
+) -> FunctionStatus:
+    """Desired state, what was last seen, the count of requests and what is kept of the schedule, in
+    OpenFaaS' shape."""
     spec = record.spec
     available, trouble = _seen(record, observed)
     ours = {
@@ -117,6 +121,7 @@ def status_of(record: FunctionRecord, observed: Observed | None, count: int) -> 
         replicas=record.replicas,
         available_replicas=available,
         created_at=record.created_at,
+        schedule=status(spec.annotations, planned),
     )
 
 

@@ -25,6 +25,7 @@ from gateway.openapi.limits import Limit
 from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
 from gateway.rollbacks import Back
+from gateway.schedules import FunctionSchedule
 from gateway.secrets import Given, Listed, Named
 from gateway.variables import Variables
 from gateway.webhooks import Noted
@@ -173,6 +174,16 @@ def _functions() -> list[Operation]:
             query=(OF_FUNCTION,),
             answers=(Answer(status=200, description="What changed", type=Why),),
             errors=(400, 404),
+        ),
+        Operation(
+            method="GET",
+            path="/system/schedules",
+            id="listSchedules",
+            tag=tag,
+            summary="Functions that are called on a schedule, the next one first",
+            query=(OF_NAMESPACE,),
+            answers=(Answer(status=200, description="Schedules", type=list[FunctionSchedule]),),
+            errors=(400,),
         ),
         Operation(
             method="POST",

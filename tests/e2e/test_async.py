@@ -1,11 +1,16 @@
-"""Asynchronous calls and ``/metrics`` over the whole platform."""
+"""Asynchronous calls, those of schedules too, and ``/metrics`` over the whole platform."""
 
 from __future__ import annotations
 
 import os
+import time
+from typing import Any
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from core.schedules import moment
+from core.store import Store, connect
 from tests.e2e.platform import Platform, stack
 from tests.waiting import until
 
@@ -73,3 +78,58 @@ def test_a_call_goes_its_way_and_is_counted(platform: Platform) -> None:
 
     until(lambda: counted() == {"201": called}, 10, lambda: str(counted()))
     assert platform.request("/metrics").status == 401
+
+
+TICKER = """\
+import json
+
+seen = []
+
+def handle(event, context):
+    if event.method == "POST":
+        told = {name.lower(): value for name, value in event.headers.items()}
+        names = ("x-topic", "x-connector", "x-schedule-time", "x-call-id")
+        seen.append([event.body.decode(), event.path, *(told.get(name) for name in names)])
+    return json.dumps(seen)
+"""
+
+
+def scheduled(*functions: str) -> str:
+    return stack(*functions, annotations="{topic: cron-function, schedule: '@yearly'}")
+
+
+def test_a_schedule_calls_its_function(platform: Platform) -> None:
+    repository = platform.repository("tic", "fns")
+    pushed = repository.push({"stack.yml": scheduled("tick"), "tick/handler.py": TICKER})
+    assert pushed.last.startswith("slipway: live"), pushed.text
+
+    def schedule() -> Any:
+        return platform.request("/system/function/tick.tic", admin=True).json()["schedule"]
+
+    until(lambda: schedule()["next"], 10, platform.logs)
+    assert (schedule()["schedule"], schedule()["last"]) == ("@yearly", None)
+    store = Store(connect(platform.settings.store_url))
+    planned = store.planned()["tick.tic"]
+    an_hour_ago = int(time.time()) - 3600
+    overdue = msgspec.structs.replace(planned, next=an_hour_ago)
+    store.plan(["tick.tic"], lambda *_: overdue)
+    # It sleeps for up to a minute, unless a schedule is new.
+    pushed = repository.push({"stack.yml": scheduled("tick", "tock"), "tock/handler.py": TICKER})
+    assert pushed.last.startswith("slipway: live"), pushed.text
+    until(lambda: schedule()["last"], 10, platform.logs)
+    told = schedule()
+    assert told["missed"] == {"count": 1, "since": moment(an_hour_ago)}
+    assert told["next"] == moment(planned.next)
+    expected = ["", "/", "cron-function", "cron-connector", moment(an_hour_ago)]
+    expected.append(told["last"]["callId"])
+    until(lambda: platform.call("tick.tic").json() == [expected], 20, platform.logs)
+    listed = platform.request("/system/schedules?namespace=tic", admin=True).json()
+    assert [each["name"] for each in listed] == ["tick", "tock"]
+
+
+def test_a_push_with_a_bad_schedule_is_told_its_line(platform: Platform) -> None:
+    text = scheduled("tick").replace("@yearly", "@every 5m")
+    files = {"stack.yml": text, "tick/handler.py": TICKER}
+    pushed = platform.repository("tic", "bad").push(files)
+    assert pushed.last.startswith("slipway: failed"), pushed.text
+    assert "line 8: tick.annotations.schedule: '@every 5m' is none of @hourly" in pushed.text

@@ -115,6 +115,7 @@ def good_requests(
     built = Artifacts(commit=building.commit, functions=[_image(building)])
     found = {
         "listFunctions": Request(),
+        "listSchedules": Request(query={"namespace": KNOWN}),
         "createFunction": Request(body={"service": "new", "image": "example.org/new:1"}),
         "updateFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
         "deleteFunction": Request(body={"functionName": KNOWN}),

@@ -31,6 +31,7 @@ from core.pruning import Answer, Pruned
 from core.store import Store, connect
 from core.store.base import encode
 from gateway.prune import PARTS
+from runtime.schedules import Schedules
 from tests.fuzz.good import CLAIMED, EMPTY, KNOWN, MOVED, SECRET, good_requests
 from tests.integration.gateway.harness import BUILDER, Gateway, go_live, line, running
 
@@ -133,6 +134,7 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
             artifact="example.org/known:1",
             foreign=repository is None,
             repository=repository,
+            annotations={"topic": "cron-function", "schedule": "@hourly"},
         )
         record = FunctionRecord(spec=spec, release="", replicas=1, created_at=now())
         store.redis.hset(keys.FUNCTIONS, spec.function, encode(record))
@@ -144,6 +146,9 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
             log.append(msgspec.json.encode(each) + b"\n")
         log.close()
     store.save_observed(seen)
+    schedules = Schedules(gateway.settings, store, lambda: 0.0)
+    schedules.tell(store.functions())
+    schedules.look()
     for part in ("worker", "queue", "controller"):
         store.beat(part, 86_400)
     building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))

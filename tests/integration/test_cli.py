@@ -41,6 +41,7 @@ from core.models import (
 )
 from core.settings import Settings
 from core.store import Store
+from runtime.schedules import Schedules
 from supervisor import parts
 
 COMMIT = "abcdef0" + "1" * 33
@@ -286,6 +287,24 @@ def test_why_tells_what_changed(gateway: Gateway) -> None:
     assert lines[-1].split() == ["environment", "LEVEL"]
     row = json.loads(gateway.run("release", release.id, "-o", "json").stdout)["functions"][0]
     assert (row["why"], row["since"]) == (told["changes"], "r0-aaaaaaa")
+
+
+def test_schedules_are_listed(gateway: Gateway) -> None:
+    annotations = {"topic": "cron-function", "schedule": "@hourly"}
+    spec = FunctionSpec(name="tick", namespace="alice", artifact="x", annotations=annotations)
+    record = FunctionRecord(spec=spec, release="", replicas=0, created_at=now())
+    gateway.store.redis.hset(keys.FUNCTIONS, spec.function, msgspec.json.encode(record))
+    schedules = Schedules(gateway.settings, gateway.store, lambda: 1.0)
+    schedules.tell(gateway.store.functions())
+    schedules.look()
+    (told,) = json.loads(gateway.run("schedules", "-n", "alice", "--output", "json").stdout)
+    assert (told["name"], told["next"]) == ("tick", "1970-01-01T01:00:00Z")
+    assert gateway.run("schedules").stdout.splitlines()[1].split() == [
+        *("tick.alice", "@hourly", "UTC", "1970-01-01T01:00:00Z", "-")
+    ]
+    assert gateway.run("schedules", "-n", "bob", "-o", "json").stdout == "[]\n"
+    described = gateway.run("describe", "tick.alice").stdout
+    assert "next=1970-01-01T01:00:00Z" in described
 
 
 def test_why_of_what_is_not_known(gateway: Gateway) -> None:

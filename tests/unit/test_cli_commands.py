@@ -48,6 +48,7 @@ def nobody() -> str:
         ["scale", "hello", "2"],
         ["describe", "hello"],
         ["namespaces"],
+        ["schedules"],
     ],
 )
 def test_where_nothing_answers_it_says_what_to_do(tmp_path: Path, arguments: list[str]) -> None:

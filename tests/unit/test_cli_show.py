@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cli import show
@@ -41,6 +43,35 @@ def test_functions_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     url = "http://here/function/plain"
     assert second.split() == ["plain", "openfaas-fn", "0/0", "0", "-", url]
     assert head.index("URL") == first.index("http") == second.index("http")
+
+
+def test_schedules_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = {
+        "name": "tick",
+        "namespace": "alice",
+        "schedule": "*/5 * * * *",
+        "timezone": "UTC",
+        "next": "2026-01-01T12:05:00Z",
+        "last": {"at": "2026-01-01T12:00:00Z", "callId": "c1"},
+        "missed": {"count": 3, "since": "2026-01-01T11:45:00Z"},
+        "error": None,
+    }
+    wrong = {**schedule, "next": None, "last": None, "missed": None, "error": "schedule: \x1b[2J!"}
+    show.schedules([schedule, wrong])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert re.split(" {2,}", head) == [
+        *("FUNCTION", "SCHEDULE", "TIMEZONE", "NEXT", "LAST", "MISSED OR ERROR"),
+    ]
+    assert re.split(" {2,}", first) == [
+        *("tick.alice", "*/5 * * * *", "UTC", "2026-01-01T12:05:00Z", "2026-01-01T12:00:00Z"),
+        "3 since 2026-01-01T11:45:00Z",
+    ]
+    assert second.split()[-4:] == ["-", "-", "schedule:", "[2J!"]
+    show.function({"name": "tick", "schedule": schedule})
+    told = capsys.readouterr().out.splitlines()
+    assert f"{'schedule':<24}last.callId=c1" in told
+    assert f"{'schedule':<24}missed.count=3" in told
+    assert not [line for line in told if "error" in line]
 
 
 def test_releases_tell_why_one_failed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,7 @@ def test_what_is_told() -> None:
         "next": "2026-01-01T12:00:00Z",
         "last": {"at": "a", "callId": "b"},
         "missed": {"count": 2, "since": "c"},
+        "error": None,
     }
     other = status({**annotations, "schedule": "@daily"}, kept)
     assert other
