@@ -26,7 +26,7 @@ from tests.waiting import until
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
 PAUSE = 4.0
-HEALTH_TIMEOUT = 5.0
+HEALTH_TIMEOUT = 3.0
 ZERO = "{com.openfaas.scale.zero: 'true', com.openfaas.scale.zero-duration: 1s}"
 GROWS = (
     "{com.openfaas.scale.type: capacity, com.openfaas.scale.target: '2', "
@@ -174,16 +174,16 @@ def test_asleep_on_docker_it_keeps_its_memory_for_a_while(platform: Platform) ->
 def test_who_calls_again_and_again_sees_nothing_of_it(platform: Platform) -> None:
     """Calls lie about as far apart as it takes to fall asleep: they meet every step of it."""
     seen: list[int] = []
-    for number in range(12):
+    for number in range(8):
         seen.append(platform.call("drowsy.ann").status)
         time.sleep(0.95 + number % 6 * 0.05)
-    assert Counter(seen) == {200: 12}, platform.logs()
+    assert Counter(seen) == {200: 8}, platform.logs()
 
 
 def test_a_request_that_lasts_keeps_it_awake(platform: Platform) -> None:
     asleep(platform)
-    assert platform.call("drowsy.ann", path="?seconds=4").status == 200, "woken, by the gateway"
-    assert platform.call("drowsy.ann", path="?seconds=4").status == 200, "by the edge"
+    assert platform.call("drowsy.ann", path="?seconds=2.5").status == 200, "woken, by the gateway"
+    assert platform.call("drowsy.ann", path="?seconds=2.5").status == 200, "by the edge"
 
 
 def test_a_websocket_wakes_it_and_is_told_to_come_again(platform: Platform) -> None:
@@ -225,7 +225,7 @@ def test_a_part_is_killed_while_somebody_waits(platform: Platform, part: str) ->
     until(lambda: platform.call("drowsy.ann").status == 200, 15, platform.logs)
 
 
-@pytest.mark.parametrize(("mood", "reason"), [("sick", "status 1"), ("dead", "healthy within 5 s")])
+@pytest.mark.parametrize(("mood", "reason"), [("sick", "status 1"), ("dead", "healthy within 3 s")])
 def test_one_that_never_wakes_is_told_and_holds_nobody_up(
     platform: Platform, mood: str, reason: str
 ) -> None:
