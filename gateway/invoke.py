@@ -100,7 +100,8 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         )
     if environ.get(OWN_HOST) and name.startswith("."):
         raise NotFound(f"this host has the functions of {name[1:]}: name one, as in /<function>")
-    function = _function(gateway, name)
+    record = _record(gateway, name)
+    function = record.spec.function
     g.called = function  # what metrics.py counts
     if "websocket" in environ[UPGRADE].lower():
         _refuse_upgrade(gateway, function)
@@ -115,7 +116,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
     with ExitStack() as undo:
         undo.callback(gateway.pools.invocations.take(function))
         undo.callback(gateway.forwarding.begin(function))
-        endpoints, patience = _find(gateway, function)
+        endpoints, patience = _find(gateway, function, record)
         connection = _connect(gateway, function, endpoints, patience)
         undo.callback(connection.close)
         client = connection.sock
@@ -165,15 +166,16 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
     return response
 
 
-def _function(gateway: Gateway, name: str) -> str:
-    """``name.namespace`` of a function that there is. Raises NotFound."""
+def _record(gateway: Gateway, name: str) -> FunctionRecord:
+    """What is desired of a function. Raises NotFound: there is no such."""
     try:
         function = names.join_function(*names.split_function(name))
     except InvalidRequest as error:
         raise NotFound(f"there is no such function: {error}") from error
-    if gateway.store.function(function) is None:
+    record = gateway.store.function(function)
+    if record is None:
         raise NotFound(f"there is no function {function}: see 'slipway list'")
-    return function
+    return record
 
 
 def _refuse_upgrade(gateway: Gateway, function: str) -> None:
@@ -185,14 +187,17 @@ def _refuse_upgrade(gateway: Gateway, function: str) -> None:
     raise NoEndpoints(f"{function} is being started: connect again in a moment")
 
 
-def _find(gateway: Gateway, function: str) -> tuple[list[str], float]:
+def _find(
+    gateway: Gateway, function: str, record: FunctionRecord | None = None
+) -> tuple[list[str], float]:
     """(its endpoints when last seen, how long it may be silent). One that sleeps is woken.
+    ``record``: what was desired of it just now.
 
     Raises:
         NotFound: there is no such function any more.
         NoEndpoints: there is, but nothing healthy to answer.
     """
-    record, observed = _seen(gateway, function)
+    record, observed = _seen(gateway, function, record)
     if observed is None or not observed.endpoints:
         if record.replicas and (failed := failure(record, observed)):
             raise NoEndpoints(failed)
@@ -200,7 +205,9 @@ def _find(gateway: Gateway, function: str) -> tuple[list[str], float]:
     return observed.endpoints, patience_of(record.spec) or USUAL
 
 
-def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | None]:
+def _seen(
+    gateway: Gateway, function: str, record: FunctionRecord | None = None
+) -> tuple[FunctionRecord, Observed | None]:
     """What is desired of it, and what was last seen.
 
     A release makes a function desired a moment before anybody has seen it, and another revision a
@@ -214,7 +221,7 @@ def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | N
     with ExitStack() as place:
         waits = False
         while True:
-            record = gateway.store.function(function)
+            record = record or gateway.store.function(function)
             if record is None:
                 raise NotFound(f"there is no function {function}: see 'slipway list'")
             observed = gateway.store.observed(function)
@@ -227,6 +234,7 @@ def _seen(gateway: Gateway, function: str) -> tuple[FunctionRecord, Observed | N
                     return record, observed
                 waits = True
             time.sleep(LOOK_EVERY)
+            record = None
 
 
 def _due(record: FunctionRecord, observed: Observed | None) -> float:

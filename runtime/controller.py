@@ -72,7 +72,7 @@ class Controller:
         self.provider = provider
         self.edge = edge
         self.collector = collector
-        self.replicas = Replicas(settings, provider, self.wake)
+        self.replicas = Replicas(settings, provider, self.wake, self._awake)
         self.receipts = Receipts(settings, store, collector)
         self.watch = Watch(settings, store, self.replicas, self.receipts, edge, collector)
         parts = (settings, store, provider, self.replicas, self.receipts)
@@ -432,6 +432,31 @@ class Controller:
             self.replicas.resume(instance)
         for _ in range(record.replicas - len(paused)):
             self.replicas.start(record.spec, record.replicas)
+
+    def _awake(self, instance: Instance) -> None:
+        """Tells at once who waits for it where a function answers that answered nowhere; the next
+        pass tells the same, and gives it a route."""
+        told = self._told.get(instance.function)
+        try:
+            record = self.store.function(instance.function)
+            if (
+                record is None
+                or not record.replicas
+                or record.previous
+                or record.spec.revision != instance.revision
+                or (told and told.endpoints)
+            ):
+                return
+            seen = Observed(
+                available=1,
+                endpoints=[instance.address],
+                starting=record.replicas > 1,
+                deployment=record.spec.deployment,
+                revision=instance.revision,
+            )
+            self.store.note_observed(instance.function, seen)
+        except RedisError as error:
+            log.warning("store_unavailable", error=str(error))
 
     def _watch_deaths(self) -> None:
         while not self._stop.is_set():

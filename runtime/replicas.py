@@ -68,12 +68,20 @@ class _Health:
 
 
 class Replicas:
-    """Replicas as the controller sees them; ``changed`` is called when there is news."""
+    """Replicas as the controller sees them; ``changed`` is called when there is news, ``healthy``
+    when one has just become so."""
 
-    def __init__(self, settings: Settings, provider: Provider, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        provider: Provider,
+        changed: Callable[[], None],
+        healthy: Callable[[Instance], None] = lambda _: None,
+    ) -> None:
         self.settings = settings
         self.provider = provider
         self._changed = changed
+        self._healthy = healthy
         self._lock = threading.Lock()
         self._health: dict[str, _Health] = {}
         self._pending: Counter[Key] = Counter()
@@ -325,6 +333,7 @@ class Replicas:
                     health.ready = True
                     health.next_probe = time.monotonic() + PROBE_EVERY
                 failpoints.at("replica-healthy")
+                self._healthy(instance)
                 took = time.monotonic() - begun
                 log.info("replica_ready", instance=instance.id, seconds=round(took, 3))
                 return

@@ -56,6 +56,15 @@ class Functions(Base):
 
         self._transaction(change)
 
+    def note_observed(self, function: str, observed: Observed) -> None:
+        """The same of one function."""
+        self._pipeline(
+            [
+                ("HSET", keys.OBSERVED, function, encode(observed)),
+                ("PUBLISH", keys.SEEN, function),
+            ]
+        )
+
     def observed(self, function: str) -> Observed | None:
         raw = self.redis.hget(keys.OBSERVED, function)
         return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=Observed)
