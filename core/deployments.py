@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from core import images, names, scaling
+from core import images, names, retries, scaling
 from core.bundle import PREFIX as BUNDLE
 from core.errors import InvalidRequest
 from core.models import FunctionSpec, Resources
@@ -81,6 +81,8 @@ def _mistakes(given: FunctionDeployment) -> Iterator[str]:
         value = (given.annotations or {}).get(name)
         if value is not None and not is_right(value):
             yield f"annotations: {name} is {_shown(value)}: {rule}"
+    if told := retries.contradiction(given.annotations or {}):
+        yield f"annotations: {retries.MIN_WAIT}: {told}"
     yield from _quantities(given.limits, "limits")
     yield from _quantities(given.requests, "requests")
 

@@ -14,6 +14,7 @@ from core.signing import secret_file
 from core.store import Store
 from core.store.metrics import Tally
 from gateway import hosts
+from gateway.bodies import Bodies
 from gateway.followers import Followers
 from gateway.pools import Pools
 from gateway.pushes import Pushes
@@ -37,6 +38,7 @@ class Gateway(Flask):
         self.settings = settings
         self.store = store
         self.pools = Pools()
+        self.bodies = Bodies(settings.calls)
         self.pushes = Pushes()
         self.rolled_back = threading.Event()
         """Set where a rollback has no branch yet."""

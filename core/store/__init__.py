@@ -15,6 +15,7 @@ from core.store.pruning import Pruning
 from core.store.repositories import Repositories
 from core.store.retention import Retention
 from core.store.secrets import Secrets
+from core.store.settled import Settled
 from core.store.snapshot import Snapshots
 from core.store.switching import of_repository
 from core.store.variables import Variables
@@ -33,6 +34,7 @@ class Store(
     Secrets,
     Metrics,
     Calls,
+    Settled,
     Variables,
 ):
     """Everything that the parts of Slipway keep in common."""
