@@ -165,7 +165,7 @@ def _fields(kept: KeptCall) -> dict[str, Any]:
         "reason": kept.reason,
         "status": kept.status,
         "attempts": kept.attempts,
-        "length": kept.call.length,
+        "length": kept.sent,
         "callback": kept.call.callback,
         "created_at": kept.created,
         "finished_at": kept.finished,

@@ -29,7 +29,7 @@ def outcome_of(answer: Answer, policy: Policy, retries: int) -> Outcome:
     of its own: no endpoint, no connection) it is tried again whatever the codes are, and in its own
     time: our ``Retry-After`` is for clients that wait.
     """
-    code, ours = answer.status, answer.of_platform
+    code, ours = answer.status, answer.of_platform and answer.status >= 400
     if not ours and code not in policy.codes:
         return Outcome(CallState.DONE)
     reason = _told(answer) if ours else f"the function answered {code}"

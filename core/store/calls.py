@@ -84,12 +84,8 @@ class Calls(Base):
         raw = encode(msgspec.structs.replace(call, body=b""))
         file = body_file(call.id) if call.held is not None else ""
         size = len(raw) + call.length + OVERHEAD
-        told, held = cast(
-            "tuple[bytes, int]",
-            self.redis.eval(
-                callscripts.ADD, 0, call.id, raw, call.body, file, _of(call), size, bound, now()
-            ),
-        )
+        wanted = (call.id, raw, call.body, file, call.length, _of(call), size, bound, now())
+        told, held = cast("tuple[bytes, int]", self.redis.eval(callscripts.ADD, 0, *wanted))
         if told:
             raise refused(told, held, bound, _of(call))
 

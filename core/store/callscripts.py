@@ -113,11 +113,11 @@ end
 ADD = (
     _COMMON
     + """
-local id, call, body, body_file, of, size, bound, now = unpack(ARGV)
+local id, call, body, body_file, sent, of, size, bound, now = unpack(ARGV)
 if R('EXISTS', CALL .. id) == 1 then return {'', 0} end
 local told = refused(of, size, bound)
 if told then return told end
-R('HSET', CALL .. id, 'call', call, 'of', of, 'state', 'queued', 'created', now)
+R('HSET', CALL .. id, 'call', call, 'sent', sent, 'of', of, 'state', 'queued', 'created', now)
 R('HSET', CALL .. id, unpack(body_file == '' and {'body', body} or {'body_file', body_file}))
 enqueue(id, of, size)
 return {'', 0}

@@ -25,6 +25,8 @@ class KeptCall:
     """Everything that is known of a call. Times are RFC 3339, or '' for what was not yet."""
 
     call: Call
+    sent: int
+    """Bytes of its body."""
     of: str
     state: CallState
     reason: str
@@ -164,8 +166,8 @@ class Settled(Base):
 _SHORT = tuple(
     name.encode()
     for name in (
-        *("call", "of", "state", "reason", "attempts", "created", "started", "finished"),
-        *("next", "status", "until"),
+        *("call", "sent", "of", "state", "reason", "attempts", "created", "started"),
+        *("finished", "next", "status", "until"),
     )
 )
 """Of a dead letter in a list."""
@@ -178,6 +180,7 @@ def _kept(record: dict[bytes, bytes]) -> KeptCall | None:
     status = text(record.get(b"status"))
     return KeptCall(
         call=call_of(record),
+        sent=int(record[b"sent"]),
         of=text(record.get(b"of")),
         state=CallState(text(record[b"state"])),
         reason=text(record.get(b"reason")),
