@@ -83,7 +83,7 @@ def show(gateway: Gateway, id_: str) -> Response:
     return Response(
         msgspec.json.encode(told),
         content_type="application/json",
-        headers={"Cache-Control": "no-store"},
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
 
 

@@ -118,10 +118,14 @@ class QueueWorker:
         return time.monotonic()
 
     def _work(self) -> None:
+        looked = 0.0
         while not self._stop.is_set():
             try:
                 self._unpark()
-                taken = self.store.next_call(WAIT)
+                look = time.monotonic() - looked > WAIT
+                taken = self.store.next_call(WAIT, overdue=look)
+                if look and not (taken and taken.times > 1):  # else there may be more of those
+                    looked = time.monotonic()
                 if taken and self._stop.is_set():
                     self.store.give_back_call(taken)
                 elif taken and taken.id not in self._making:  # else the store was away for long

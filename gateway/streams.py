@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -131,7 +131,7 @@ def bounded(environ: dict[str, Any], limit: int, seconds: float, pace: int = 0) 
     def left() -> float:
         return begun + seconds + (got / pace if pace else 0) - time.monotonic()
 
-    with _cut_off(environ, left):
+    with nullcontext() if _is_here(environ, length) else _cut_off(environ, left):
         try:
             for piece in pieces(environ):
                 got += len(piece)
@@ -144,6 +144,12 @@ def bounded(environ: dict[str, Any], limit: int, seconds: float, pace: int = 0) 
             raise BrokenOff(
                 f"the body did not come within {time.monotonic() - begun:.0f} s"
             ) from error
+
+
+def _is_here(environ: dict[str, Any], length: int | None) -> bool:
+    """Whether all of a body was read from the socket already: nothing is to be waited for."""
+    unreader = getattr(getattr(environ["wsgi.input"], "reader", None), "unreader", None)
+    return bool(unreader and length and unreader.buf.getbuffer().nbytes >= length)
 
 
 @contextmanager

@@ -89,11 +89,12 @@ class Calls(Base):
         if told:
             raise refused(told, held, bound, _of(call))
 
-    def next_call(self, seconds: float) -> Taken | None:
-        """The oldest that nobody has, or one whose worker died; waits for so long."""
+    def next_call(self, seconds: float, *, overdue: bool = True) -> Taken | None:
+        """The oldest that nobody has, or, with ``overdue``, before it one whose worker died; waits
+        for so long."""
         try:
-            if overdue := self._overdue_call():
-                return overdue
+            if overdue and (found_again := self._overdue_call()):
+                return found_again
             found = cast(
                 "list[Any] | None",
                 self.redis.xreadgroup(
