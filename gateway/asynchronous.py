@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
+from redis.exceptions import ResponseError
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
 
@@ -101,7 +102,7 @@ def call() -> Response:
         kept = msgspec.structs.replace(kept, body=body.data, held=held)
         try:
             gateway.store.add_call(kept, gateway.settings.async_queue)
-        except SlipwayError:  # where the store did not answer it may be kept all the same
+        except (SlipwayError, ResponseError):  # refused; without an answer it may be kept
             gateway.bodies.remove([body.file])
             raise
     told = {

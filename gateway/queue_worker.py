@@ -101,7 +101,7 @@ class QueueWorker:
         return kept
 
     def _end_cancelled(self) -> None:
-        making = dict(self._making.values())
+        making = dict(list(self._making.values()))
         for id_ in self.store.cancelled_calls(making):
             making[id_].end()
 

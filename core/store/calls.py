@@ -193,6 +193,12 @@ class Calls(Base):
     def _taken(self, entry: tuple[bytes, dict[bytes, bytes]], times: int) -> Taken | None:
         """None for what is over, or is no call: its entry is dropped."""
         id_, fields = text(entry[0]), entry[1]
+        if size := _number(fields.get(b"size")):  # of the first version, without answers
+            of = fields.get(b"of", b"")
+            self._pipeline(
+                (("DECRBY", keys.CALLS_SIZE, size), ("HINCRBY", keys.CALLS_SIZES, of, -size))
+            )
+            log.error("call_not_read", entry=id_, reason="it was kept by an older version")
         call_id = fields.get(b"id", b"").decode(errors="replace")
         found = cast("dict[bytes, bytes]", self.redis.hgetall(keys.call(call_id)))
         moving = found.get(b"state", b"").decode() in (CallState.QUEUED, CallState.RUNNING)

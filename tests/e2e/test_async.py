@@ -183,7 +183,8 @@ def test_a_call_is_tried_again_cancelled_and_replayed(platform: Platform) -> Non
 def test_what_got_a_202_is_made_whoever_is_killed() -> None:
     """The worker, the gateway and the store, while calls come in: each is made, with the body that
     it was sent, and its answer is there. What was made twice has the same id."""
-    with fresh_folder() as folder, running(folder) as platform:
+    large = {"SLIPWAY_ASYNC_MAX_BODY": "64Mi", "SLIPWAY_ASYNC_QUEUE": "256Mi"}
+    with fresh_folder() as folder, running(folder, **large) as platform:
         pushed = platform.repository("tal", "fns").push(
             {"stack.yml": stack("tally"), "tally/handler.py": TALLY}
         )
@@ -214,6 +215,9 @@ def test_what_got_a_202_is_made_whoever_is_killed() -> None:
         finally:
             ended.set()
             sender.join()
+        body = os.urandom(20 * 2**20)
+        answer = platform.request("/async-function/tally.tal", method="POST", data=body)
+        accepted[answer.headers["X-Call-Id"]] = body
         store = Store(connect(platform.settings.store_url))
         silent = int(OVERDUE * 1000) + 1  # what the dead worker had: nobody need wait for it
         for each in store.redis.xpending_range(keys.CALLS, keys.CALLS, "-", "+", 100):

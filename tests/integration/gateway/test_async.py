@@ -675,7 +675,8 @@ def test_what_is_no_call_is_dropped(store: Store) -> None:
     store.next_call(0.01)
     store.redis.xadd(keys.CALLS, {"id": b"\xff"})
     assert store.next_call(0.01) is None
-    store.redis.xadd(keys.CALLS, {"of": "another version"})
+    store.redis.xadd(keys.CALLS, {"of": "another version", "size": 5})
+    store.redis.incrby(keys.CALLS_SIZE, 5)
     assert store.next_call(0.01) is None
     store.redis.hset(keys.call("x"), mapping={"state": "queued", "call": b'{"of": 1}'})
     store.redis.xadd(keys.CALLS, {"id": "x"})
