@@ -107,7 +107,11 @@ class Attempts:
         return policy_of(record.spec.annotations), patience_of(record.spec) or USUAL
 
     def post(self, taken: Taken, told: Answered) -> None:
+        """Tells the callback; what becomes of it is in the log."""
         call = taken.call
+        if taken.answered and taken.times > MOST_TIMES:
+            log.error("callback_given_up", call=call.id, function=call.name, times=taken.times)
+            return
         policy, _ = self._wishes(call)
         ours = {
             "X-Call-Id": call.given or call.id,

@@ -724,5 +724,19 @@ def test_a_call_that_takes_its_workers_along_is_given_up(short_tmp: Path, store:
         QueueWorker(settings, store)._begin(often)
         until(lambda: store.waiting_calls() == 0)
         ((_, headers, body),) = callbacks.requests
+        (letter,) = store.dead_letters(9)
+        assert (letter.call.id, "given up" in letter.reason) == (taken.call.id, True)
+        # And so is a callback that takes them along.
+        store.add_call(msgspec.structs.replace(kept(1), callback=callbacks.url), 2**20)
+        again = store.next_call(0.01)
+        assert again
+        settle(store, again)
+        store.give_back_call(again)
+        told = store.next_call(0.01)
+        assert told
+        assert told.answered
+        QueueWorker(settings, store)._begin(dataclasses.replace(told, times=MOST_TIMES + 1))
+        until(lambda: store.waiting_calls() == 0)
+        assert len(callbacks.requests) == 1
     assert (headers["x-function-status"], b"given up" in body) == ("502", True)
     assert store.waiting_calls() == int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
