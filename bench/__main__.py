@@ -25,6 +25,7 @@ BENCHES = (
     "listing",
     "zeroloss",
     "rollback",
+    "asynchronous",
     "quiet",
     "year",
 )

@@ -22,7 +22,7 @@ _IDENTITY = {
 class Repository:
     """``python3-http`` functions whose whole code answers one text."""
 
-    def __init__(self, folder: Path, platform: Platform, name: str) -> None:
+    def __init__(self, folder: Path, platform: Platform, name: str, *, owner: str = OWNER) -> None:
         self.folder = folder / name
         self.platform = platform
         self.name = name
@@ -30,7 +30,7 @@ class Repository:
         self.folder.mkdir()
         self._git("init", "--quiet", "--initial-branch=main")
         parts = urllib.parse.urlsplit(platform.url)
-        self._git("remote", "add", "slipway", f"{platform.url}/git/{OWNER}/{name}.git")
+        self._git("remote", "add", "slipway", f"{platform.url}/git/{owner}/{name}.git")
         # As a user would: the password lies in a file, never on a command line.
         store = folder / f"{name}.credentials"
         store.touch(mode=0o600)

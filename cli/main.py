@@ -24,6 +24,7 @@ from cli import (
     show,
     why,
 )
+from cli.deadletters import dead_letters
 from cli.variables import variables
 from core.errors import ConfigError, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import PREFIX, ROOT, Settings
@@ -348,6 +349,7 @@ for command in (
     rollback.rollback,
     prune.prune,
     why.why,
+    dead_letters,
     variables,
     secrets.secret,
     backup.backup,

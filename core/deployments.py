@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from core import images, names, scaling, schedules
+from core import images, names, retries, scaling, schedules
 from core.bundle import PREFIX as BUNDLE
 from core.errors import InvalidRequest
 from core.models import FunctionSpec, Resources
@@ -84,6 +84,8 @@ def _mistakes(given: FunctionDeployment) -> Iterator[str]:
             yield f"annotations: {name} is {_shown(value)}: {rule}"
     for name, told in schedules.mistakes(given.annotations):
         yield f"annotations: {name}: {told}"
+    if told := retries.contradiction(given.annotations or {}):
+        yield f"annotations: {retries.MIN_WAIT}: {told}"
     yield from _quantities(given.limits, "limits")
     yield from _quantities(given.requests, "requests")
 

@@ -56,11 +56,12 @@ BATCHES = f"{ROOT}:batches"
 time>`` · as COUNTS · a day after its last batch."""
 
 CALLS = f"{ROOT}:calls"
-"""stream of asynchronous calls (call: JSON, size: its bytes as they count for ``calls-size``), with
-a consumer group of this name · gateway · each until it was made."""
+"""stream of asynchronous calls (id: see ``call``; begun: how often it was begun in earlier
+entries), with a consumer group of this name · gateway, queue worker, whoever adds a call · each
+until it was made and its callback told."""
 
 CALLS_SIZE = f"{ROOT}:calls-size"
-"""string (int) · gateway, queue worker · for ever: the sizes of all that is in CALLS or parked."""
+"""string (int) · as CALLS · for ever: bytes of all calls that were not made yet."""
 
 CALLS_SIZES = f"{ROOT}:calls-sizes"
 """hash ``name.namespace`` → the same of one function · as CALLS_SIZE · while it is not 0."""
@@ -72,6 +73,22 @@ as that."""
 SCHEDULES = f"{ROOT}:schedules"
 """hash ``name.namespace`` → JSON Planned: when it is called next on its schedule, and what became
 of that · controller · as long as the function has a schedule."""
+CALLS_DUE = f"{ROOT}:calls-due"
+"""sorted set id → Unix time of its next attempt · queue worker · each until then."""
+
+CALLS_KEPT = f"{ROOT}:calls-kept"
+"""sorted set id → Unix time until which the answer is kept · queue worker, gateway · until then, or
+until others need the room: the oldest go first."""
+
+CALLS_KEPT_SIZE = f"{ROOT}:calls-kept-size"
+"""string (int) · as CALLS_KEPT · for ever: bytes of all of it."""
+
+DEAD_LETTERS = f"{ROOT}:dead-letters"
+"""sorted set id → Unix time until which it is kept · queue worker · until then, until others need
+the room, or until the admin has it replayed or removed."""
+
+DEAD_LETTERS_SIZE = f"{ROOT}:dead-letters-size"
+"""string (int) · as DEAD_LETTERS · for ever: bytes of all of it."""
 
 WARM = f"{ROOT}:warm"
 """hash ``name.namespace`` → JSON Warm · store · until its time is over: controller."""
@@ -207,9 +224,14 @@ def parked(why: str) -> str:
     return f"{ROOT}:calls-parked:{why}"
 
 
-def call_token(token: str) -> str:
-    """string · gateway · minutes: this call was kept already, though the answer was lost."""
-    return f"{ROOT}:call-token:{token}"
+CALL = f"{ROOT}:call:"
+"""What ``call`` begins with, for scripts."""
+
+
+def call(id_: str) -> str:
+    """hash · gateway, queue worker, whoever adds a call · until its id leaves CALLS_KEPT or
+    DEAD_LETTERS: what core/store/callscripts.py says."""
+    return CALL + id_
 
 
 def usage(function: str) -> str:

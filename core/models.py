@@ -6,6 +6,7 @@ Field names are camelCase in JSON. Times are RFC 3339 in UTC.
 from __future__ import annotations
 
 import hashlib
+import time
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -404,21 +405,48 @@ class Artifacts(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True):
-    """An asynchronous call that is still to be made."""
+    """An asynchronous call as it is to be made."""
 
     id: str
-    """Its X-Call-Id."""
+    """Made by us: whoever knows it may read the answer."""
     name: str
     """The function's name as the caller wrote it: ``name`` or ``name.namespace``."""
     target: str
     """What follows the name, byte by byte as it came: path and query."""
     headers: list[tuple[str, str]]
-    body: bytes
-    """base64 in JSON."""
+    body: bytes = b""
+    """Small: what is larger lies in a file."""
     callback: str = ""
     """URL that gets the answer; empty: nobody."""
+    given: str = ""
+    """The caller's own X-Call-Id, which opens nothing here; empty: it sent none."""
+    held: int | None = None
+    """Bytes of the body in its file (gateway/bodies.py); None: ``body`` is all of it."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body, wherever it is."""
+        return len(self.body) if self.held is None else self.held
+
+
+class CallState(StrEnum):
+    """How far an asynchronous call is."""
+
+    QUEUED = "queued"
+    """Also while it waits for another attempt."""
+    RUNNING = "running"
+    DONE = "done"
+    """The function answered, with whatever status that is not tried again."""
+    FAILED = "failed"
+    """Given up or cancelled: see its reason."""
 
 
 def now() -> str:
     """The time as every record writes it: RFC 3339, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(time.time())
+
+
+def moment(unix: float) -> str:
+    """A Unix time, written so."""
+    told = datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds")
+    return told.replace("+00:00", "Z")

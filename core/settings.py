@@ -274,12 +274,26 @@ class Settings:
         "asynchronous calls that are made side by side: half of one owner, a quarter of a function",
     )
     async_max_body: int = _setting(
-        2**20, size, "largest body of an asynchronous call, and of an answer to a callback"
+        2**20, size, "largest body of an asynchronous call, and of the answer that is kept of it"
     )
     async_queue: int = _setting(
         64 * 2**20,
         size,
         "bytes of the asynchronous calls that wait, a quarter of one function; beyond it 503",
+    )
+    async_keep: float = _setting(
+        3600.0, seconds, "time that the answer of an asynchronous call can be read"
+    )
+    async_results: int = _setting(
+        128 * 2**20, size, "bytes of such answers that are kept; the oldest go first"
+    )
+    dead_letters_keep: float = _setting(
+        7 * 24 * 3600.0, seconds, "time that asynchronous calls which failed for good are kept"
+    )
+    dead_letters: int = _setting(
+        128 * 2**20,
+        size,
+        "bytes of such calls that are kept, with their bodies; the oldest go first",
     )
     build_parallel: int = _setting(4, _number(1, 64), "functions of one release built at once")
     build_timeout: float = _setting(600.0, seconds, "longest time of one build step")
@@ -545,6 +559,11 @@ class Settings:
     def demo_folder(self) -> Path:
         """Of the demo while it is pushed."""
         return self.state / "demo"
+
+    @property
+    def calls(self) -> Path:
+        """Large bodies of asynchronous calls, and of their answers."""
+        return self.state / "calls"
 
     @property
     def git_folder(self) -> Path:

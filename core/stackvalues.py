@@ -10,8 +10,9 @@ import difflib
 import posixpath
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
-from core import names, scaling, schedules, yamlnodes
+from core import names, retries, scaling, schedules, yamlnodes
 from core.errors import InvalidRequest, Mistake
 from core.models import Resources
 from core.settings import seconds, size
@@ -137,6 +138,8 @@ class Values:
             self.mistake(lines[key], f"{what}.{key}: {told}")
         for key, told in schedules.warnings(found):
             self.warn(lines[key], f"{what}.{key} {told}")
+        if told := retries.contradiction(found):
+            self.mistake(lines[retries.MIN_WAIT], f"{what}.{retries.MIN_WAIT}: {told}")
         return found
 
     def environment(self, node: Node, what: str = "environment") -> dict[str, str]:
@@ -328,4 +331,5 @@ ANNOTATIONS: tuple[tuple[str, Callable[[str], object], str], ...] = (
         _is_duration,
         "write seconds or a duration such as 30s or 1m30s",
     ),
+    *((name, partial(retries.is_right, name), rule) for name, rule in retries.RULES.items()),
 )

@@ -1,5 +1,6 @@
 """``POST /async-function/<name>[.<namespace>]/…``: keeps a call, answers 202; queue_worker.py makes
 it. The path behind the name, the query, the headers and the body go to the function as they came.
+Once it is kept, calls.py shows it and ends it.
 """
 
 from __future__ import annotations
@@ -7,30 +8,40 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
+from redis.exceptions import ResponseError
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
 
 from core import names
 from core.addresses import is_inside
-from core.errors import InvalidRequest, NotFound
+from core.errors import InvalidRequest, NotFound, SlipwayError
 from core.models import Call
 from core.openfaas import SERVED_BY
 from core.settings import Settings
+from core.store.calls import INLINE, body_file
+from gateway import calls
 from gateway.auth import NOBODY, caller
 from gateway.callbacks import is_ours
 from gateway.context import ASYNC_PREFIX, Gateway, here, raw_target
 from gateway.headers import request_headers
-from gateway.problems import not_yet
-from gateway.streams import whole
+from gateway.making import OUR_ID
+from gateway.streams import bounded
 
 bp = Blueprint("asynchronous", __name__)
 
 BODY_SECONDS = 10.0
+BODY_PACE = 2**18
+"""Bytes of a body for each of which its client has a second more."""
+ROOM = 2**16
+"""Bytes that a call may take in the queue beside its body: the head of a request is smaller."""
 MAX_URL = 2048
 
 _CALL_ID = re.compile(r"[-A-Za-z0-9._:]{1,128}")
@@ -50,19 +61,23 @@ bp.record(_any_method)
 
 
 def call() -> Response:
-    """Keeps one call.
+    """Keeps one call, or shows or cancels one that was kept.
+
+    Killed in the middle, the client has no answer: the call is kept as a whole, or not at all.
 
     Raises:
-        NotFound: there is no such function (OpenFaaS' community edition keeps such calls).
+        NotFound: there is no such function (OpenFaaS' community edition keeps such calls), or call.
         InvalidRequest: of path or callback; or the body broke off.
         TooLarge: the body has more than ``SLIPWAY_ASYNC_MAX_BODY``.
-        Unavailable: the queue is full, or this function has its share of it.
+        Unavailable: the queue is full, or this function has its share of it; or the disk is full.
     """
     gateway = here()
     path, mark, query = raw_target(request.environ).partition("?")
     name, slash, rest = path.removeprefix(ASYNC_PREFIX).partition("/")
-    if request.method in ("GET", "DELETE") and not slash and MADE_ID.fullmatch(name):
-        return not_yet("keep the answers of asynchronous calls, or cancel them: use X-Callback-Url")
+    if request.method in ("GET", "DELETE") and not slash:
+        if MADE_ID.fullmatch(name):
+            return (calls.show if request.method == "GET" else calls.cancel)(gateway, name)
+        _function(gateway, name)  # else 404: neither a call's id nor a function
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
     function = _function(gateway, name)
@@ -70,27 +85,48 @@ def call() -> Response:
     if not _TARGET.fullmatch(target):
         raise InvalidRequest("the path has characters that no URL may have: percent-encode them")
     url = callback(request.headers.get("X-Callback-Url", ""), gateway.settings)
-    give_back = gateway.pools.calls.take(function)
-    try:
-        given = request.headers.get("X-Call-Id", "")
-        body = whole(request.environ, gateway.settings.async_max_body, BODY_SECONDS)
-        kept = Call(
-            id=given if _CALL_ID.fullmatch(given) else str(uuid.uuid4()),
-            name=name,
-            target=target,
-            headers=_headers(gateway, request.environ),
-            body=bytes(body),
-            callback=url,
-        )
-        gateway.store.add_call(kept, gateway.settings.async_queue)
-    finally:
-        give_back()
+    given = request.headers.get("X-Call-Id", "")
+    kept = Call(
+        id=str(uuid.uuid4()),
+        name=name,
+        target=target,
+        headers=_headers(gateway, request.environ),
+        callback=url,
+        given=given if _CALL_ID.fullmatch(given) else "",
+    )
+    with ExitStack() as places:
+        places.callback(gateway.pools.calls.take(function))
+        pieces = _pieces(gateway, request.environ, function, places)
+        body = gateway.bodies.take(pieces, body_file(kept.id))
+        held = body.length if body.path else None
+        kept = msgspec.structs.replace(kept, body=body.data, held=held)
+        try:
+            gateway.store.add_call(kept, gateway.settings.async_queue)
+        except (SlipwayError, ResponseError):  # refused; without an answer it may be kept
+            gateway.bodies.remove([body.file])
+            raise
     told = {
         "X-Call-Id": kept.id,
         "X-Start-Time": str(time.time_ns()),
         "X-Served-By": SERVED_BY,
     }
     return Response(status=202, headers=told)
+
+
+def _pieces(
+    gateway: Gateway, environ: dict[str, Any], function: str, places: ExitStack
+) -> Iterator[bytes]:
+    """Of the body; of one that is large only once there is a place for it. One that the queue could
+    never hold is too large."""
+    settings = gateway.settings
+    limit = min(settings.async_max_body, max(settings.async_queue - ROOM, 0))
+    got, small = 0, True
+    for piece in bounded(environ, limit, BODY_SECONDS, BODY_PACE):
+        got += len(piece)
+        if small and got > INLINE:
+            places.callback(gateway.pools.large_bodies.take(function))
+            small = False
+        yield piece
 
 
 def callback(given: str, settings: Settings) -> str:
@@ -154,5 +190,8 @@ def _headers(gateway: Gateway, environ: dict[str, Any]) -> list[tuple[str, str]]
         behind_edge=gateway.settings.edge != "none",
         is_ours=lambda value: caller(gateway, value) != NOBODY,
     )
-    left_out = {"content-length", "transfer-encoding", "x-call-id", "x-start-time"}
+    left_out = {
+        *("content-length", "transfer-encoding"),
+        *("x-call-id", "x-start-time", OUR_ID.lower()),
+    }
     return [(header, value) for header, value in found if header.lower() not in left_out]

@@ -14,20 +14,26 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from ipaddress import ip_network
+from typing import IO
 from urllib.parse import SplitResult, urlsplit
 
 from core.addresses import outside_addresses
 from core.errors import Unavailable
 from core.http import deadline
 from core.settings import Settings
+from gateway.bodies import Body
 
 CONNECT_SECONDS = 5.0
 SECONDS = 10.0
 """The longest that a callback may take once its name is resolved: it holds one of few threads."""
+PACE = 2**20
+"""Bytes of an answer for each of which it has a second more."""
 MOST_ADDRESSES = 3
 """Of a name, that are tried."""
 GATEWAYS = ("gateway", "gateway.openfaas", "gateway.openfaas.svc.cluster.local")
 """Names of the gateway in OpenFaaS, which functions' authors write into callbacks."""
+CHUNK = 2**16
+"""Bytes that are read and sent at once."""
 
 _PATHS = ("/function/", "/async-function/")
 
@@ -44,11 +50,12 @@ def is_ours(parts: SplitResult, settings: Settings) -> bool:
     return host in GATEWAYS or parts.netloc.lower() in {*ours, f"{bridge}:{settings.port}"}
 
 
-def post(url: str, headers: Sequence[tuple[str, str]], body: bytes, settings: Settings) -> int:
+def post(url: str, headers: Sequence[tuple[str, str]], body: Body, settings: Settings) -> int:
     """Returns the status of what answered.
 
     Raises:
         NotAllowed: it is an inside address.
+        NotFound: the body is gone.
         Unavailable: nothing answered in time.
     """
     parts = urlsplit(url)
@@ -63,12 +70,14 @@ def post(url: str, headers: Sequence[tuple[str, str]], body: bytes, settings: Se
             allowed = outside_addresses(
                 parts.hostname or "", port, allow_hosts=settings.allow_hosts
             )
-        until = time.monotonic() + SECONDS
+        seconds = SECONDS + body.length / PACE
+        until = time.monotonic() + seconds
         connection = connect(to, allowed[:MOST_ADDRESSES], CONNECT_SECONDS)
         left = until - time.monotonic()
-        with closing(connection), deadline(connection.sock, left):
-            connection.sock.settimeout(SECONDS)
-            send(connection, target, [("Host", parts.netloc), *headers], body)
+        with closing(connection), deadline(connection.sock, left), body.open() as opened:
+            connection.sock.settimeout(seconds)
+            told = [("Host", parts.netloc), *headers]
+            send(connection, target, told, opened, body.length)
             with closing(connection.getresponse()) as answer:
                 return answer.status
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -111,12 +120,15 @@ def send(
     connection: http.client.HTTPConnection,
     target: str,
     headers: Sequence[tuple[str, str]],
-    body: bytes,
+    body: IO[bytes],
+    length: int,
 ) -> None:
     """Sends a POST. Raises OSError, ValueError (a header that cannot be one) or HTTPException."""
     connection.putrequest("POST", target, skip_host=True, skip_accept_encoding=True)
     for name, value in headers:
         connection.putheader(name, value)
-    connection.putheader("Content-Length", str(len(body)))
+    connection.putheader("Content-Length", str(length))
     connection.putheader("Connection", "close")
-    connection.endheaders(body)
+    connection.endheaders(body.read(CHUNK))  # in one packet with them, where it is small
+    while piece := body.read(CHUNK):
+        connection.send(piece)

@@ -14,6 +14,7 @@ from core.signing import secret_file
 from core.store import Store
 from core.store.metrics import Tally
 from gateway import hosts
+from gateway.bodies import Bodies
 from gateway.followers import Followers
 from gateway.forwarding import Forwarding
 from gateway.pools import Pools
@@ -39,6 +40,7 @@ class Gateway(Flask):
         self.settings = settings
         self.store = store
         self.pools = Pools()
+        self.bodies = Bodies(settings.calls)
         self.pushes = Pushes()
         self.forwarding = Forwarding(store)
         self.waking = Waking(store, settings.health_timeout)

@@ -26,7 +26,7 @@ _OURS = {"host", "content-length", "expect", "x-call-id", "x-start-time"} | {
     name.lower() for name in _FORWARDED
 }
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def request_headers(
@@ -75,7 +75,7 @@ def request_headers(
 
 def status_line(answer: http.client.HTTPResponse) -> str:
     """``200 OK``: the function's own words where they are fit for a header."""
-    reason = answer.reason if _VALUE.fullmatch(answer.reason) else ""
+    reason = answer.reason if VALUE.fullmatch(answer.reason) else ""
     return f"{answer.status} {reason}".strip()
 
 
@@ -93,7 +93,7 @@ def response_headers(
     headers = [
         (name, value)
         for name, value in answer.getheaders()
-        if name.lower() not in dropped and _TOKEN.fullmatch(name) and _VALUE.fullmatch(value)
+        if name.lower() not in dropped and _TOKEN.fullmatch(name) and VALUE.fullmatch(value)
     ]
     length = answer.getheader("Content-Length") or ""
     if method == "HEAD" and length.isdecimal():

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoRoute
 
 from core import logging
-from core.errors import BadCredentials, NotSupported, SlipwayError, Unavailable
+from core.errors import BadCredentials, SlipwayError, Unavailable
 from gateway.auth import is_private
 
 PROBLEM = "application/problem+json"
@@ -53,11 +53,6 @@ def answer(error: Exception) -> Response:
         problem = Problem("about:blank", title, status, detail)
         return Response(msgspec.json.encode(problem), status, headers, content_type=PROBLEM)
     return Response(detail, status, headers, content_type="text/plain; charset=utf-8")
-
-
-def not_yet(what: str) -> Response:
-    """The answer of a route that OpenFaaS has and this version has not."""
-    raise NotSupported(f"this version of Slipway does not {what} yet")
 
 
 def _told(error: HTTPException) -> str:

@@ -1,8 +1,9 @@
 """Makes the asynchronous calls: ``python -m gateway.queue_worker``, settings from the environment.
 
 Each goes to ``/function/…`` as any caller's does, so that it is routed, counted and bounded like
-theirs; who named a callback gets the answer there. What the worker was at when it died is made
-again by the next one (core/store/calls.py).
+theirs. What came of it is tried again later (outcomes.py) or kept for who asks; then who named a
+callback gets it there. What the worker was at when it died is made again by the next one, or only
+told again where the answer was kept already (core/store/callscripts.py).
 
 Nobody may hold all of it: a call whose function, owner or callback has its share (shares.py) waits
 aside, and callbacks have threads of their own.
@@ -18,18 +19,16 @@ from contextlib import suppress
 
 from redis.exceptions import RedisError
 
-from core import logging, names
+from core import keys, logging
 from core.alive import place
-from core.errors import SlipwayError
-from core.models import Call
-from core.patience import USUAL, patience_of
 from core.readiness import tell_ready
 from core.settings import Settings
 from core.store import Store, connect
-from core.store.calls import Taken
-from gateway import callbacks
+from core.store.calls import Answered, Taken
+from gateway.attempts import Attempts
+from gateway.bodies import Bodies
 from gateway.environment import read_settings
-from gateway.making import Answer, failed, make
+from gateway.making import Line
 from gateway.shares import Shares, of_callback, of_making
 
 BEAT, BEAT_LIFE = 1.0, 10.0
@@ -37,13 +36,8 @@ KEEP_EVERY = 5.0
 """Seconds between two signs that a call is being made."""
 WAIT = 1.0
 """Seconds of one wait for a call: the longest that a stop of an idle worker takes."""
-MOST_TIMES = 10
-"""A call that was begun so often and never ended takes its worker along: it is given up."""
-
-_NOT_TOLD = {"host", "content-length", "connection", "x-callback-url", "authorization", "cookie"}
-"""Headers of a function's answer that no callback gets: one that echoes its request could have
-itself called for ever."""
-
+SWEEP_EVERY = 60.0
+"""Seconds between two looks for what is kept too long; one worker does it for all."""
 log = logging.get()
 
 
@@ -55,9 +49,12 @@ class QueueWorker:
         self.settings = settings
         self.store = store
         self.name = f"queue:{place()}:{os.getpid()}"
+        self._bodies = Bodies(settings.calls)
+        self._attempts = Attempts(settings, store, self._bodies)
         self._stop = threading.Event()
-        self._making: set[str] = set()
-        """Entries of calls that are being made, or whose answer is being posted."""
+        self._making: dict[str, tuple[str, Line]] = {}
+        """Entries of calls that are being made, or whose answer is being posted: the call's id, and
+        the connection to its function."""
         self._shares = Shares(settings.queue_workers)
         self._parked: set[str] = set()
         """What calls wait for, as far as we know."""
@@ -73,11 +70,12 @@ class QueueWorker:
         ]
         for thread in threads:
             thread.start()
-        kept = 0.0
+        kept = swept = 0.0
         tell_ready()
         while not self._stop.wait(BEAT):
             if all(thread.is_alive() for thread in threads):  # else somebody shall see it
                 kept = self._tell(kept)
+            swept = self._sweep(swept)
         until = time.monotonic() + self.settings.drain_timeout
         while self._busy(threads) and time.monotonic() < until:
             kept = self._tell(kept)
@@ -92,6 +90,8 @@ class QueueWorker:
         """Says that we live, and from time to time which calls we are at."""
         try:
             self.store.beat(self.name, BEAT_LIFE, place())
+            self.store.move_due_calls(time.time())
+            self._end_cancelled()
             if time.monotonic() - kept > KEEP_EVERY:
                 self.store.keep_calls(list(self._making))
                 self._parked |= self.store.parked()  # also by one that died
@@ -100,11 +100,32 @@ class QueueWorker:
             log.warning("store_unavailable", reason=str(error))
         return kept
 
+    def _end_cancelled(self) -> None:
+        making = dict(list(self._making.values()))
+        for id_ in self.store.cancelled_calls(making):
+            making[id_].end()
+
+    def _sweep(self, swept: float) -> float:
+        if time.monotonic() - swept < SWEEP_EVERY:
+            return swept
+        try:
+            if self.store.take(keys.lock("calls"), self.name, SWEEP_EVERY / 2):
+                self._bodies.remove(self.store.sweep_calls(self.settings))
+                if removed := self._bodies.sweep(self.store.call_files):
+                    log.info("bodies_without_a_call", removed=removed)
+        except (RedisError, OSError) as error:
+            log.warning("not_swept", reason=str(error))
+        return time.monotonic()
+
     def _work(self) -> None:
+        looked = 0.0
         while not self._stop.is_set():
             try:
                 self._unpark()
-                taken = self.store.next_call(WAIT)
+                look = time.monotonic() - looked > WAIT
+                taken = self.store.next_call(WAIT, overdue=look)
+                if look and not (taken and taken.times > 1):  # else there may be more of those
+                    looked = time.monotonic()
                 if taken and self._stop.is_set():
                     self.store.give_back_call(taken)
                 elif taken and taken.id not in self._making:  # else the store was away for long
@@ -123,87 +144,39 @@ class QueueWorker:
 
     def _begin(self, taken: Taken) -> None:
         """Makes a call, or lets it wait for what it has no share of."""
-        making, posting = of_making(taken.call), of_callback(taken.call)
+        making = [] if taken.answered else of_making(taken.call)
+        posting = of_callback(taken.call)
         if used_up := self._shares.take([*making, *posting]):
             self.store.park_call(taken, used_up)
             self._parked.add(used_up)
             return
-        self._making.add(taken.id)
+        line = Line()
+        self._making[taken.id] = taken.call.id, line
         try:
-            answer, took = self._make(taken)
+            told = taken.answered or self._attempts.make(taken, line)
         except Exception:  # nobody speaks for it any more: it is tried again
             log.exception("call_failed", call=taken.call.id)
             self._end(taken)
             return
         finally:
             self._shares.give_back(making)
-        if posting:
-            threading.Thread(
-                target=self._tell_caller, args=(taken, answer, took), daemon=True
-            ).start()
+        if told:
+            threading.Thread(target=self._tell_caller, args=(taken, told), daemon=True).start()
         else:
-            self._done(taken)
             self._end(taken)
 
     def _end(self, taken: Taken) -> None:
         self._shares.give_back(of_callback(taken.call))
-        self._making.discard(taken.id)
+        self._making.pop(taken.id, None)
 
-    def _make(self, taken: Taken) -> tuple[Answer, float]:
-        """The answer, and the seconds that it took."""
-        call = taken.call
-        if taken.times > MOST_TIMES:
-            log.error("call_given_up", call=call.id, function=call.name, times=taken.times)
-            told = f"the call was begun {MOST_TIMES} times and never ended: it was given up"
-            return failed(502, told), 0.0
-        begun = time.monotonic()
-        answer = make(call, self.settings, self._patience(call))
-        if answer.status >= 500:
-            log.info("call_ended", call=call.id, function=call.name, status=answer.status)
-        return answer, time.monotonic() - begun
-
-    def _patience(self, call: Call) -> float:
-        """Seconds for the whole of a call: a function that drips its answer holds one of our few
-        threads."""
-        record = self.store.function(names.join_function(*names.split_function(call.name)))
-        return (record and patience_of(record.spec)) or USUAL
-
-    def _tell_caller(self, taken: Taken, answer: Answer, took: float) -> None:
+    def _tell_caller(self, taken: Taken, told: Answered) -> None:
         try:
-            self._post(taken.call, answer, took)
-            self._done(taken)
+            self._attempts.post(taken, told)
+            self._attempts.surely(lambda: self.store.forget_call(taken))
         except Exception:  # as above
             log.exception("call_failed", call=taken.call.id)
         finally:
             self._end(taken)
-
-    def _post(self, call: Call, answer: Answer, took: float) -> None:
-        told = {
-            "X-Call-Id": call.id,
-            "X-Duration-Seconds": f"{took:.6f}",
-            "X-Function-Status": str(answer.status),
-            "X-Function-Name": call.name,
-        }
-        theirs = {name.lower() for name in told} | _NOT_TOLD
-        headers = [each for each in answer.headers if each[0].lower() not in theirs]
-        try:
-            status = callbacks.post(
-                call.callback, [*headers, *told.items()], answer.body, self.settings
-            )
-        except SlipwayError as error:
-            log.warning("callback_failed", call=call.id, function=call.name, reason=str(error))
-        else:
-            if status >= 300:
-                log.info("callback_answered", call=call.id, function=call.name, status=status)
-
-    def _done(self, taken: Taken) -> None:
-        """Where the store is away the call is kept alive until it is back, not made again."""
-        while True:
-            try:
-                return self.store.done_call(taken)
-            except RedisError as error:
-                log.warning("store_unavailable", reason=str(error))
-                time.sleep(WAIT)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -100,34 +100,76 @@ def whole(environ: dict[str, Any], limit: int, seconds: float = 10.0) -> bytearr
     """The request's body in memory, once.
 
     Raises:
+        TooLarge, BrokenOff: as ``bounded``.
+    """
+    length = content_length(environ) or 0
+    body = bytearray(min(length, limit))  # what grows may have to move, and be there twice
+    got = 0
+    for piece in bounded(environ, limit, seconds):
+        body[got : got + len(piece)] = piece
+        got += len(piece)
+    return body
+
+
+def bounded(environ: dict[str, Any], limit: int, seconds: float, pace: int = 0) -> Iterator[bytes]:
+    """The pieces of the request's body, of which there may be none.
+
+    ``pace``: a second more for each so many bytes that came; 0: none.
+
+    Raises:
         TooLarge: it has more than ``limit`` bytes.
-        BrokenOff: it did not come within ``seconds``.
+        BrokenOff: it did not come in its time.
     """
     length = content_length(environ)
     too_large = TooLarge(f"the body has more than {limit} bytes, which is the limit here")
     if length is not None and length > limit:
         raise too_large
     if not has_body(environ):
-        return bytearray()
-    body = bytearray(length or 0)  # what grows may have to move, and be there twice
-    got = 0
-    deadline = time.monotonic() + seconds
-    timer = threading.Timer(seconds, _stop_reading, [environ])
-    timer.daemon = True
-    timer.start()
+        return
+    begun, got = time.monotonic(), 0
+
+    def left() -> float:
+        return begun + seconds + (got / pace if pace else 0) - time.monotonic()
+
+    with nullcontext() if _is_here(environ, length) else _cut_off(environ, left):
+        try:
+            for piece in pieces(environ):
+                got += len(piece)
+                if got > limit:
+                    raise too_large
+                yield piece
+        except BrokenOff as error:
+            if left() > 0:
+                raise
+            raise BrokenOff(
+                f"the body did not come within {time.monotonic() - begun:.0f} s"
+            ) from error
+
+
+def _is_here(environ: dict[str, Any], length: int | None) -> bool:
+    """Whether all of a body was read from the socket already: nothing is to be waited for."""
+    unreader = getattr(getattr(environ["wsgi.input"], "reader", None), "unreader", None)
+    return bool(unreader and length and unreader.buf.getbuffer().nbytes >= length)
+
+
+@contextmanager
+def _cut_off(environ: dict[str, Any], left: Callable[[], float]) -> Iterator[None]:
+    """Reads no more of a request once no seconds are left, which may grow meanwhile."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(max(left(), 0.0)):
+            if left() <= 0:
+                _stop_reading(environ)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
-        for piece in pieces(environ):
-            body[got : got + len(piece)] = piece
-            got += len(piece)
-            if got > limit:
-                raise too_large
-    except BrokenOff as error:
-        if time.monotonic() < deadline:
-            raise
-        raise BrokenOff(f"the body did not come within {seconds:g} s") from error
+        yield
     finally:
-        timer.cancel()
-    return body
+        ended.set()
+        thread.join()
 
 
 def decoded(environ: dict[str, Any], type_: type[T], limit: int = 2**20) -> T:

@@ -16,6 +16,7 @@ from core.store.repositories import Repositories
 from core.store.retention import Retention
 from core.store.schedules import Schedules
 from core.store.secrets import Secrets
+from core.store.settled import Settled
 from core.store.sleeping import Sleeping
 from core.store.snapshot import Snapshots
 from core.store.switching import of_repository
@@ -37,6 +38,7 @@ class Store(
     Secrets,
     Metrics,
     Calls,
+    Settled,
     Variables,
 ):
     """Everything that the parts of Slipway keep in common."""

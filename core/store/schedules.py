@@ -17,22 +17,23 @@ from core import keys
 from core.models import Call, FunctionRecord
 from core.schedules import Planned
 from core.store.base import encode, text
-from core.store.calls import ADD, Calls, adding, refuse_full
+from core.store.calls import Calls, adding, refused
+from core.store.callscripts import ADD
 from core.store.functions import Functions, batched
 
 _RUN = f"""
-local function add(KEYS, ARGV)
+local function add(ARGV)
 {ADD}
 end
-local schedules, functions = table.remove(KEYS), table.remove(KEYS)
+local schedules, functions = unpack(KEYS)
 local of, before, after = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
 if redis.call('HGET', schedules, of) ~= before then return {{'moved', 0}} end
 if redis.call('HEXISTS', functions, of) == 0 then return {{'moved', 0}} end
-local told = add(KEYS, ARGV)
+local told = add(ARGV)
 if told[1] == '' then redis.call('HSET', schedules, of, after) end
 return told
 """
-"""The keys and arguments are those of ``ADD``; ours come after them, the last first."""
+"""The arguments are those of ``ADD``; ours come after them, the last first."""
 
 
 class Schedules(Functions, Calls):
@@ -67,13 +68,15 @@ class Schedules(Functions, Calls):
         raw = cast("bytes | None", self.redis.hget(keys.SCHEDULES, function))
         if raw is None or _planned(raw) != before:
             return False
-        held, given = adding(call, bound)
-        held += [keys.FUNCTIONS, keys.SCHEDULES]
-        given += [encode(after), raw, function]
-        told = cast("tuple[bytes, int]", self.redis.eval(_RUN, len(held), *held, *given))
-        if told[0] == b"moved":
+        given = (*adding(call, bound), encode(after), raw, function)
+        told, held = cast(
+            "tuple[bytes, int]",
+            self.redis.eval(_RUN, 2, keys.SCHEDULES, keys.FUNCTIONS, *given),
+        )
+        if told == b"moved":
             return False
-        refuse_full(call, bound, *told)
+        if told:
+            raise refused(told, held, bound, function)
         return True
 
 

@@ -155,6 +155,8 @@ def _answer(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
         content[answer.media] = {"schema": {"type": "string"}}
     if answer.or_text:
         content[TEXT] = {"schema": {"type": "string"}}
+    if answer.or_bytes:
+        content["*/*"] = {"schema": {}}
     if content:
         described["content"] = content
     if answer.headers:

@@ -13,6 +13,7 @@ from typing import Any
 
 from core import images, names, scaling
 from core.stackvalues import ENV_NAME
+from core.store.settled import MOST_DEAD
 from gateway.asynchronous import MADE_ID
 from gateway.functionlogs import INSTANCE, MOST_LINES
 from gateway.releases import MAX_LIST
@@ -36,6 +37,7 @@ CALL = _whole(MADE_ID)
 REPLICA = _whole(INSTANCE)
 LINES = {"minimum": -MOST_LINES, "maximum": MOST_LINES}
 LISTED = {"minimum": 1, "maximum": MAX_LIST}
+LETTERS = {"minimum": 1, "maximum": MOST_DEAD}
 _SECRET = _whole(names.SECRET, maxLength=253)
 _IMAGE = _whole(images.NAME, maxLength=images.LONGEST)
 _VARIABLE = _whole(ENV_NAME)

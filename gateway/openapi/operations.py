@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -18,6 +18,8 @@ from core.openfaas import (
     SystemInfo,
 )
 from forges import github
+from gateway.calls import CallStatus
+from gateway.deadletters import DeadLetter, Replayed, WholeLetter
 from gateway.health import Health
 from gateway.logreading import Message
 from gateway.openapi import limits
@@ -61,6 +63,7 @@ class Answer:
     type: Any = None
     media: str = ""
     or_text: bool = False
+    or_bytes: bool = False
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -574,24 +577,124 @@ def _calls() -> list[Operation]:
         )
         for path in ("/async-function/{name}", "/async-function/{name}/{path}")
     ]
+    raw = Query(
+        name="raw",
+        type=bool,
+        description="only the body that the function answered, with its content type",
+    )
     kept = [
         Operation(
-            method=method,
+            method="GET",
             path="/async-function/{name}",
-            id=f"{does}Later",
+            id="readLater",
             tag=tag,
-            summary=f"Comes with a later version: {what} a kept call, whose id stands for `name`",
+            summary="What became of a kept call, whose id stands for `name`",
             who="open",
             named=limits.CALL,
-            answers=(),
-            errors=(405, 501),
-        )
-        for method, does, what in (
-            ("GET", "read", "the answer of"),
-            ("DELETE", "cancel", "the end of"),
-        )
+            query=(raw,),
+            answers=(
+                Answer(
+                    status=200,
+                    description="Its state, and its answer; with `raw` that one's body alone",
+                    type=CallStatus,
+                    or_bytes=True,
+                ),
+            ),
+            errors=(400, 404, 405, 409),
+        ),
+        Operation(
+            method="DELETE",
+            path="/async-function/{name}",
+            id="cancelLater",
+            tag=tag,
+            summary="Ends a kept call, whose id stands for `name`",
+            who="open",
+            named=limits.CALL,
+            answers=(Answer(status=202, description="It is not made, or not to its end"),),
+            errors=(404, 405, 409),
+        ),
     ]
     return [*called, *later, *kept]
+
+
+def _dead_letters() -> list[Operation]:
+    tag = "dead letters"
+    function = Query(
+        name="function",
+        description="`name` or `name.namespace`: only those of this function",
+        limit=limits.FUNCTION,
+    )
+    return [
+        Operation(
+            method="GET",
+            path="/system/dead-letters",
+            id="listDeadLetters",
+            tag=tag,
+            summary="Asynchronous calls that failed for good, the newest first",
+            query=(
+                OF_NAMESPACE,
+                function,
+                Query(
+                    name="limit",
+                    description="the most that are listed; 100 where it is not given",
+                    type=int,
+                    limit=limits.LETTERS,
+                ),
+            ),
+            answers=(Answer(status=200, description="Dead letters", type=list[DeadLetter]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="GET",
+            path="/system/dead-letters/{id}",
+            id="getDeadLetter",
+            tag=tag,
+            named=limits.CALL,
+            summary="One of them, with what it calls the function with",
+            query=(
+                Query(name="raw", type=bool, description="only the body of the call, as it came"),
+            ),
+            answers=(
+                Answer(
+                    status=200,
+                    description="The dead letter; with `raw` its body alone",
+                    type=WholeLetter,
+                    or_bytes=True,
+                ),
+            ),
+            errors=(400, 404),
+        ),
+        Operation(
+            method="POST",
+            path="/system/dead-letters/{id}/replay",
+            id="replayDeadLetter",
+            tag=tag,
+            named=limits.CALL,
+            summary="Has it made anew under the same id, with a new series of attempts",
+            answers=(Answer(status=202, description="It is on its way", type=Replayed),),
+            errors=(400, 404, 409),
+        ),
+        Operation(
+            method="POST",
+            path="/system/dead-letters/replay",
+            id="replayDeadLetters",
+            tag=tag,
+            summary="The same of all of one function, as far as the queue has room",
+            query=(OF_FUNCTION, replace(function, required=True)),
+            answers=(Answer(status=202, description="They are on their way", type=Replayed),),
+            errors=(400, 404),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/dead-letters/{id}",
+            id="removeDeadLetter",
+            tag=tag,
+            named=limits.CALL,
+            summary="Removes one for ever",
+            answers=(Answer(status=204, description="It is gone"),),
+            errors=(400, 404),
+        ),
+    ]
 
 
 def _system() -> list[Operation]:
@@ -680,5 +783,6 @@ OPERATIONS = [
     *_variables(),
     *_releases(),
     *_calls(),
+    *_dead_letters(),
     *_system(),
 ]

@@ -26,6 +26,9 @@ CLAIMED = "claimed"
 MOVED = "moved"
 """A repository with something to go back to."""
 CALL = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+"""Id of an asynchronous call that waits."""
+LETTER = "2c5f39cb-30b2-42e3-994e-1127e4ddb538"
+"""Id of one that failed for good."""
 BODILESS = ("Get", "Head", "Options")
 WITH_BODY = ("Post", "Put", "Patch", "Delete")
 SECRET = "it is a secret to everybody"
@@ -159,6 +162,11 @@ def good_requests(
         "callLaterBelow": below,
         "readLater": Request(path={"name": CALL}),
         "cancelLater": Request(path={"name": CALL}),
+        "listDeadLetters": Request(query={"function": KNOWN, "limit": 5}),
+        "getDeadLetter": Request(path={"id": LETTER}),
+        "replayDeadLetter": Request(path={"id": LETTER}),
+        "replayDeadLetters": Request(query={"function": KNOWN}),
+        "removeDeadLetter": Request(path={"id": LETTER}),
     }
     others = {
         "createFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
@@ -167,6 +175,10 @@ def good_requests(
         ),
         "deleteFunction": Request(body={"functionName": KNOWN, "namespace": CLAIMED}),
         "createSecret": Request(body={"name": KNOWN, "value": "v"}),
+        "readLater": Request(path={"name": LETTER}, query={"raw": "1"}),
+        "cancelLater": Request(path={"name": LETTER}),
+        "getDeadLetter": Request(path={"id": LETTER}, query={"raw": "1"}),
+        "replayDeadLetter": Request(path={"id": CALL}),
         "createNamespace": Request(body={"name": KNOWN, **marked}),
         "deleteNamespace": Request(path=name),
         "cancelRelease": Request(path={"id": building.id}),

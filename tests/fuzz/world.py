@@ -16,6 +16,8 @@ import msgspec
 from core import keys, queues
 from core.logfiles import LogWriter
 from core.models import (
+    Call,
+    CallState,
     FunctionLogLine,
     FunctionRecord,
     FunctionSpec,
@@ -30,9 +32,10 @@ from core.models import (
 from core.pruning import Answer, Pruned
 from core.store import Store, connect
 from core.store.base import encode
+from core.store.calls import Answered
 from gateway.prune import PARTS
 from runtime.schedules import Schedules
-from tests.fuzz.good import CLAIMED, EMPTY, KNOWN, MOVED, SECRET, good_requests
+from tests.fuzz.good import CALL, CLAIMED, EMPTY, KNOWN, LETTER, MOVED, SECRET, good_requests
 from tests.integration.gateway.harness import BUILDER, Gateway, go_live, line, running
 
 
@@ -149,6 +152,7 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     schedules = Schedules(gateway.settings, store, lambda: 0.0)
     schedules.tell(store.functions())
     schedules.look()
+    _calls(gateway, store)
     for part in ("worker", "queue", "controller"):
         store.beat(part, 86_400)
     building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))
@@ -159,6 +163,19 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
         for functions in (["before"], ["before", "after"]):
             go_live(store, _release(store, name), [f"{name}-{each}" for each in functions])
     return waiting, building, store.create_rollback(KNOWN, "rolling")
+
+
+def _calls(gateway: Gateway, store: Store) -> None:
+    """A dead letter, and a call that waits."""
+    store.next_call(0.01)
+    store.add_call(Call(id=LETTER, name=KNOWN, target="/", headers=[], body=b"\xff"), 2**20)
+    taken = store.next_call(0.01)
+    assert taken
+    store.begin_call(taken)
+    answered = Answered(500, [("Content-Type", "text/html")], b"<p>no", "", 5, 0.1)
+    failed = (CallState.FAILED, "the function answered 500")
+    store.settle_call(taken, *failed, answered, gateway.settings, dead=True)
+    store.add_call(Call(id=CALL, name=KNOWN, target="/", headers=[]), 2**20)
 
 
 def _release(store: Store, name: str) -> Release:

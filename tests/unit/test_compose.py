@@ -59,6 +59,7 @@ def test_who_has_what() -> None:
     assert having("/run/edge") == {"runtime", "edge"}
     assert having("/run/gateway") == {"gateway", "edge"}
     assert having("/run/store") == {*OURS, "redis"}
+    assert having("/calls") == {"gateway", "queue"}
     assert having("/proc/sys") == {"runtime"}
     read_only = {
         name: [volume for volume in service["volumes"] if volume.endswith(":ro")]

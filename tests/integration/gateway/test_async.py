@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import shutil
 import socket
 import ssl
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,154 +22,30 @@ import trustme
 from core import keys
 from core.addresses import is_inside
 from core.errors import Unavailable
-from core.models import Call, Observed
+from core.models import Call, CallState
 from core.settings import Settings
-from core.store import Store, connect
-from core.store.calls import OVERDUE, OVERHEAD
+from core.store import Store
+from core.store.calls import OVERDUE, OVERHEAD, Answered, Taken
 from gateway import queue_worker
+from gateway.attempts import MOST_TIMES
+from gateway.bodies import Bodies, Body
 from gateway.callbacks import connect as connect_to
 from gateway.callbacks import post
 from gateway.making import make
-from gateway.queue_worker import MOST_TIMES, QueueWorker
+from gateway.queue_worker import QueueWorker
 from supervisor import parts
+from tests.integration.gateway.calls import CALL_ID, OK, ONCE, Callbacks, Platform, echo, platform
 from tests.integration.gateway.harness import (
-    ROOT,
-    Gateway,
-    Upstream,
-    deploy,
     exchange,
-    running,
 )
 from tests.integration.gateway.test_gateway_invoke import read_body
 from tests.waiting import until
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-CALL_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
-
-class Platform:
-    """A gateway without an edge, and a worker that can be killed."""
-
-    def __init__(self, gateway: Gateway, store: Store, folder: Path) -> None:
-        self.gateway = gateway
-        self.store = store
-        self.folder = folder
-        self.worker: subprocess.Popen[bytes] | None = None
-        self._numbers = iter(range(1000))
-
-    def start(self) -> None:
-        with (self.folder / "queue.log").open("ab") as log:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", "gateway.queue_worker"],
-                env={**self.gateway.settings.environment(), "PATH": os.environ["PATH"]},
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-            )
-
-    def log(self) -> str:
-        return (self.folder / "queue.log").read_text()
-
-    def end(self) -> int:
-        assert self.worker
-        self.worker.terminate()
-        return self.worker.wait(30)
-
-    @contextmanager
-    def function(
-        self, name: str, handle: Callable[[socket.socket, bytes], None]
-    ) -> Iterator[Upstream]:
-        with Upstream(self.folder / f"f{next(self._numbers)}.sock", handle) as upstream:
-            deploy(self.store, name, [upstream.address])
-            yield upstream
-
-    def call(self, path: str, **options: object) -> str:
-        """Enqueues one; returns its id."""
-        answer = self.gateway.anonymous("POST", f"/async-function/{path}", **options)
-        assert (answer.status_code, answer.content) == (202, b""), answer.text
-        return answer.headers["X-Call-Id"]
-
-    def idle(self) -> None:
-        until(lambda: self.store.waiting_calls() == 0, 20, self.log)
-        assert int(self.store.redis.get(keys.CALLS_SIZE) or 0) == 0
-
-
-@pytest.fixture(scope="module")
-def platform(valkey: str) -> Iterator[Platform]:
-    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    url = f"{valkey}?db=7"  # other tests empty their own
-    connection = connect(url)
-    connection.flushdb()
-    with running(
-        folder,
-        url,
-        SLIPWAY_ALLOW_HOSTS="localhost",
-        SLIPWAY_ASYNC_MAX_BODY="100000",
-        SLIPWAY_ASYNC_QUEUE="1000000",
-    ) as gateway:
-        platform = Platform(gateway, Store(connection), folder)
-        platform.start()
-        yield platform
-        platform.end()
-    connection.close()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-class Callbacks:
-    """A server outside, as far as the worker can tell: what it was sent, and how it answers."""
-
-    def __init__(
-        self,
-        answer: Callable[[BaseHTTPRequestHandler], None] | None = None,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                outer.requests.append((self.path, headers, body))
-                if answer:
-                    answer(self)
-                else:
-                    self.send_response(200)
-                    self.end_headers()
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        if tls:
-            # By the thread that serves a connection: one that breaks off harms no other.
-            self._server.socket = tls.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
-        self.port = self._server.server_address[1]
-
-    def __enter__(self) -> Callbacks:
-        threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://localhost:{self.port}/done?x=%2F"
-
-
-def echo(bodies: list[bytes], answer: bytes = OK) -> Callable[[socket.socket, bytes], None]:
-    def handle(connection: socket.socket, head: bytes) -> None:
-        bodies.append(read_body(connection, head))
-        connection.sendall(answer)
-
-    return handle
+@pytest.fixture(scope="module", name="platform")
+def platform_(valkey: str) -> Iterator[Platform]:
+    with platform(valkey, 7) as made:
+        yield made
 
 
 def test_the_function_gets_the_call_as_it_came(platform: Platform) -> None:
@@ -203,17 +74,22 @@ def test_the_function_gets_the_call_as_it_came(platform: Platform) -> None:
     assert bodies == [body]
 
 
-def test_ids_are_ours_unless_the_caller_has_one(platform: Platform) -> None:
-    with platform.function("f.ids", echo([])) as upstream:
-        first = platform.call("f.ids")
-        assert re.fullmatch(CALL_ID, first)
-        assert platform.call("f.ids", headers={"X-Call-Id": "mine-1"}) == "mine-1"
-        odd = platform.call("f.ids", headers={"X-Call-Id": "no id (at all)"})
-        assert re.fullmatch(CALL_ID, odd)
+def test_ids_are_always_ours_and_the_callers_own_goes_along(platform: Platform) -> None:
+    with platform.function("f.ids", echo([])) as upstream, Callbacks() as callbacks:
+        back = {"X-Callback-Url": callbacks.url}
+        first = platform.call("f.ids", headers=back)
+        mine = platform.call("f.ids", headers={**back, "X-Call-Id": "mine-1"})
+        odd = platform.call("f.ids", headers={**back, "X-Call-Id": "no id (at all)"})
+        liar = platform.call("f.ids", headers={**back, "X-Slipway-Call-Id": first})
+        assert all(re.fullmatch(CALL_ID, each) for each in (first, mine, odd, liar))
         platform.idle()
-        told = {upstream.headers(number)["x-call-id"] for number in range(3)}
-        assert told == {first, "mine-1", odd}
-        assert upstream.headers()["user-agent"] == requests.utils.default_user_agent()
+        expected = {(first, first), ("mine-1", mine), (odd, odd), (liar, liar)}
+        heads = [upstream.headers(number) for number in range(4)]
+        assert {(each["x-call-id"], each["x-slipway-call-id"]) for each in heads} == expected
+        told = [headers for _, headers, _ in callbacks.requests]
+        assert {(each["x-call-id"], each["x-slipway-call-id"]) for each in told} == expected
+        assert heads[0]["user-agent"] == requests.utils.default_user_agent()
+        assert platform.gateway.anonymous("GET", "/async-function/mine-1").status_code == 404
 
 
 def test_our_own_credentials_reach_no_function(platform: Platform) -> None:
@@ -233,10 +109,6 @@ def test_what_is_refused(platform: Platform) -> None:
         for method in ("GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "BREW"):
             answer = gateway.anonymous(method, "/async-function/f.refused")
             assert (answer.status_code, answer.headers["Allow"]) == (405, "POST"), method
-        for method in ("GET", "DELETE"):
-            path = "/async-function/01234567-89ab-4cde-8f01-23456789abcd"
-            answer = gateway.anonymous(method, path)
-            assert (answer.status_code, "X-Callback-Url" in answer.text) == (501, True)
         head = b"POST /async-function/f.refused HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
         large = gateway.anonymous("POST", "/async-function/f.refused", data=b"x" * 100_001)
         assert (large.status_code, "100000 bytes" in large.text) == (413, True)
@@ -328,7 +200,7 @@ def test_the_answer_is_posted_to_the_callback(platform: Platform) -> None:
 def test_answers_that_cannot_be_passed_on(
     platform: Platform, answer: bytes, status: str, text: bytes
 ) -> None:
-    with platform.function("f.odd", echo([], answer)), Callbacks() as callbacks:
+    with platform.function("f.odd", echo([], answer), ONCE), Callbacks() as callbacks:
         platform.call("f.odd", headers={"X-Callback-Url": callbacks.url})
         platform.idle()
         ((_, headers, body),) = callbacks.requests
@@ -349,7 +221,7 @@ def test_a_function_that_drips_its_answer_is_given_up(platform: Platform) -> Non
         finally:
             ended.set()
 
-    with platform.function("f.drip", drip), Callbacks() as callbacks:
+    with platform.function("f.drip", drip, ONCE), Callbacks() as callbacks:
         record = platform.store.function("f.drip")
         assert record
         brief = msgspec.structs.replace(record.spec, env_vars={"exec_timeout": "1ms"})
@@ -372,13 +244,9 @@ def test_callbacks_to_our_own_functions(platform: Platform) -> None:
         f"{gateway.url}/async-function/b.owned/x?y",
     ]
     with (
-        platform.function("f.own", echo([])) as first,
+        platform.function("f.own", echo([])),
         platform.function("b.owned", echo(bodies)) as back,
     ):
-        addresses = {"f.own": first.address, "b.owned": back.address}
-        platform.store.save_observed(
-            {name: Observed(available=1, endpoints=[each]) for name, each in addresses.items()}
-        )
         for url in ours:
             platform.call("f.own", headers={"X-Callback-Url": url})
         until(lambda: len(bodies) == len(ours), 20, platform.log)
@@ -467,16 +335,12 @@ def test_nobody_holds_all_of_the_worker(platform: Platform) -> None:
     bodies: list[bytes] = []
     many = 3 * platform.gateway.settings.queue_workers
     with (
-        platform.function("f.hangs", hang) as hung,
+        platform.function("f.hangs", hang),
         platform.function("f.silent", echo([])) as told,
-        platform.function("f.other", echo(bodies)) as other,
+        platform.function("f.other", echo(bodies)),
         Callbacks(lambda _: free.wait(60) and None) as silent,
         Callbacks() as prompt,
     ):
-        upstreams = {"f.hangs": hung, "f.silent": told, "f.other": other}
-        platform.store.save_observed(
-            {name: Observed(available=1, endpoints=[x.address]) for name, x in upstreams.items()}
-        )
         try:
             for _ in range(many):
                 platform.call("f.hangs")
@@ -599,24 +463,18 @@ def test_a_full_queue_answers_503(platform: Platform) -> None:
                 upstream = stack.enter_context(platform.function(f"f.full{number}", echo([])))
                 path, tried = f"/async-function/f.full{number}", 0
                 while True:
-                    answer = gateway.anonymous("POST", path, data=b"x" * 90_000)
+                    answer = gateway.anonymous("POST", path, data=b"x" * 99_000)
                     if answer.status_code != 202:
                         break
                     tried += 1
                 assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
                 assert "SLIPWAY_ASYNC_QUEUE" in answer.text
-                assert ("of one function" in answer.text) == (number < 3)
+                assert ("of one function" in answer.text) == (number < 4)
                 accepted.append((upstream, tried))
-            assert [tried for _, tried in accepted] == [2, 2, 2, 2, 0], "a quarter at most"
-            platform.store.save_observed(
-                {
-                    f"f.full{number}": Observed(available=1, endpoints=[each.address])
-                    for number, (each, _) in enumerate(accepted)
-                }
-            )
+            assert [tried for _, tried in accepted] == [2, 2, 2, 2, 1], "a quarter at most"
             platform.start()
             platform.idle()
-            assert [len(each.heads) for each, _ in accepted] == [2, 2, 2, 2, 0]
+            assert [len(each.heads) for each, _ in accepted] == [2, 2, 2, 2, 1]
             platform.call("f.full4")
             platform.idle()
     finally:
@@ -628,7 +486,18 @@ def test_a_full_queue_answers_503(platform: Platform) -> None:
 
 
 def kept(number: int = 0) -> Call:
-    return Call(id=f"c{number}", name="f", target="/", headers=[("A", "b")], body=b"\x00\xff")
+    id_ = f"00000000-0000-4000-8000-{number:012x}"
+    return Call(id=id_, name="f", target="/", headers=[("A", "b")], body=b"\x00\xff")
+
+
+def settle(store: Store, taken: Taken, state: CallState = CallState.DONE) -> int:
+    answered = Answered(200, [("X-A", "b")], b"ok", "", 2, 0.5)
+    if not store.begin_call(taken):
+        return 0
+    done, _ = store.settle_call(
+        taken, state, "", answered, Settings(), dead=state is CallState.FAILED
+    )
+    return done
 
 
 def test_thousands_wait_and_leave_nothing(store: Store) -> None:
@@ -639,24 +508,24 @@ def test_thousands_wait_and_leave_nothing(store: Store) -> None:
     order = []
     while taken := store.next_call(0.01):
         order.append(taken.call.id)
-        store.done_call(taken)
-        store.done_call(taken)
-    assert order == [f"c{number}" for number in range(2000)]
+        settle(store, taken)
+        settle(store, taken)
+    assert order == [kept(number).id for number in range(2000)]
     assert store.waiting_calls() == int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
 
 
 def test_the_bound_is_of_all_that_wait(store: Store) -> None:
-    store.add_call(kept(), 2 * OVERHEAD)
+    store.add_call(kept(0), 2 * OVERHEAD)
     with pytest.raises(Unavailable, match="limit"):
-        store.add_call(kept(), 2 * OVERHEAD)
+        store.add_call(kept(1), 2 * OVERHEAD)
     assert store.waiting_calls() == 1
     store.next_call(0.01)
     taken = store.next_call(0.01)
     assert taken
     with pytest.raises(Unavailable, match="limit"):
-        store.add_call(kept(), 2 * OVERHEAD)  # what is being made counts as well
-    store.done_call(taken)
-    store.add_call(kept(), 2 * OVERHEAD)
+        store.add_call(kept(2), 2 * OVERHEAD)  # what is being made counts as well
+    settle(store, taken)
+    store.add_call(kept(3), 2 * OVERHEAD)
 
 
 def test_an_overdue_call_is_found_behind_any_number_of_others(store: Store) -> None:
@@ -706,7 +575,7 @@ def test_an_answer_without_a_length_that_is_cut_off_is_none(short_tmp: Path) -> 
         settings = Settings.from_env(
             {"SLIPWAY_STATE": str(short_tmp), "SLIPWAY_PORT": str(listener.getsockname()[1])}
         )
-        answer = make(kept(), settings, 0.5)
+        answer = make(kept(), settings, 0.5, Bodies(settings.calls))
         ended.set()
         thread.join()
     assert answer.status == 504, answer
@@ -718,8 +587,8 @@ def test_a_call_is_kept_once_where_the_answer_was_lost(
     once = store.redis.eval
     # The client sends a command again whose answer it did not get.
     monkeypatch.setattr(store.redis, "eval", lambda *told: once(*told) and once(*told))
-    store.add_call(kept(), 2**20)
-    store.add_call(kept(), 2**20)
+    store.add_call(kept(0), 2**20)
+    store.add_call(kept(1), 2**20)
     assert store.waiting_calls() == 2
 
 
@@ -740,9 +609,11 @@ def test_what_waits_for_a_share_is_out_of_the_way(store: Store) -> None:
     found = []
     while taken := store.next_call(0.01):
         found.append((taken.call.id, taken.times))
-        store.done_call(taken)
-    assert found == [("c2", 1), ("c0", 4), ("c1", 4)], "those that waited: begun as often as before"
-    assert store.redis.keys("*calls-*") == [keys.CALLS_SIZE.encode()]
+        settle(store, taken)
+    expected = [(kept(2).id, 1), (kept(0).id, 4), (kept(1).id, 4)]
+    assert found == expected, "those that waited: begun as often as before"
+    left = {keys.CALLS_SIZE, keys.CALLS_KEPT, keys.CALLS_KEPT_SIZE}
+    assert set(store.redis.keys("*calls-*")) == {key.encode() for key in left}
     assert int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
 
 
@@ -802,15 +673,18 @@ def test_all_addresses_of_a_callback_share_its_time() -> None:
 
 def test_what_is_no_call_is_dropped(store: Store) -> None:
     store.next_call(0.01)
-    store.redis.xadd(keys.CALLS, {"call": b"\xff", "size": b"\xff"})
+    store.redis.xadd(keys.CALLS, {"id": b"\xff"})
     assert store.next_call(0.01) is None
-    store.redis.xadd(keys.CALLS, {"call": b'{"of": "another version"}', "size": 5})
+    store.redis.xadd(keys.CALLS, {"of": "another version", "size": 5})
     store.redis.incrby(keys.CALLS_SIZE, 5)
+    assert store.next_call(0.01) is None
+    store.redis.hset(keys.call("x"), mapping={"state": "queued", "call": b'{"of": 1}'})
+    store.redis.xadd(keys.CALLS, {"id": "x"})
     store.add_call(kept(), 2**20)
     assert store.next_call(0.01) is None
     taken = store.next_call(0.01)
     assert taken
-    store.done_call(taken)
+    settle(store, taken)
     assert store.waiting_calls() == int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
 
 
@@ -826,15 +700,15 @@ def test_a_callback_by_tls_needs_a_certificate_for_its_name(
     with Callbacks(tls=served) as callbacks:
         url = f"https://localhost:{callbacks.port}/done"
         with pytest.raises(Unavailable, match="SSLCertVerificationError"):
-            post(url, [], b"x", settings)
+            post(url, [], Body.of(b"x"), settings)
         authority.cert_pem.write_to_path(str(short_tmp / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(short_tmp / "ca.pem"))
-        assert post(url, [], b"x", settings) == 200
+        assert post(url, [], Body.of(b"x"), settings) == 200
         with pytest.raises(Unavailable, match="SSLCertVerificationError"):
-            post(f"https://127.0.0.1:{callbacks.port}/done", [], b"x", settings)
+            post(f"https://127.0.0.1:{callbacks.port}/done", [], Body.of(b"x"), settings)
         assert [body for _, _, body in callbacks.requests] == [b"x"]
         with pytest.raises(Unavailable, match="ValueError"):
-            post(url, [("X-A", "b\r\nX-C: d")], b"x", settings)
+            post(url, [("X-A", "b\r\nX-C: d")], Body.of(b"x"), settings)
 
 
 def test_a_call_that_takes_its_workers_along_is_given_up(short_tmp: Path, store: Store) -> None:
@@ -850,5 +724,19 @@ def test_a_call_that_takes_its_workers_along_is_given_up(short_tmp: Path, store:
         QueueWorker(settings, store)._begin(often)
         until(lambda: store.waiting_calls() == 0)
         ((_, headers, body),) = callbacks.requests
+        (letter,) = store.dead_letters(9)
+        assert (letter.call.id, "given up" in letter.reason) == (taken.call.id, True)
+        # And so is a callback that takes them along.
+        store.add_call(msgspec.structs.replace(kept(1), callback=callbacks.url), 2**20)
+        again = store.next_call(0.01)
+        assert again
+        settle(store, again)
+        store.give_back_call(again)
+        told = store.next_call(0.01)
+        assert told
+        assert told.answered
+        QueueWorker(settings, store)._begin(dataclasses.replace(told, times=MOST_TIMES + 1))
+        until(lambda: store.waiting_calls() == 0)
+        assert len(callbacks.requests) == 1
     assert (headers["x-function-status"], b"given up" in body) == ("502", True)
     assert store.waiting_calls() == int(store.redis.get(keys.CALLS_SIZE) or 0) == 0
