@@ -202,6 +202,7 @@ class Controller:
         returning = [*self.rollbacks.wants(records), *self.watch.wants()]
         wants = wanted(records.values(), staged.values(), returning)
         self.replicas.forget(set(wants))
+        self.provider.prepare([each.spec for each in records.values()])
         dead = [each for each in instances if each.phase is Phase.EXITED]
         self._bury(dead, wants)
         todo = plan(
