@@ -30,6 +30,8 @@ def bundle(
     """Makes the bundle of ``owner`` with these files over those of the template; its artifact."""
     digest = hashlib.sha256(json.dumps([template, *sorted(files.items())]).encode()).hexdigest()
     app = settings.bundles / owner / digest / "app"
+    if app.exists():
+        return PREFIX + digest
     shutil.copytree(ROOT / "templates" / template, app, ignore=shutil.ignore_patterns("__pyc*"))
     for name, text in files.items():
         (app / name).parent.mkdir(exist_ok=True)

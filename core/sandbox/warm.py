@@ -252,7 +252,7 @@ class Parent:
             "title": marker(name),
             "uid": uid,
             "hostname": cell.hostname,
-            "env": dict(cell.env),
+            "env": {"PWD": cell.cwd, **cell.env},
             "cwd": cell.cwd,
             "tmp_size": cell.tmp_size,
             "files": bwrap.etc(uid, cell.hostname, names),

@@ -258,6 +258,12 @@ class ProcessProvider:
             self._refresh()
             return [known.instance() for known in self._known.values()]
 
+    def process(self, instance: Instance) -> Process | None:
+        """What an instance runs as, for who measures it."""
+        with self._lock:
+            known = self._known.get(instance.id)
+        return known.process if known else None
+
     def terminate(self, instance: Instance) -> None:
         with self._lock:
             self._refresh()
@@ -381,7 +387,6 @@ class ProcessProvider:
     def _recover(self) -> None:
         """Ends what an earlier provider had begun to start when it was killed."""
         self._records.clear_halves()
-        self._sandbox.end_parents()
         for id, _ in list(self._records.scan()):
             record = self._records.read(id)
             if record is None or (record.process and self._was_released(record, record.process)):
@@ -393,6 +398,7 @@ class ProcessProvider:
                 self._sandbox.group(record.process).remove()
             Path(record.socket).unlink(missing_ok=True)
             self._records.remove(id)
+        self._sandbox.end_parents()
         self._secrets.keep_only(lambda id: self._records.path(id).exists())
         with self._lock:
             self._refresh()

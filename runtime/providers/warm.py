@@ -106,7 +106,6 @@ class Warmth:
         self._outlets: Outlets | None = None
         self._thread = threading.Thread(target=self._make, name="warm", daemon=True)
         if not self.refused:
-            sandbox.end_parents()
             self._thread.start()
 
     def parent(self, spec: FunctionSpec, bundle: Bundle, cell: Cell) -> Parent | None:

@@ -74,6 +74,7 @@ def live(
     try:
         for group in groups:
             os.write(group, b"0")  # ourselves
+        os.setsid()
         _isolate()
         within, without = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if not _tell(asked, SPARE):
@@ -121,7 +122,6 @@ def _be(
 ) -> NoReturn:
     """The program's way to its own code."""
     try:
-        os.setsid()
         cell, given = _await_cell(asked)
         socket.send_fds(init, [cell["title"].encode()], [given[x] for x in given if x == "status"])
         init.recv(4096)  # it has its name: from now on we are found
@@ -276,7 +276,7 @@ def _renewed(stream: Any, mode: str) -> Any:
         stream.encoding,
         stream.errors,
         newline=None if mode == "r" else "\n",
-        write_through=mode == "w",
+        write_through=True,
     )
     text.mode = mode
     return text
