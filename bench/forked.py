@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +25,8 @@ from bench.harness import BenchError
 from builder import python_dependencies
 from core.bundle import PREFIX, Bundle, bundle_folder, layer_folder
 from core.models import FunctionSpec
-from core.sandbox import Sandbox, program
+from core.sandbox import LISTENER, Sandbox, program
+from core.sandbox.process import spawn
 from core.settings import ROOT, Settings
 from runtime.providers.process import ProcessProvider
 
@@ -152,28 +153,22 @@ def _by_hand(settings: Settings, spec: FunctionSpec) -> float:
     folder = bundle_folder(settings, spec.namespace, spec.artifact)
     bundle = msgspec.json.decode((folder / "bundle.json").read_bytes(), type=Bundle)
     path = str(settings.run / "by-hand")
+    layer = layer_folder(settings, spec.namespace, bundle.layers[0])
+    env = ["LISTEN_FDS=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", f"PYTHONPATH={layer}"]
+    python = getattr(sys, "_base_executable", sys.executable)
+    argv = ["env", "-i", f"--chdir={folder / 'app'}", *env, python, "index.py"]
     begun = time.monotonic()
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, Path(os.devnull).open("r+") as null:
         listener.bind(path)
         listener.listen()
-        os.dup2(listener.fileno(), 3, inheritable=True)
-        child = subprocess.Popen(
-            [getattr(sys, "_base_executable", sys.executable), "index.py"],
-            cwd=folder / "app",
-            env={
-                "LISTEN_FDS": "1",
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONUNBUFFERED": "1",
-                "PYTHONPATH": str(layer_folder(settings, spec.namespace, bundle.layers[0])),
-            },
-            pass_fds=[3],
-        )
+        ends = dict.fromkeys(range(3), null.fileno())
+        child = spawn("/usr/bin/env", argv, {**ends, LISTENER: listener.fileno()})
     try:
         _ask(path)
         return time.monotonic() - begun
     finally:
-        child.kill()
-        child.wait()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         Path(path).unlink()
 
 
