@@ -28,6 +28,7 @@ from core.models import FunctionSpec
 from core.sandbox import LISTENER, Sandbox, program
 from core.sandbox.process import spawn
 from core.settings import ROOT, Settings
+from runtime.controller import SWITCH_EVERY
 from runtime.providers.process import ProcessProvider
 
 OWNER, TEMPLATE = "bench", "python3-http"
@@ -41,6 +42,7 @@ REST = 0.5
 
 def run(repeat: int) -> Result:
     """Starts one of each in turns, ``repeat`` times after one that warms up."""
+    sys.setswitchinterval(SWITCH_EVERY)
     figures: list[Figure] = []
     with harness.scratch() as folder, _network(folder) as settings:
         sandbox = Sandbox.from_settings(settings)

@@ -232,7 +232,7 @@ class Network:
                     raise _lacks(f"forwarding on {name}")
         with nft.Firewall() as firewall:
             # Read first: a change that comes in between makes it another.
-            now = (firewall.generation(), _guarded(uplinks))
+            now = (nft.generation(), _guarded(uplinks))
             if now != self._intact:
                 self._require_fence(firewall, now[1])
                 if firewall.closed_to(self.bridge):

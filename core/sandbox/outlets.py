@@ -73,8 +73,7 @@ class Outlets:
         if outlet is None:
             return None
         try:
-            with nft.Firewall() as firewall:
-                generation = firewall.generation()
+            generation = nft.generation()
             if generation != self._generation:
                 self._network.require()
                 self._generation = generation
