@@ -14,7 +14,6 @@ from __future__ import annotations
 import filecmp
 import functools
 import importlib.metadata
-import logging
 import re
 import sys
 import threading
@@ -27,13 +26,14 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from core import logging
 from core.bundle import HOME, LAYER_MOUNTS, Bundle, bundle_folder, layer_folder
 from core.errors import SlipwayError
 from core.models import FunctionSpec
 from core.sandbox import PATH, Cell, Mount, Outlets, Parent, Sandbox, Seed, Unforkable
 from core.settings import ROOT, Settings
 
-log = logging.getLogger(__name__)
+log = logging.get()
 
 MOST = 8
 """Parents at once, each of 20 MB and two children that wait: of the owners who started last."""
@@ -137,7 +137,7 @@ class Warmth:
         }
         with self._lock:
             for key in [key for key in self._parents if key not in keys]:
-                log.info("no function needs the warm parent %s: ended", key)
+                log.info("warm_parent_ended", parent=str(key), reason="no function needs it")
                 self._parents.pop(key).close()
             for key in sorted(keys - set(self._parents), key=str):
                 if len(self._parents) + len(self._wanted) < MOST:
@@ -180,10 +180,10 @@ class Warmth:
                     self._outlets = Outlets(self._sandbox.network)
                     self._outlets.want()
                 parent = self._sandbox.warm(seed(key.template), str(key), self._outlets)
-                log.info("the functions of %s are forked from now on", key)
+                log.info("warm_parent_ready", parent=str(key))
             except (Unforkable, SlipwayError, OSError) as error:
                 self._failed[key] = time.monotonic() + _AGAIN
-                log.warning("functions of %s are not forked: %s", key, error)
+                log.warning("no_warm_parent", parent=str(key), reason=str(error))
             with self._lock:
                 self._wanted.pop(key, None)
                 if parent:
@@ -198,7 +198,7 @@ class Warmth:
             reason = _foreign(self._settings, spec, bundle)
             self._reasons[key] = reason
             if reason and bundle.template in TEMPLATES:
-                log.info("%s is always started, not forked: %s", spec.function, reason)
+                log.info("not_forked", function=spec.function, reason=reason)
         return self._reasons[key]
 
 
@@ -289,7 +289,7 @@ def _contents(distribution: Distribution) -> set[tuple[str, str]]:
         (str(file), file.hash.value)
         for file in distribution.files or ()
         if file.hash
-        and file.parts[0] != ".."
+        and file.parts[0] not in ("..", "bin")
         and not file.parts[0].endswith(".dist-info")
         and file.suffix != ".pyc"
     }
