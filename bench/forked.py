@@ -24,6 +24,7 @@ from bench.figures import Figure, Result, most
 from bench.harness import BenchError
 from builder import python_dependencies
 from core.bundle import PREFIX, Bundle, bundle_folder, layer_folder
+from core.errors import Unavailable
 from core.models import FunctionSpec
 from core.sandbox import LISTENER, Sandbox, program
 from core.sandbox.process import spawn
@@ -70,7 +71,10 @@ def _network(folder: Path) -> Iterator[Settings]:
     }
     settings = Settings.from_env(env)
     network = Sandbox.from_settings(settings).network
-    network.setup()
+    try:
+        network.setup()
+    except Unavailable as error:
+        raise BenchError(str(error)) from error
     try:
         yield settings
     finally:

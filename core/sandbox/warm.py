@@ -1,15 +1,16 @@
 """Warm parents from outside: started in bubblewrap once, asked to fork a cell many times.
 
-    Parent(...)   bubblewrap ── parent.py imports what cells begin with ── "warm"
-    fork          control group, mounts, network, socket: all made here, sent as descriptors
-                  child.py joins the group, makes its namespaces ── READY, by its own pid
+    Parent(...)   bubblewrap ── parent.py imports what cells begin with ── WARM
+    ahead         control group made ── a child joins it, makes its namespaces ── SPARE
+    fork          the group's limits ── the cell's document, mounts, network, socket ── READY
                   write down what was started (``record``)
-                  GO ─────────────────────────────────────────────► uid, filter, the program
+                  GO ─────────────────────────────────────────► uid, filter, the program
 
 The order is launch.py's: bounds first, then the document, then the program. Mounts travel as
 descriptors of detached ones, so a parent never has an owner's files in sight. Whatever fails before
-GO is ``Unforkable``, and leaves nothing: the caller starts the cell in bubblewrap. Killed in
-between, we leave a child that waits under the cell's name, which ``kill_marked`` ends.
+GO is ``Unforkable``, and leaves nothing: the caller starts the cell in bubblewrap. Killed before
+READY, we leave a child that ends itself; after it, one that waits under the cell's name, which
+``kill_marked`` ends. Parents end with us, for their socket does.
 """
 
 from __future__ import annotations

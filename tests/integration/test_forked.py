@@ -482,12 +482,3 @@ def test_a_forked_cell_has_the_network_that_was_ready_for_it(tmp_path: Path) -> 
         network.teardown()
         sandbox.cgroups.clear()
     until(lambda: not list(Path("/sys/class/net").glob("slforkt*")))
-
-
-def test_what_a_parent_imports_is_pinned_where_functions_get_theirs() -> None:
-    lines = (CHECKOUT / "constraints.txt").read_text().splitlines()
-    constraints = dict(line.partition(" ;")[0].split("==") for line in lines)
-    for template in warm.TEMPLATES:
-        for line in (CHECKOUT / "templates" / template / "requirements.txt").read_text().split():
-            name, _, version = line.partition("==")
-            assert constraints[name] == version, f"{template}: {line}"
