@@ -27,7 +27,7 @@ import pytest
 from core.bundle import PREFIX, Bundle
 from core.errors import InvalidRequest, NotFound, NotSupported
 from core.models import FunctionSpec, Resources
-from core.sandbox import SECRETS, Sandbox
+from core.sandbox import SECRETS, Cell, Process, Sandbox
 from core.settings import Settings
 from engine.client import Engine
 from runtime.providers import Instance, Phase, Provider
@@ -218,8 +218,16 @@ class ForkedParts(ProcessParts):
     ends the process before the template's would begin."""
 
     def provider(self, settings: Settings, read: ReadSecrets = no_secrets) -> Provider:
-        provider = ProcessProvider(settings, KEY, Sandbox.from_settings(settings), read)
-        return forked.warmed(provider, self.made)
+        sandbox = Sandbox.from_settings(settings)
+        start = sandbox.start
+
+        def fork(cell: Cell, *arguments: Any, **options: Any) -> Process:
+            process = start(cell, *arguments, **options)
+            assert process.monitor == 0 or cell.argv != forked.COMMAND, "it was not forked"
+            return process
+
+        sandbox.start = fork  # type: ignore[method-assign]  # so that no test passes by a start
+        return forked.warmed(ProcessProvider(settings, KEY, sandbox, read), self.made)
 
     def artifact(self, settings: Settings, files: dict[str, str], process: list[str]) -> str:  # noqa: ARG002 - the template's
         handler = f"{files['server.py']}\nos._exit(0)\n"
