@@ -20,6 +20,7 @@ BENCHES = (
     "hundredfifty",
     "edge",
     "start",
+    "forked",
     "stream",
     "follow",
     "listing",

@@ -15,6 +15,7 @@ import redis
 from bench import processes
 from bench.harness import Platform
 from core import cgroup, keys
+from core.sandbox.process import WARM
 from runtime.edge import config
 from runtime.edge.admin import AdminSocket
 
@@ -41,7 +42,7 @@ def functions(platform: Platform) -> Counter[str]:
         {
             "instances' folders": _entries(settings.instances),
             "sockets": _entries(settings.run / "f"),
-            "control groups": sum(each.is_dir() for each in folder.iterdir()),
+            "control groups": len(_members(folder)),
             "processes": sum(len(each.read_text().split()) for each in _members(folder)),
             "routes": sum(bool(e.strip()) for e in config.map_file(settings).open()),
             "servers of the edge": sum(" unix" in f" {e}" or ".sock" in e for e in states),
@@ -130,6 +131,11 @@ def cpu(platform: Platform) -> dict[str, float]:
     return found
 
 
+def _waits(members: Path) -> bool:
+    called = [processes.arguments(int(pid)) for pid in members.read_text().split()]
+    return any(words and words[0].startswith(WARM) for words in called)
+
+
 def _cpu(pid: int) -> float:
     try:
         return processes.cpu_seconds(pid)
@@ -151,7 +157,9 @@ def _kind(name: str) -> str:
 
 
 def _members(folder: Path) -> list[Path]:
-    return [each for each in folder.glob("**/cgroup.procs") if each.parent != folder]
+    """Of the functions' groups; not of warm parents, and of children that are no function yet."""
+    found = [each for each in folder.glob("**/cgroup.procs") if each.parent != folder]
+    return [each for each in found if not _waits(each)]
 
 
 def _entries(folder: Path) -> int:

@@ -175,15 +175,35 @@ class Cgroups:
         Raises:
             Unavailable: the kernel refused.
         """
-        group = self.named(name)
+        group = self.make(name)
         try:
-            for hierarchy, folder in self._make(group):
-                for file, value in _limits(hierarchy, memory, cpus, pids, one_fate):
-                    _write(folder / file, value)
+            self.bound(group, memory=memory, cpus=cpus, pids=pids, one_fate=one_fate)
         except Unavailable:
             group.remove()
             raise
         return group
+
+    def make(self, name: str) -> Cgroup:
+        """Makes a group without limits; for what is forked before it is known what for.
+
+        Raises:
+            Unavailable: the kernel refused.
+        """
+        group = self.named(name)
+        try:
+            self._make(group)
+        except Unavailable:
+            group.remove()
+            raise
+        return group
+
+    def bound(
+        self, group: Cgroup, *, memory: int, cpus: float, pids: int, one_fate: bool = True
+    ) -> None:
+        """Sets a group's limits; see ``create``. Raises Unavailable."""
+        for hierarchy, folder in zip(self.hierarchies, group.folders, strict=True):
+            for file, value in _limits(hierarchy, memory, cpus, pids, one_fate):
+                _write(folder / file, value)
 
     def join(self, name: str, pid: int, share: float = 1.0) -> None:
         """Moves a process into a group without bounds of its own, made where need be: it and all
@@ -211,6 +231,13 @@ class Cgroups:
     def named(self, name: str) -> Cgroup:
         """The group of that name, whether it is there or not."""
         return Cgroup(hierarchy.folder / name for hierarchy in self.hierarchies)
+
+    def remove_empty(self, prefix: str) -> None:
+        """Removes those groups in which nothing is any more whose names begin so."""
+        for hierarchy in self.hierarchies:
+            for folder in hierarchy.folder.glob(f"{prefix}*"):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def clear(self) -> None:
         """Removes every empty group of this installation, and our folder."""

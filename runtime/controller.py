@@ -216,6 +216,7 @@ class Controller:
         wants = wanted(records.values(), staged.values(), returning)
         self.replicas.forget({key for key, want in wants.items() if want.replicas})
         staying += self._take_back(instances, wants, staying)
+        self.provider.prepare([each.spec for each in records.values()])
         dead = [each for each in instances if each.phase is Phase.EXITED]
         self._bury(dead, wants)
         ready, taken_over = self.replicas.ready(), self.replicas.taken_over()

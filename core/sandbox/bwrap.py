@@ -8,11 +8,11 @@ they run with privileges that a variable such as LD_PRELOAD would hand to the fu
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from core.errors import ConfigError
-from core.sandbox.cell import SECRETS, Cell
+from core.sandbox.cell import SECRETS, Cell, Mount
 from core.sandbox.interpreters import Interpreters
 
 # The numbers under which descriptors are handed to bubblewrap. 3 is the cell's listener.
@@ -112,7 +112,35 @@ def command(cell: Cell, uid: int, *, root: bool) -> list[str]:
     return argv + list(cell.argv)
 
 
-def _filesystem(cell: Cell, found: Interpreters, files: Mapping[str, int]) -> list[str]:
+def parents_options(
+    mounts: Sequence[Mount], places: Iterable[str], found: Interpreters, files: Mapping[str, int]
+) -> list[str]:
+    """Everything before the command of a warm parent (warm.py): the mounts of a cell without what
+    is the cell's own, with an empty file or folder at each place where that will be mounted.
+
+    ``mounts``: what it imports; ``places``: folders of its cells' mounts; ``files``: of /etc, made
+    for each cell. No pid namespace, which would end with it all that it forked.
+    """
+    argv = ["--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    for name in ("SETUID", "SETGID", "SETPCAP", "NET_ADMIN", "SYS_ADMIN"):
+        argv += ["--cap-add", f"CAP_{name}"]
+    tree = _base()
+    for target, descriptor in files.items():
+        tree.file(descriptor, target)
+    tree.argv += ["--dev", "/dev"]
+    for folder in ("/proc", "/run", "/home", SECRETS, *places):
+        tree.folder(folder)
+    tree.argv += ["--perms", "1777", "--size", "1048576", "--tmpfs", "/tmp"]
+    tree.argv += ["--perms", "0755", "--tmpfs", "/run"]  # the parent's code; it takes it away
+    tree.link("/tmp", "/var/tmp")
+    _interpret(tree, found)
+    for mount in mounts:
+        tree.bind(str(mount.source), mount.target)
+    return [*argv, *tree.argv, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+def _base() -> _Tree:
+    """What all cells see of the machine."""
     tree = _Tree()
     tree.bind("/usr", "/usr")
     for name in ("bin", "sbin", "lib", "lib32", "libx32", "lib64"):
@@ -124,6 +152,22 @@ def _filesystem(cell: Cell, found: Interpreters, files: Mapping[str, int]) -> li
     for each in _ETC:
         if Path(each).exists():
             tree.bind(str(Path(each).resolve()), each)
+    return tree
+
+
+def _interpret(tree: _Tree, found: Interpreters) -> None:
+    """Lets the interpreters work; after /tmp, below which one may lie."""
+    for source, target in found.binds:
+        tree.bind(str(source), target)
+    for points_to, link in found.links:
+        tree.link(points_to, link)
+    for folder in found.hidden:
+        tree.argv += ["--perms", "0755", "--size", "4096", "--tmpfs", folder]
+        tree.argv += ["--remount-ro", folder]
+
+
+def _filesystem(cell: Cell, found: Interpreters, files: Mapping[str, int]) -> list[str]:
+    tree = _base()
     secrets = {f"{SECRETS}/{name}" for name in cell.secrets}
     for target, descriptor in files.items():
         if target not in secrets:
@@ -136,13 +180,7 @@ def _filesystem(cell: Cell, found: Interpreters, files: Mapping[str, int]) -> li
     for target in sorted(secrets):
         tree.file(files[target], target, "0400")
     tree.link("/tmp", "/var/tmp")
-    for source, target in found.binds:
-        tree.bind(str(source), target)
-    for points_to, link in found.links:
-        tree.link(points_to, link)
-    for folder in found.hidden:
-        tree.argv += ["--perms", "0755", "--size", "4096", "--tmpfs", folder]
-        tree.argv += ["--remount-ro", folder]
+    _interpret(tree, found)
     for mount in cell.mounts:
         tree.bind(str(mount.source), mount.target, writable=mount.writable)
     return [*tree.argv, "--remount-ro", "/dev", "--remount-ro", "/"]

@@ -71,11 +71,12 @@ class Process(Struct, frozen=True):
     """
 
     pid: int
-    """Pid 1 of its namespace: bubblewrap's init, whose first child (pid 2) is the program. With it
-    all others of the namespace end. Without a sandbox: the program."""
+    """Pid 1 of its namespace: an init, whose first child (pid 2) is the program. With it all others
+    of the namespace end. Without a sandbox: the program."""
     started: int
     monitor: int
-    """bubblewrap outside, which ends when the program has; ``pid`` where there is no sandbox."""
+    """bubblewrap outside, which ends when the program has; 0: forked of a warm parent, where the
+    init does; ``pid`` where there is no sandbox."""
     boot: str
     cgroups: list[str]
     address: str = ""

@@ -41,7 +41,7 @@ START_TIMEOUT = 20.0
 RUN = "slipway-run:"
 """How bubblewrap is called around a run to the end; the pid of the runner and a name follow."""
 _OPEN_FILES = 16384
-_GOES_FIRST = "500"
+GOES_FIRST = "500"
 """Of -1000 to 1000; see proc(5), oom_score_adj."""
 _SCRATCH_UIDS = range(1_950_000_000, 1_950_065_536)
 """For cells without a uid of their own; functions have others, see the process provider."""
@@ -114,13 +114,13 @@ class Launcher:
                 0: null,
                 1: wiring.output,
                 2: wiring.output,
-                bwrap.ARGS: hold(_memory_file("\0".join([*options, ""]).encode())),
+                bwrap.ARGS: hold(memory_file("\0".join([*options, ""]).encode())),
                 bwrap.INFO: told,
                 bwrap.BLOCK: block,
-                bwrap.SECCOMP: hold(_memory_file(seccomp.program())),
+                bwrap.SECCOMP: hold(memory_file(seccomp.program())),
             }
             for path, content in contents.items():
-                fds[files[path]] = hold(_memory_file(content))
+                fds[files[path]] = hold(memory_file(content))
             if wiring.listener is not None:
                 fds[LISTENER] = wiring.listener
             if wiring.status is not None:
@@ -141,19 +141,26 @@ class Launcher:
                 raise
         return process
 
+    def limits(self, cell: Cell) -> dict[str, int]:
+        """Resource limits of a cell, by setrlimit(2)'s names: the most that it may have."""
+        limits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": _OPEN_FILES}
+        if "pids" not in self.cgroups.controllers:
+            limits["RLIMIT_NPROC"] = cell.pids
+        return limits
+
     def _bind(self, cell: Cell, group: Cgroup, pid: int, monitor: int) -> Process:
         """Puts the waiting child of bubblewrap in its bounds; returns it as it is to be kept."""
         address = ""
         try:
             group.join(pid)
             # When the host itself runs out of memory, a function goes before the store does.
-            Path(f"/proc/{pid}/oom_score_adj").write_text(_GOES_FIRST)
-            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-            _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-            most = min(most, _OPEN_FILES)
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
-            if "pids" not in self.cgroups.controllers:
-                resource.prlimit(pid, resource.RLIMIT_NPROC, (cell.pids, cell.pids))
+            Path(f"/proc/{pid}/oom_score_adj").write_text(GOES_FIRST)
+            for name, most in self.limits(cell).items():
+                limit = getattr(resource, name)
+                _, hard = resource.prlimit(pid, limit)
+                if hard != resource.RLIM_INFINITY:
+                    most = min(most, hard)
+                resource.prlimit(pid, limit, (most, most))
         except OSError as error:
             raise Unavailable(f"a cell's limits cannot be set: {error}") from error
         if cell.network == "egress" and self.network.exists():
@@ -194,7 +201,7 @@ def readable(descriptor: int, timeout: float) -> bool:
     return bool(poll.poll(max(timeout, 0) * 1000))
 
 
-def _memory_file(content: bytes) -> int:
+def memory_file(content: bytes) -> int:
     descriptor = os.memfd_create("slipway", os.MFD_CLOEXEC)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)

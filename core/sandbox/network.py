@@ -167,8 +167,8 @@ class Network:
         fence still stand."""
         if os.geteuid() != 0:
             return False
-        with contextlib.suppress(Unavailable), _netlink("") as ip:
-            self._entrance(ip)
+        with contextlib.suppress(Unavailable):
+            self.require()
             return True
         return False
 
@@ -206,13 +206,22 @@ class Network:
         except OSError as error:
             raise Unavailable(f"the cell ended before it had a network: {error}") from error
         try:
-            with _netlink("a cell got no network") as ip:
-                number = self._plug(ip, self._entrance(ip), namespace)
-                address = self.subnet[number]
-                in_namespace(namespace, lambda: self._configure(address))
+            return self.plug(namespace)
         finally:
             os.close(namespace)
+
+    def plug(self, namespace: int) -> str:
+        """The same for the network namespace of a descriptor."""
+        with _netlink("a cell got no network") as ip:
+            number = self._plug(ip, self._entrance(ip), namespace)
+            address = self.subnet[number]
+            in_namespace(namespace, lambda: self._configure(address))
         return str(address)
+
+    def require(self) -> None:
+        """Raises Unavailable: no cell may be let in now, as bridge or fence do not stand."""
+        with _netlink("the functions' network cannot be looked at") as ip:
+            self._entrance(ip)
 
     def _check(self) -> None:
         """Raises Unavailable: something is not as ``setup`` makes it."""
@@ -223,7 +232,7 @@ class Network:
                     raise _lacks(f"forwarding on {name}")
         with nft.Firewall() as firewall:
             # Read first: a change that comes in between makes it another.
-            now = (firewall.generation(), _guarded(uplinks))
+            now = (nft.generation(), _guarded(uplinks))
             if now != self._intact:
                 self._require_fence(firewall, now[1])
                 if firewall.closed_to(self.bridge):

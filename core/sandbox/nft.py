@@ -7,18 +7,20 @@ comparison that fails ends the rule. Numbers are those of <linux/netfilter/nf_ta
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
-from pyroute2.netlink import NLM_F_REQUEST
+from pyroute2.netlink import NETLINK_NETFILTER, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES
 from pyroute2.netlink.nfnetlink.nftsocket import (
     NFT_MSG_GETGEN,
     NFT_MSG_GETRULE,
-    nft_gen_msg,
+    NFT_MSG_NEWGEN,
     nft_rule_msg,
 )
 from pyroute2.nftables.expressions import genex
@@ -143,6 +145,34 @@ class Chain:
     """What no rule of it decides."""
 
 
+_GETGEN = struct.Struct("=IHHII BBH")
+"""struct nlmsghdr and struct nfgenmsg: all that is asked."""
+_GEN_ID = struct.Struct(">I")
+_GEN_ID_AT = _GETGEN.size + 4  # after its own header, the first attribute of the answer
+
+
+def generation() -> int:
+    """The kernel's number of the rules as they are: any change by anybody makes it another.
+
+    Every start asks: so without pyroute2, whose sockets take a millisecond to open.
+
+    Raises:
+        Unavailable: the kernel refuses; no permission, no nf_tables.
+    """
+    kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN
+    asked = _GETGEN.pack(_GETGEN.size, kind, NLM_F_REQUEST, 0, 0, 0, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+            kernel.sendto(asked, (0, 0))
+            answer = kernel.recv(4096)
+    except OSError as error:
+        raise Unavailable(f"nftables cannot be reached: {error}") from error
+    if _GETGEN.unpack_from(answer)[1] != kind & 0xFF00 | NFT_MSG_NEWGEN:
+        raise Unavailable("nftables does not tell its generation: the kernel may lack nf_tables")
+    number: int = _GEN_ID.unpack_from(answer, _GEN_ID_AT)[0]
+    return number
+
+
 class Firewall:
     """Tables of the family ip; close it after use.
 
@@ -160,13 +190,6 @@ class Firewall:
 
     def __exit__(self, *_: object) -> None:
         self._nft.close()
-
-    def generation(self) -> int:
-        """The kernel's number of the rules as they are: any change by anybody makes it another."""
-        number: int = self._ask(
-            lambda: self._nft.request_get(nft_gen_msg(), NFT_MSG_GETGEN, NLM_F_REQUEST)
-        )[0].get_attr("NFTA_GEN_ID")
-        return number
 
     def tables(self) -> list[str]:
         return [each.get_attr("NFTA_TABLE_NAME") for each in self._ask(self._nft.get_tables)]

@@ -20,6 +20,9 @@ from core.cgroup import Cgroup
 from core.errors import Unavailable
 from core.sandbox.cell import Process
 
+WARM = "slipway-warm:"
+"""How a parent (warm.py) is called in the process list, and what it forked until that is released.
+"""
 _PROGRAM = 2
 """The program's pid in its namespace, where bubblewrap's init is 1."""
 
@@ -136,6 +139,12 @@ def program(process: Process) -> int | None:
     return None
 
 
+def released(process: Process) -> bool:
+    """Whether the program of a cell that runs was let go."""
+    pid = program(process)
+    return pid is not None and not _called(pid).startswith(WARM)
+
+
 def kill(process: Process, timeout: float = 10) -> int | None:
     """Ends the cell and all that it started; returns its exit status when they are gone.
 
@@ -176,7 +185,7 @@ def reap(process: Process, timeout: float = 1) -> int | None:
     bubblewrap ends just after what it watches: hence a time to wait, in seconds. A bubblewrap
     that was killed itself knows nothing.
     """
-    status = reap_child(process.monitor, timeout)
+    status = reap_child(process.monitor, timeout) if process.monitor else None
     if status is None or (process.monitor != process.pid and os.WIFSIGNALED(status)):
         return None
     code = os.waitstatus_to_exitcode(status)
@@ -201,10 +210,10 @@ def reap_child(pid: int, timeout: float = 1) -> int | None:
 def kill_marked(marker: str) -> None:
     """Ends processes of ours whose command line begins with ``marker``.
 
-    For starts that nobody wrote down: their process still is bubblewrap, held before the cell's
-    program. A program that took the name itself would only end itself.
+    For starts that nobody wrote down: their process still is bubblewrap, or a forked init, held
+    before the cell's program. A program that took the name itself would only end itself.
     """
-    _kill_called(lambda called: called == marker)
+    kill_called(lambda called: called == marker)
 
 
 def kill_orphans(prefix: str) -> None:
@@ -214,10 +223,10 @@ def kill_orphans(prefix: str) -> None:
         pid = called.removeprefix(prefix).partition(":")[0]
         return called.startswith(prefix) and pid.isdecimal() and not Path(f"/proc/{pid}").exists()
 
-    _kill_called(orphaned)
+    kill_called(orphaned)
 
 
-def _kill_called(wanted: Callable[[str], bool]) -> None:
+def kill_called(wanted: Callable[[str], bool]) -> None:
     """Ends every process whose name, the first word of its command line, is wanted."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -225,21 +234,25 @@ def _kill_called(wanted: Callable[[str], bool]) -> None:
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(int(folder.name))
             try:
-                called = (folder / "cmdline").read_bytes().partition(b"\0")[0]
-                if wanted(called.decode(errors="replace")):
+                if wanted(_called(int(folder.name))):
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                     ended(descriptor, 5)
             finally:
                 os.close(descriptor)
 
 
-def is_marked(process: Process, marker: str) -> bool:
-    """Whether bubblewrap still watches over a cell of this name."""
+def _called(pid: int) -> str:
+    """The first word of its command line; empty: it is gone, or the kernel's own."""
     try:
-        command = Path(f"/proc/{process.monitor}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
-    return command.startswith(marker.encode() + b"\0")
+        return ""
+    return command.partition(b"\0")[0].decode(errors="replace")
+
+
+def is_marked(process: Process, marker: str) -> bool:
+    """Whether bubblewrap, or its own init, still watches over a cell of this name."""
+    return _called(process.monitor or process.pid) == marker
 
 
 def _children(pid: int) -> list[int]:

@@ -6,6 +6,7 @@ See launch.py for how a cell is started and in what order it is bound.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -17,9 +18,12 @@ from core import cgroup
 from core.errors import ConfigError, NotFound, Unavailable
 from core.sandbox import bare, bwrap, seccomp
 from core.sandbox.cell import Cell, Outcome, Process, Result
+from core.sandbox.forks import kernel
 from core.sandbox.launch import RUN, START_TIMEOUT, Launcher, Wiring, readable
 from core.sandbox.network import Network
+from core.sandbox.outlets import Outlets
 from core.sandbox.process import ended, kill, kill_orphans
+from core.sandbox.warm import Parent, Seed, Unforkable, end_all
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ class Sandbox:
         """
         self.network = network
         self.root = os.geteuid() == 0
+        self._mark = mark
         if builds:
             self.cgroups = cgroup.of_builds(mark, top=self.root)
         else:
@@ -83,19 +88,44 @@ class Sandbox:
         listener: int | None = None,
         status: int | None = None,
         record: Callable[[Process], None] = _nothing,
+        parent: Parent | None = None,
     ) -> Process:
         """Starts a cell that outlives us; returns once its program is released to run.
 
         ``name``: unique, part of file names. ``output``: descriptor for stdout and stderr.
         ``listener``: handed in as descriptor 3. ``status``: descriptor of a file into which
         bubblewrap writes how it ended (see ``exit_status``). ``record`` is called before the
-        program runs: what it writes down is true whenever we are killed.
+        program runs: what it writes down is true whenever we are killed. ``parent``: forks it,
+        where it can.
 
         Raises:
             NotFound: a mount's source is not there.
             Unavailable: the kernel refused for now.
         """
-        return self._launch(cell, name, Wiring(output, listener, status), record)
+        return self._launch(cell, name, Wiring(output, listener, status), record, parent=parent)
+
+    def warm(self, seed: Seed, name: str, outlets: Outlets | None = None) -> Parent:
+        """Starts a parent that forks cells; see warm.py.
+
+        Raises:
+            Unforkable: there can be none here.
+        """
+        if reason := self.cold():
+            raise Unforkable(reason)
+        return Parent(seed, name, self._mark, self._launcher, outlets)
+
+    def cold(self) -> str:
+        """Why cells cannot be forked here; empty: they can."""
+        if not self.root:
+            return "only root can fork a function into a sandbox"
+        if self.refused:
+            return "there is no sandbox"
+        return _kernel_lacks()
+
+    def end_parents(self) -> None:
+        """Ends those that an earlier process of this installation left."""
+        if not self.cold():
+            end_all(self._mark, self.cgroups)
 
     def run(
         self,
@@ -235,10 +265,16 @@ class Sandbox:
         record: Callable[[Process], None],
         *,
         to_the_end: bool = False,
+        parent: Parent | None = None,
     ) -> Process:
         for mount in cell.mounts:
             if not mount.source.exists():
                 raise NotFound(f"{mount.source}, which {name} needs, is not there")
+        if parent:
+            try:
+                return parent.fork(cell, name, wiring, record)
+            except Unforkable as error:
+                log.warning("%s is started, as it could not be forked: %s", name, error)
         init = 0 if self.refused else 1
         group = self.cgroups.create(name, memory=cell.memory, cpus=cell.cpus, pids=cell.pids + init)
         try:
@@ -248,6 +284,16 @@ class Sandbox:
         except BaseException:
             group.remove()
             raise
+
+
+@functools.cache
+def _kernel_lacks() -> str:
+    """What a kernel before 5.12 has not, or another sandbox around us forbids."""
+    try:
+        os.close(kernel.detached_mount("/usr"))
+    except OSError as error:
+        return f"mounts cannot be handed over ({error})"
+    return ""
 
 
 def _follow(

@@ -92,6 +92,10 @@ class Provider(Protocol):
             Unavailable: the engine or kernel refused for now; trying again can help.
         """
 
+    def prepare(self, specs: Collection[FunctionSpec]) -> None:
+        """These, and no others, may be started soon: what shortens that is made ready, behind the
+        caller. Called every few seconds; cheap while nothing changes, and never fails."""
+
     def instances(self) -> Sequence[Instance]:
         """Every instance that is ours, dead ones that were not removed included.
 

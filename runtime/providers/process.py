@@ -28,13 +28,14 @@ import msgspec
 
 from core import disk, failpoints, logfiles
 from core.bundle import PREFIX, discard_bundle, read_bundle
-from core.errors import NotSupported, Unavailable
+from core.errors import NotSupported, SlipwayError, Unavailable
 from core.models import FunctionLogLine, FunctionSpec, Usage
 from core.pruning import Answer
 from core.sandbox import (
     SECRETS,
     Cell,
     Mount,
+    Parent,
     Process,
     Sandbox,
     alive,
@@ -46,8 +47,8 @@ from core.sandbox import (
     kill_marked,
     marker,
     open_process,
-    program,
     reap,
+    released,
     terminate,
 )
 from core.settings import Settings
@@ -57,6 +58,7 @@ from runtime.providers.output import Output, make_pipe
 from runtime.providers.records import Record, Records
 from runtime.providers.secretfolders import ReadSecrets, SecretFolders, no_secrets, read_all
 from runtime.providers.usage import Reading, between, totals
+from runtime.providers.warm import Warmth
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class _Known:
         self.descriptor: int | None = None
         """A pidfd of the cell, while it runs."""
         self.monitor: int | None = None
-        """A pidfd of bubblewrap outside, which ends with the program."""
+        """A pidfd of bubblewrap outside, which ends with the program; None: there is none."""
         self.exit_reason = ""
 
     def instance(self) -> Instance:
@@ -130,6 +132,9 @@ class ProcessProvider:
         """Rung when an end was seen by another call than ``wait``."""
         self._poll.register(self._bell, select.EPOLLIN)
         self._recover()
+        self._warmth = Warmth(settings, self._sandbox)
+        self._prepared: frozenset[tuple[str, str]] = frozenset()
+        """Artifacts for whose functions there are parents."""
 
     def start(
         self,
@@ -166,10 +171,11 @@ class ProcessProvider:
                 started_at=time.time(),
             )
             cell = cell_of(self._settings, spec, bundle, uid=uid, edge=self._edge())
+            parent = self._warmth.parent(spec, bundle, cell)
             self._records.create(record)
             failpoints.at("document-written")
             try:
-                return self._start(record, self._with_secrets(cell, record, values))
+                return self._start(record, self._with_secrets(cell, record, values), parent)
             except BaseException:
                 self._output.finish(id)
                 Path(record.socket).unlink(missing_ok=True)
@@ -198,13 +204,13 @@ class ProcessProvider:
         folder = self._secrets.make(record.id, values, record.uid, record.uid)
         return replace(cell, mounts=[*cell.mounts, Mount(folder, SECRETS)])
 
-    def _start(self, record: Record, cell: Cell) -> Instance:
+    def _start(self, record: Record, cell: Cell, parent: Parent | None) -> Instance:
         folder = self._records.path(record.id)
         made: list[Record] = []
 
         def keep(process: Process) -> None:
             made.append(msgspec.structs.replace(record, process=process))
-            self._records.replace(made[0])
+            self._records.replace(made[-1])
 
         with contextlib.ExitStack() as held:
             try:
@@ -224,10 +230,11 @@ class ProcessProvider:
                 listener=listener.fileno(),
                 status=status,
                 record=keep,
+                parent=parent,
             )
         try:
             with self._lock:
-                known = _Known(made[0], _stamp(folder), process)
+                known = _Known(made[-1], _stamp(folder), process)
                 self._watch(known)
                 self._known[record.id] = known
                 return known.instance()
@@ -235,11 +242,28 @@ class ProcessProvider:
             self._sandbox.end(process)
             raise
 
+    def prepare(self, specs: Collection[FunctionSpec]) -> None:
+        asked = frozenset((each.namespace, each.artifact) for each in specs)
+        if asked == self._prepared:
+            return
+        found = []
+        for spec in specs:
+            with contextlib.suppress(SlipwayError, OSError):  # a start will say it
+                found.append((spec, read_bundle(self._settings, spec.namespace, spec.artifact)))
+        self._warmth.prepare(found)
+        self._prepared = asked
+
     def instances(self) -> Sequence[Instance]:
         with self._lock:
             self._collect(0)
             self._refresh()
             return [known.instance() for known in self._known.values()]
+
+    def process(self, instance: Instance) -> Process | None:
+        """What an instance runs as, for who measures it."""
+        with self._lock:
+            known = self._known.get(instance.id)
+        return known.process if known else None
 
     def terminate(self, instance: Instance) -> None:
         with self._lock:
@@ -348,12 +372,18 @@ class ProcessProvider:
 
     def enforced(self) -> dict[str, str]:
         bound = self._settings.function_log
-        return {**self._sandbox.enforced(), "log": f"the last {bound} bytes of each function"}
+        told = {"starts": self._warmth.told()}
+        return {
+            **self._sandbox.enforced(),
+            **told,
+            "log": f"the last {bound} bytes of each function",
+        }
 
     def close(self) -> None:
         with self._started:
             self._closed = True
             self._started.wait_for(lambda: not self._starting, _CLOSE_SECONDS)
+        self._warmth.close()
         self._output.close()
         with self._lock:
             for known in list(self._known.values()):
@@ -371,8 +401,11 @@ class ProcessProvider:
             log.info("%s was being started when Slipway was killed: ended", id)
             kill_marked(marker(id))
             self._sandbox.cgroups.named(id).remove()
+            if record.process:
+                self._sandbox.group(record.process).remove()
             Path(record.socket).unlink(missing_ok=True)
             self._records.remove(id)
+        self._sandbox.end_parents()
         self._secrets.keep_only(lambda id: self._records.path(id).exists())
         with self._lock:
             self._refresh()
@@ -381,7 +414,7 @@ class ProcessProvider:
         """Whether the program was let go, as far as it can be told: it is there, or has ended."""
         if not is_marked(process, marker(record.id)) or not alive(process):
             return True
-        return program(process) is not None or not alive(process)
+        return released(process) or not alive(process)
 
     def _refresh(self) -> None:
         """Makes the cache follow the folder; only new and changed documents are read."""
@@ -410,7 +443,7 @@ class ProcessProvider:
             self._ended(known)
             return
         self._poll.register(known.descriptor, select.EPOLLIN)
-        if is_marked(known.process, marker(known.record.id)):
+        if known.process.monitor and is_marked(known.process, marker(known.record.id)):
             with contextlib.suppress(OSError):  # it is gone, or watched by the cell's end alone
                 known.monitor = os.pidfd_open(known.process.monitor)
                 self._poll.register(known.monitor, select.EPOLLIN)

@@ -15,6 +15,7 @@ from core.bundle import PREFIX
 from core.models import FunctionRecord
 from core.names import split_function
 from core.sandbox import alive
+from core.sandbox.process import WARM
 from core.settings import Settings
 from core.store import Store
 from runtime.edge import config
@@ -52,7 +53,7 @@ def _instances(
     """Documents, sockets, secrets, control groups and processes: those of the replicas that are
     desired, each once."""
     found: Counter[tuple[str, str]] = Counter()
-    ids, sockets = set(), set()
+    ids, sockets, groups = set(), set(), set()
     for folder in settings.instances.iterdir():
         if folder.name.startswith("."):
             yield f"half a folder of an instance: {folder.name}"
@@ -67,6 +68,8 @@ def _instances(
             yield f"{record.id} does not run, and is there"
         if record.stopping:
             yield f"{record.id} was told to end, and is there"
+        if record.process:  # a forked one's group was made before it was known whose
+            groups |= {Path(each).name for each in record.process.cgroups}
         found[record.spec.function, record.spec.revision] += 1
         addresses.setdefault(record.spec.function, set()).add(f"unix@{record.socket}")
         ids.add(record.id)
@@ -83,18 +86,18 @@ def _instances(
     builds = Path(f"/dev/shm/slipway-{settings.mark}-builds")
     if builds.is_dir():
         yield from _old(builds.iterdir())
-    yield from _cells(settings, ids)
+    yield from _cells(settings, ids, groups)
 
 
-def _cells(settings: Settings, ids: set[str]) -> Iterator[str]:
+def _cells(settings: Settings, ids: set[str], groups: set[str]) -> Iterator[str]:
     top = cgroup.discover(settings.mark, top=True).hierarchies
     for folder in top[0].folder.iterdir() if top and top[0].folder.is_dir() else ():
-        if folder.is_dir() and folder.name not in ids:
+        if folder.is_dir() and folder.name not in groups:
             try:
                 running = (folder / "cgroup.procs").read_text().split()
             except OSError:
                 continue
-            if running:
+            if running and not all(_waits(int(pid)) for pid in running):
                 yield f"processes {running} in the control group {folder.name} of nobody"
     for process in psutil.process_iter():
         try:
@@ -178,6 +181,14 @@ def _words(process: psutil.Process) -> list[str]:
         return list(process.cmdline())
     except psutil.Error:
         return []
+
+
+def _waits(pid: int) -> bool:
+    """A warm parent, or a child of it that is no function yet."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(WARM.encode())
+    except OSError:
+        return True
 
 
 def _is_cell(process: psutil.Process) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import os
 import random
 import secrets
 import shutil
@@ -26,14 +27,14 @@ import pytest
 from core.bundle import PREFIX, Bundle
 from core.errors import InvalidRequest, NotFound, NotSupported
 from core.models import FunctionSpec, Resources
-from core.sandbox import SECRETS, Sandbox
+from core.sandbox import SECRETS, Cell, Process, Sandbox
 from core.settings import Settings
 from engine.client import Engine
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.docker import DockerProvider
 from runtime.providers.process import ProcessProvider
 from runtime.providers.secretfolders import ReadSecrets, SecretFolders, no_secrets
-from tests import containers
+from tests import containers, forked
 from tests.conftest import missing
 from tests.waiting import until
 
@@ -212,8 +213,31 @@ class DockerParts:
         shutil.rmtree(settings.run)
 
 
+class ForkedParts(ProcessParts):
+    """The same with functions that are forked of a warm parent: the server is in the handler, and
+    ends the process before the template's would begin."""
+
+    def provider(self, settings: Settings, read: ReadSecrets = no_secrets) -> Provider:
+        sandbox = Sandbox.from_settings(settings)
+        start = sandbox.start
+
+        def fork(cell: Cell, *arguments: Any, **options: Any) -> Process:
+            process = start(cell, *arguments, **options)
+            assert process.monitor == 0 or cell.argv != forked.COMMAND, "it was not forked"
+            return process
+
+        sandbox.start = fork  # type: ignore[method-assign]  # so that no test passes by a start
+        return forked.warmed(ProcessProvider(settings, KEY, sandbox, read), self.made)
+
+    def artifact(self, settings: Settings, files: dict[str, str], process: list[str]) -> str:  # noqa: ARG002 - the template's
+        handler = f"{files['server.py']}\nos._exit(0)\n"
+        self.made = forked.bundle(settings, files | {"function/handler.py": handler})
+        return self.made
+
+
 PROVIDERS: dict[str, Callable[[], ProcessParts | DockerParts]] = {
     "process": ProcessParts,
+    "forked": ForkedParts,
     "docker": DockerParts,
 }
 
@@ -222,6 +246,8 @@ PROVIDERS: dict[str, Callable[[], ProcessParts | DockerParts]] = {
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     if request.param == "docker":
         request.getfixturevalue("engine")
+    if request.param == "forked" and os.geteuid() != 0:
+        pytest.skip("only root forks functions")
     yield from make_house(request.param, tmp_path)
 
 
@@ -230,7 +256,7 @@ def make_house(provider: str, state: Path) -> Iterator[House]:
     parts = PROVIDERS[provider]()
     settings = Settings(
         state=state,
-        runtime=provider,
+        runtime="docker" if provider == "docker" else "process",
         # Not drawn by the state folder: engines refuse addresses of a network that is there.
         subnet=f"10.{random.randrange(200, 250)}.{random.randrange(256)}.0/24",
         function_memory=96 * 2**20,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import json
+import os
 import threading
 import time
 
+import pytest
+
 from tests.e2e.platform import Platform, handler, stack
+from tests.waiting import until
 
 
 def test_a_push_goes_live_and_tells_so(platform: Platform) -> None:
@@ -174,3 +179,38 @@ def test_lists(platform: Platform) -> None:
     assert one["name"] == "l9"
     assert platform.request("/system/functions").status == 401
     assert platform.request("/healthz").status == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root forks functions")
+def test_what_was_built_is_forked_once_its_owner_has_a_warm_parent(platform: Platform) -> None:
+    repository = platform.repository("forks", "first")
+    files = {
+        "http/handler.py": handler("http"),
+        "flask/handler.py": "def handle(req):\n  return ''",
+    }
+    text = stack("http", "flask").replace("lang: python3-http", "lang: python3-flask")
+    text = text.replace("lang: python3-flask", "lang: python3-http", 1)
+    pushed = repository.push({"stack.yml": text, **files})
+    assert pushed.last.startswith("slipway: live"), pushed.text
+    log = platform.folder / "state" / "log" / "controller.log"
+    for name in ("http", "flask"):
+        until(lambda name=name: f"forks-python3-{name}" in log.read_text(), why=platform.logs)
+        platform.request(
+            f"/system/scale-function/{name}.forks",
+            method="POST",
+            data=json.dumps({"serviceName": name, "replicas": 2}).encode(),
+            admin=True,
+        )
+        until(lambda name=name: len(_monitors(platform, f"{name}.forks")) == 2)
+        assert 0 in _monitors(platform, f"{name}.forks"), platform.logs()
+        assert platform.call(f"{name}.forks").status == 200
+
+
+def _monitors(platform: Platform, function: str) -> list[int]:
+    """Of each replica that runs the process that watches over it; 0: it was forked."""
+    found = []
+    for document in (platform.folder / "state" / "instances").glob(f"{function}-*/instance"):
+        told = json.loads(document.read_bytes().partition(b"\n")[2])
+        if told["process"]:
+            found.append(told["process"]["monitor"])
+    return found

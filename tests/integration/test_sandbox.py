@@ -1,7 +1,8 @@
 """Attacks from inside a cell, as root's cells and as an ordinary user's: all of them fail.
 
 The probes are Python programs that run in the cell and print one JSON value. An ordinary user's
-sandbox is tried by a helper process that has given up root (``user``).
+sandbox is tried by a helper process that has given up root (``user``). What is forked of a warm
+parent runs them as the function's own code, when its handler is imported (``forked``).
 """
 
 from __future__ import annotations
@@ -17,15 +18,31 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from core.bundle import HOME
 from core.cgroup import HIGH, Cgroup
 from core.errors import ConfigError, NotFound
-from core.sandbox import PATH, Cell, Mount, Network, Process, Result, Sandbox, alive, kill_marked
+from core.sandbox import (
+    PATH,
+    Cell,
+    Mount,
+    Network,
+    Parent,
+    Process,
+    Result,
+    Sandbox,
+    alive,
+    exit_status,
+    kill_marked,
+)
 from core.sandbox.launch import marker
+from core.sandbox.sandbox import _follow
+from runtime.providers.warm import seed
 from tests.waiting import PATIENCE, until
 
 ROOT = os.geteuid() == 0
@@ -103,6 +120,51 @@ class Probes:
         return json.loads(lines[-1])
 
 
+class ForkedProbes(Probes):
+    """Runs programs as handlers of functions that are forked."""
+
+    def __init__(self, sandbox: Sandbox, parent: Parent, folder: Path) -> None:
+        super().__init__("root", sandbox, "")
+        self._parent = parent
+        self._folder = folder
+
+    def run(self, code: str, *, timeout: float = 20, **cell: Any) -> tuple[Result, list[str]]:
+        assert self.sandbox
+        name = f"probe-{time.monotonic_ns()}"
+        mounts = list(cell.pop("mounts", ()))
+        if all(each.target != HOME for each in mounts):
+            mounts.append(Mount(self._folder / name, HOME))
+        (app,) = [each.source for each in mounts if each.target == HOME]
+        (app / "function").mkdir(parents=True)
+        (app / "function" / "handler.py").write_text(
+            f"{textwrap.dedent(code)}\nimport os\nos._exit(0)\n"
+        )
+        bounds: dict[str, Any] = {"memory": MEMORY, "cpus": 1.0, "pids": 20, "uid": 1_950_000_009}
+        whole = {"env": {"PATH": PATH}, **bounds, **cell}
+        cell_ = Cell(argv=["python3", "index.py"], cwd=HOME, mounts=mounts, **whole)
+        status = self._folder / f"{name}.status"
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.fchmod(writer, 0o622)
+        lines: list[str] = []
+        with status.open("w") as told:
+            process = self.sandbox.start(
+                cell_, name, output=writer, status=told.fileno(), parent=self._parent
+            )
+        os.close(writer)
+        assert process.monitor == 0, "it was started, not forked"
+        try:
+            outcome, _ = _follow(reader, time.monotonic() + timeout, 2**20, lines.append, bool)
+            if outcome == "exited":
+                until(lambda: not alive(process))
+                if self.sandbox.group(process).out_of_memory():
+                    outcome = "memory"
+        finally:
+            os.close(reader)
+            self.sandbox.end(process)
+        code_ = exit_status(status)
+        return Result(137 if code_ is None else code_, outcome, 0.0, 0), lines
+
+
 def as_nobody(argv: list[str]) -> list[str]:
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--", *argv]
 
@@ -143,10 +205,27 @@ def sandbox() -> Sandbox:
     return Sandbox("test", Network("test", "10.98.0.0/24", 8080))
 
 
-@pytest.fixture(scope="module", params=["own", "user"])
-def probes(request: pytest.FixtureRequest, sandbox: Sandbox) -> Probes:
+@pytest.fixture(scope="module")
+def parent(sandbox: Sandbox) -> Iterator[Parent]:
+    """A warm parent of functions."""
+    if not ROOT:
+        pytest.skip("only root forks functions")
+    parent = sandbox.warm(seed("python3-http"), "test")
+    yield parent
+    parent.close()
+
+
+@pytest.fixture(scope="module", params=["own", "forked", "user"])
+def probes(
+    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Probes:
     if request.param == "own":
         return Probes("root" if ROOT else "user", sandbox, sys.executable)
+    if request.param == "forked":
+        folder = tmp_path_factory.mktemp("forked")
+        for each in (folder, *folder.parents[:3]):
+            each.chmod(0o755)
+        return ForkedProbes(sandbox, request.getfixturevalue("parent"), folder)
     if not ROOT:
         pytest.skip("we are an ordinary user already")
     python = python_for_nobody()

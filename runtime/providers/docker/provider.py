@@ -256,6 +256,9 @@ class DockerProvider:
                     return
         self._containers.drop(known)
 
+    def prepare(self, specs: Collection[FunctionSpec]) -> None:
+        """See Provider.prepare: an image is there as soon as it was built or pulled."""
+
     def instances(self) -> Sequence[Instance]:
         """See Provider.instances.
 

@@ -7,6 +7,7 @@
     request.py    what arrived
     stream.py     an answer's body that comes in pieces
     answers.py    what a handler returned → status, headers, body
+    rehearsal.py  one request of nobody, where functions are forked of a warm parent
 
 No web framework and no event loop but uvloop is imported here: that is what starts a function in
 a tenth of a second. The name of the package keeps out of the way of PyPI's ``watchdog``.

@@ -64,6 +64,11 @@ class Watchdog:
         asyncio.set_event_loop(self.loop)
         self.loop.run_until_complete(self._serve(listener))
 
+    def close(self) -> None:
+        """Ends its threads and its loop, for who goes on in this process."""
+        self._pool.shutdown()
+        self.loop.close()
+
     async def _serve(self, listener: socket.socket) -> None:
         told = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
