@@ -408,19 +408,20 @@ class Controller:
                     while not self._stop.is_set():
                         message = subscription.get_message(timeout=5.0)
                         if message and message["data"] != BUILDERS:
-                            self._rouse(message["data"].decode())
-                            self.wake()
+                            if not self._rouse(message["data"].decode()):
+                                self.wake()
             except RedisError:
                 self._stop.wait(0.5)
 
-    def _rouse(self, function: str) -> None:
-        """Begins at once what the next pass would do for a function that somebody waits for."""
+    def _rouse(self, function: str) -> bool:
+        """Begins at once what the next pass would do for a function that somebody waits for. False:
+        that is for the pass; else it comes when that is done, and takes no time from it."""
         record = self.store.function(function) if function else None
         if record is None or not record.replicas or record.previous:
-            return
+            return False
         key = (function, record.spec.revision)
         if self.replicas.trouble(key):
-            return  # the next pass knows when
+            return False  # the next pass knows when
         try:
             paused = [
                 each
@@ -428,11 +429,12 @@ class Controller:
                 if each.phase is Phase.PAUSED and (each.function, each.revision) == key
             ]
         except Unavailable:
-            return
+            return False
         for instance in paused[: record.replicas]:
             self.replicas.resume(instance)
         for _ in range(record.replicas - len(paused)):
             self.replicas.start(record.spec, record.replicas)
+        return self.replicas.begun(key)
 
     def _awake(self, instance: Instance) -> None:
         """Tells at once who waits for it where a function answers that answered nowhere; the next

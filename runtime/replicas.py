@@ -167,6 +167,12 @@ class Replicas:
             waiting = {key: 1000 for key, t in self._trouble.items() if t.next_start > now}
             return {**self._pending, **waiting}
 
+    def begun(self, key: Key) -> bool:
+        """Whether a replica is being started, so that ``changed`` will be called."""
+        with self._lock:
+            awaited = any(each.key == key and not each.ready for each in self._health.values())
+            return awaited or self._pending[key] > 0
+
     def trouble(self, key: Key) -> Trouble | None:
         with self._lock:
             return self._trouble.get(key)
