@@ -407,9 +407,9 @@ class Controller:
                 with self.store.wakes() as subscription:
                     while not self._stop.is_set():
                         message = subscription.get_message(timeout=5.0)
-                        if message and message["data"] != BUILDERS:
-                            if not self._rouse(message["data"].decode()):
-                                self.wake()
+                        told = message["data"] if message else BUILDERS
+                        if told != BUILDERS and not self._rouse(told.decode()):
+                            self.wake()
             except RedisError:
                 self._stop.wait(0.5)
 
