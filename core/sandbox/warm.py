@@ -3,8 +3,8 @@
     Parent(...)   bubblewrap ── parent.py imports what cells begin with ── WARM
     ahead         control group made ── a child joins it, makes its namespaces ── SPARE
     fork          the group's limits ── the cell's document, mounts, network, socket ── READY
-                  write down what was started (``record``)
-                  GO ─────────────────────────────────────────► uid, filter, the program
+                  write down what was started (``record``); it takes its user and its filter
+                  GO ─────────────────────────────────────────► the program
 
 The order is launch.py's: bounds first, then the document, then the program. Mounts travel as
 descriptors of detached ones, so a parent never has an owner's files in sight. Whatever fails before
