@@ -58,9 +58,9 @@ log = logging.getLogger(__name__)
 
 GROUP, FORKED = "warm-", "forked-"
 """How the names of control groups begin: of parents, and of what they forked."""
-SPARES = 2
+SPARES = 1
 """Children that a parent has forked ahead: joining a control group takes until the kernel's next
-grace period, 7 ms (cgroup_threadgroup_rwsem), making its namespaces and the fork 2 more."""
+grace period, 7 ms (cgroup_threadgroup_rwsem), its forks and namespaces 4 more. Each takes 10 MB."""
 _MEMORY, _CPUS, _PIDS = 256 * 2**20, 1.0, 64
 """Bounds of one parent; a child is in its own control group from its first instructions on."""
 _QUIET = 0.2
