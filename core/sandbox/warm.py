@@ -3,8 +3,8 @@
     Parent(...)   bubblewrap ── parent.py imports what cells begin with ── WARM
     ahead         control group made ── a child joins it, makes its namespaces ── SPARE
     fork          the group's limits ── the cell's document, mounts, network, socket ── READY
-                  write down what was started (``record``)
-                  GO ─────────────────────────────────────────► uid, filter, the program
+                  write down what was started (``record``); it takes its user and its filter
+                  GO ─────────────────────────────────────────► the program
 
 The order is launch.py's: bounds first, then the document, then the program. Mounts travel as
 descriptors of detached ones, so a parent never has an owner's files in sight. Whatever fails before
@@ -58,9 +58,9 @@ log = logging.getLogger(__name__)
 
 GROUP, FORKED = "warm-", "forked-"
 """How the names of control groups begin: of parents, and of what they forked."""
-SPARES = 2
+SPARES = 1
 """Children that a parent has forked ahead: joining a control group takes until the kernel's next
-grace period, 7 ms (cgroup_threadgroup_rwsem), making its namespaces and the fork 2 more."""
+grace period, 7 ms (cgroup_threadgroup_rwsem), its forks and namespaces 4 more. Each takes 10 MB."""
 _MEMORY, _CPUS, _PIDS = 256 * 2**20, 1.0, 64
 """Bounds of one parent; a child is in its own control group from its first instructions on."""
 _QUIET = 0.2

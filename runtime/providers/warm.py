@@ -36,7 +36,7 @@ from core.settings import ROOT, Settings
 log = logging.get()
 
 MOST = 8
-"""Parents at once, each of 20 MB and two children that wait: of the owners who started last."""
+"""Parents at once, each 20 MB with the child that waits: of the owners who started last."""
 _AGAIN = 60.0
 """Seconds after which a parent is tried once more that could not be made."""
 TEMPLATES = ("python3-http", "python3-flask")

@@ -3,8 +3,8 @@
     process 1, the init        joins its control group, makes what all cells have, says SPARE
                                forks the program ── is told its name ── waits for the program's end
     process 2, the program     gets a cell, makes what is that one's own, says READY
-                               waits for GO ── gives up root, loads the filter, keeps four
-                               descriptors, and is then what ``python3 index.py`` would be
+                               gives up root, loads the filter, keeps four descriptors
+                               waits for GO ── and is then what ``python3 index.py`` would be
 
 Killed at any point before READY, or refused, nothing is left: the program ends once nobody hears
 it, and the init with it. Whoever asked for it dies after READY: both wait for ever, under the name
@@ -40,11 +40,9 @@ from core.sandbox.forks import kernel
 SPARE, READY, GO = b"spare", b"ready", b"go"
 MOST_BYTES, MOST_DESCRIPTORS = 2**20, 64
 """Of a cell's document."""
-_LISTENER, _HEARS = 3, 3
+_LISTENER, _ASKED, _HEARS = 3, 4, 3
 _REHEARSAL = 10
 """Seconds after which a rehearsal that hangs ends its process."""
-_FAILED = 70
-"""Exit status of a program that did not come to the function's code (EX_SOFTWARE, sysexits.h)."""
 _HIDDEN = ("sys", "sysrq-trigger", "irq", "bus")
 """What of /proc is the machine's: read-only, as in bubblewrap."""
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
@@ -127,14 +125,9 @@ def _be(
         init.recv(4096)  # it has its name: from now on we are found
         init.close()
         _fit(cell, given)
-    except BaseException as error:
-        _refuse(asked, error)
-    if not _tell(asked, READY):
-        os._exit(1)
-    while os.read(asked, 16) != GO:
-        signal.pause()  # an end, not a word: whoever finds us ends us
-    try:
-        title.set(*program.argv)
+        if not _tell(asked, READY):
+            os._exit(1)
+        # While that is written down: no code of the function's yet.
         kernel.unshare(kernel.NEWCGROUP)  # after it has joined: its own is the top
         output = given["output"]
         _take(
@@ -142,13 +135,18 @@ def _be(
             (1, output),
             (2, output),
             *((_LISTENER, given[name]) for name in given if name == "listener"),
+            (_ASKED, asked),
         )
+        asked = _ASKED
         _give_up_root(cell["uid"])
         kernel.filter_calls(calls)
         _freshen(cell, program)
     except BaseException as error:
-        os.write(2, f"slipway: the function cannot be started: {error}\n".encode())
-        os._exit(_FAILED)
+        _refuse(asked, error)
+    while os.read(asked, 16) != GO:
+        signal.pause()  # an end, not a word: whoever finds us ends us
+    os.closerange(_LISTENER if "listener" not in given else _ASKED, _ASKED + 1)
+    title.set(*program.argv)
     _become(program)
 
 
@@ -207,9 +205,9 @@ def _fit(cell: dict[str, Any], given: dict[str, int]) -> None:
         kernel.unshare(kernel.NEWNET)
         kernel.loopback_up()
     socket.sethostname(cell["hostname"])
+    _write_etc(cell["files"])
     for folder in ("/tmp", "/dev/shm"):
         kernel.mount("tmpfs", folder, "tmpfs", _FLAGS, f"mode=1777,size={cell['tmp_size']}")
-    _write_etc(cell["files"])
     for target in cell["mounts"]:
         kernel.attach_mount(given[target], target)
     os.chdir(cell["cwd"])
@@ -225,16 +223,16 @@ def _fit(cell: dict[str, Any], given: dict[str, int]) -> None:
 
 def _write_etc(files: dict[str, str]) -> None:
     """Files of the cell's own, each bound over an empty one of the parent's; not writable, as the
-    file system that they lie in is not any more."""
-    kernel.mount("tmpfs", "/run", "tmpfs", _FLAGS, "mode=0755,size=256k")
+    file system that they lie in is not any more. It lies where its own /tmp will cover it: to take
+    it away would wait for the kernel's other processors."""
+    kernel.mount("tmpfs", "/tmp", "tmpfs", _FLAGS, "mode=0755,size=256k")
     for number, text in enumerate(files.values()):
-        with open(f"/run/{number}", "w") as file:  # noqa: PTH123
-            file.write(text)
-            os.fchmod(file.fileno(), 0o444)
-    kernel.mount("", "/run", flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | _FLAGS)
+        file = os.open(f"/tmp/{number}", os.O_WRONLY | os.O_CREAT, 0o444)
+        os.write(file, text.encode())
+        os.close(file)
+    kernel.mount("", "/tmp", flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | _FLAGS)
     for number, target in enumerate(files):
-        kernel.mount(f"/run/{number}", target, flags=kernel.MS_BIND)
-    kernel.unmount("/run")
+        kernel.mount(f"/tmp/{number}", target, flags=kernel.MS_BIND)
 
 
 def _give_up_root(uid: int) -> None:
