@@ -1,5 +1,5 @@
 """Tells the store which functions this gateway forwards requests to: none of them is put to sleep
-meanwhile, and their load is known (core/store/sleeping.py).
+meanwhile, and their load is known (core/store/sleeping.py). Knows which replica has how many, too.
 
 That there are any is in the store before the function's address is looked up; how many, and that
 there are none any more, within half a second.
@@ -7,11 +7,12 @@ there are none any more, within half a second.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
 
@@ -34,6 +35,8 @@ class Forwarding:
         self._gateway = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._now: Counter[str] = Counter()
+        self._with: Counter[str] = Counter()
+        """Replicas by their addresses → requests of ours that they have."""
         self._told: dict[str, int] = {}
         """What the store has of us."""
         self._told_at = 0.0
@@ -54,6 +57,24 @@ class Forwarding:
                 self._keeper = threading.Thread(target=self._keep, name="forwarding", daemon=True)
                 self._keeper.start()
         return lambda: self._end(function)
+
+    def least(self, endpoints: Iterable[str]) -> list[str]:
+        """The replicas of a function, the one with the fewest requests of ours first."""
+        with self._lock:
+            return sorted(endpoints, key=lambda each: (self._with[each], random.random()))
+
+    def takes(self, endpoint: str) -> Callable[[], None]:
+        """A replica has a request; returns what is to be called once it has answered."""
+        with self._lock:
+            self._with[endpoint] += 1
+
+        def answered() -> None:
+            with self._lock:
+                self._with[endpoint] -= 1
+                if not self._with[endpoint]:
+                    del self._with[endpoint]
+
+        return answered
 
     def _end(self, function: str) -> None:
         with self._lock:

@@ -8,7 +8,6 @@ client sent them.
 from __future__ import annotations
 
 import http.client
-import random
 import re
 import select
 import socket
@@ -119,6 +118,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         endpoints, patience = _find(gateway, function, record)
         connection = _connect(gateway, function, endpoints, patience)
         undo.callback(connection.close)
+        undo.callback(gateway.forwarding.takes(connection.address))
         client = connection.sock
         method = environ["REQUEST_METHOD"]
         pump: Pump | None = None
@@ -249,7 +249,7 @@ def _due(record: FunctionRecord, observed: Observed | None) -> float:
 def _connect(
     gateway: Gateway, function: str, endpoints: Sequence[str], patience: float
 ) -> Connection:
-    """Connects to an endpoint; one that refuses is passed over.
+    """Connects to the endpoint with the fewest requests of ours; one that refuses is passed over.
 
     Where all refuse, a release may just have replaced them: those that are new are tried, too.
 
@@ -258,8 +258,7 @@ def _connect(
     """
     tried: set[str] = set()
     while fresh := [address for address in endpoints if address not in tried]:
-        random.shuffle(fresh)
-        for address in fresh:
+        for address in gateway.forwarding.least(fresh):
             tried.add(address)
             connection = Connection(address, CONNECT_SECONDS)
             try:

@@ -146,3 +146,14 @@ def test_one_that_falls_asleep_while_somebody_waits_is_woken_again(
         until(lambda: desired(store) == 1, 5, "and again")
         observe(store, "unix@/a")
         assert caller.result() == ["unix@/a"]
+
+
+def test_the_replica_with_the_fewest_requests_is_first(store: Store) -> None:
+    ours = Forwarding(store)
+    answered = [ours.takes("a"), ours.takes("a"), ours.takes("b")]
+    assert ours.least(["a", "b", "c"]) == ["c", "b", "a"]
+    answered[0]()
+    answered[1]()
+    assert ours.least(["a", "b"]) == ["a", "b"]
+    answered[2]()
+    assert {ours.least(["a", "b"])[0] for _ in range(100)} == {"a", "b"}, "of equals, any"

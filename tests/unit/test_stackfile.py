@@ -444,6 +444,27 @@ def test_annotations_that_mean_something(key: str, good: list[str], bad: list[st
         assert "write " in why
 
 
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        ("min", ["-1", "many", "1.5", "9" * 400, "''"]),
+        ("zero", ["maybe", "''"]),
+        ("zero-duration", ["soon", "0s"]),
+        ("type", ["queue"]),
+        ("target", ["0", "-5"]),
+    ],
+)
+def test_labels_by_which_a_function_is_scaled(key: str, bad: list[str]) -> None:
+    key = f"com.openfaas.scale.{key}"
+    for value in bad:
+        [(line, why)] = told_of(f"labels:\n  team: {value}\n  {key}: {value}")
+        assert line == 3
+        assert f"fn.labels.{key} is " in why
+        assert "write " in why
+    [(line, why)] = told_of("labels:\n  com.openfaas.scale.max: 2\n  com.openfaas.scale.min: 3")
+    assert (line, "above com.openfaas.scale.max, 2" in why) == (3, True)
+
+
 def test_numbers_of_four_hundred_digits() -> None:
     many = "9" * 400
     found = told_of(f"limits: {{memory: {many}, cpu: {many}}}\nrequests: {{memory: {many}Gi}}")
