@@ -69,6 +69,8 @@ def main() -> int:
     for each in ("repeat", "releases", "minutes"):
         if getattr(options, each) < 1:
             parser.error(f"--{each} must be at least 1")
+    if options.max_inflight < 0:
+        parser.error("--max-inflight must be at least 0")
     # These are measured once, however often others are repeated.
     own = {"year": (options.releases,), "scaling": (options.minutes, options.max_inflight)}
     logging.configure("bench")
