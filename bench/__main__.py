@@ -28,9 +28,21 @@ BENCHES = (
     "rollback",
     "asynchronous",
     "quiet",
+    "asleep",
+    "scaling",
+    "empty",
+    "sleepers",
     "year",
 )
-ON_DOCKER = ("docker_push", "docker_fifty", "docker_start", "docker_idle", "docker_quiet")
+ON_DOCKER = (
+    "docker_push",
+    "docker_fifty",
+    "docker_start",
+    "docker_idle",
+    "docker_asleep",
+    "docker_sleepers",
+    "docker_quiet",
+)
 
 
 def main() -> int:
@@ -44,14 +56,25 @@ def main() -> int:
     parser.add_argument(
         "--releases", type=int, default=2200, metavar="N", help="releases that year replays"
     )
+    parser.add_argument(
+        "--minutes", type=int, default=10, metavar="N", help="how long scaling takes, at least 1"
+    )
+    parser.add_argument(
+        "--max-inflight", type=int, default=0, metavar="N", help="of scaling's function; 0: none"
+    )
     options = parser.parse_args()
     names = options.names or BENCHES + ON_DOCKER
     if unknown := set(names) - set(BENCHES + ON_DOCKER):
         parser.error(
             f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHES + ON_DOCKER)}"
         )
-    if options.repeat < 1:
-        parser.error("--repeat must be at least 1")
+    for each in ("repeat", "releases", "minutes"):
+        if getattr(options, each) < 1:
+            parser.error(f"--{each} must be at least 1")
+    if options.max_inflight < 0:
+        parser.error("--max-inflight must be at least 0")
+    # These are measured once, however often others are repeated.
+    own = {"year": (options.releases,), "scaling": (options.minutes, options.max_inflight)}
     logging.configure("bench")
     failed = []
     commit = harness.commit()
@@ -59,8 +82,7 @@ def main() -> int:
         print(f"measuring: {name} …", flush=True)
         try:
             measure = importlib.import_module(f"bench.{name}").run
-            # A year is replayed once, however often others are repeated.
-            result = measure(options.releases if name == "year" else options.repeat)
+            result = measure(*own.get(name, (options.repeat,)))
         except BenchError as error:
             print(f"{name} could not be measured: {error}\n", file=sys.stderr, flush=True)
             failed.append(name)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import uv
 
-from bench import harness
+from bench import harness, processes
 from bench.harness import BenchError
 from bench.repository import write_handler
 from core.settings import ROOT
@@ -41,8 +42,15 @@ class Server:
         shutil.copytree(TEMPLATE, self.app, dirs_exist_ok=True)
         write_handler(self.app / "function", text)
 
+    def write_code(self, code: str, packages: Sequence[str] = ()) -> None:
+        """The same with a whole handler.py, and what it needs besides the template's packages."""
+        self.write("")
+        (self.app / "function" / "handler.py").write_text(code)
+        with (self.app / "requirements.txt").open("a") as out:
+            out.writelines(f"{each}\n" for each in packages)
+
     def install(self) -> None:
-        """Installs the template's dependencies; uv's cache is below HOME."""
+        """Installs the dependencies; uv's cache is below HOME."""
         argv = [uv.find_uv_bin(), "pip", "install", "--quiet", "--system-certs"]
         argv += ["--python", sys.executable, "--target", str(self.dependencies)]
         argv += ["-r", str(self.app / "requirements.txt")]
@@ -62,6 +70,11 @@ class Server:
                 stdout=out,
                 stderr=out,
             )
+
+    def memory(self) -> int:
+        """Bytes (PSS) of the server, which runs."""
+        assert self._process is not None
+        return sum(map(processes.pss, processes.tree([self._process.pid])))
 
     def stop(self) -> None:
         """SIGTERM, and waits for its end."""

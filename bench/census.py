@@ -25,6 +25,8 @@ _HISTORY = re.compile(
 )
 """Keys of what is kept on purpose: releases, what can be gone back to, counters of functions; and
 those of functions, which are counted with them."""
+_OTHER_GROUPS = ("-builds", "-edge", "-control", "-containers")
+"""Ends of the names of control groups in which no function runs as a process (core/cgroup.py)."""
 _POOLS = 50
 """Descriptors that a part may have more of: its pools of connections have grown to their size."""
 _DESCRIPTORS = 3
@@ -50,6 +52,19 @@ def functions(platform: Platform) -> Counter[str]:
             "store: observed": _length(platform, keys.OBSERVED),
         }
     )
+
+
+def function_processes(platform: Platform) -> list[int]:
+    """All that runs for functions, awake or not: in whichever group of this installation that is
+    not one of its other parts', and bubblewrap outside of it."""
+    settings = platform.settings
+    folder = cgroup.of_functions(settings.mark, top=os.geteuid() == 0).hierarchies[0].folder
+    found: set[int] = set()
+    for group in [folder, *folder.parent.glob(f"{folder.name}-*")]:
+        if group.name.removeprefix(folder.name) not in _OTHER_GROUPS:
+            for each in group.rglob("cgroup.procs"):
+                found.update(map(int, each.read_text().split()))
+    return sorted(found | set(filter(processes.sandboxed, map(processes.parent, found))))
 
 
 def others(platform: Platform) -> Counter[str]:

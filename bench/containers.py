@@ -6,11 +6,10 @@ import contextlib
 import importlib.metadata
 import os
 import shutil
-import statistics
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,23 @@ def engine(settings: Settings) -> Iterator[APIClient]:
             yield api
     finally:
         found.close()
+
+
+@contextlib.contextmanager
+def running(folder: Path, env: dict[str, str] | None = None) -> Iterator[Platform]:
+    """A platform on Docker; the images of its functions go with it."""
+    with contextlib.ExitStack() as after, harness.running(folder, DOCKER | (env or {})) as platform:
+        after.callback(_discard, platform.settings, registry(platform))
+        yield platform
+
+
+def _discard(settings: Settings, registry: str) -> None:
+    """Takes their names from a registry's images: one may be another platform's as well."""
+    with engine(settings) as api:
+        for image in api.images():
+            for name in (*(image["RepoTags"] or ()), *(image["RepoDigests"] or ())):
+                if name.startswith(f"{registry}/"):
+                    api.remove_image(name)
 
 
 @contextlib.contextmanager
@@ -119,6 +135,22 @@ class Container:
         publish = f"127.0.0.1:{self.port}:8080"
         self._docker("run", "--detach", "--name", self.name, "--publish", publish, self.image)
 
+    def create(self, image: str) -> None:
+        """`docker create` of another image; nothing runs yet."""
+        publish = f"127.0.0.1:{self.port}:8080"
+        self._docker("create", "--name", self.name, "--publish", publish, image)
+
+    def start_again(self) -> None:
+        """`docker start` of what was created or stopped."""
+        self._docker("start", self.name)
+
+    def stop(self) -> None:
+        """`docker stop`: the container stays."""
+        self._docker("stop", self.name)
+
+    def id(self) -> str:
+        return self._docker("container", "inspect", "--format", "{{.Id}}", self.name)
+
     def image_id(self) -> str:
         return self._docker("image", "inspect", "--format", "{{.Id}}", self.image)
 
@@ -142,12 +174,30 @@ class Container:
         return done.stdout.strip()
 
 
-def memory_of_functions(settings: Settings) -> list[int]:
-    """Bytes that the control group of each function's container is charged, less idle cache."""
+@contextlib.contextmanager
+def by_hand(folder: Path, settings: Settings) -> Iterator[Container]:
+    """A small function built and run by hand, which answers."""
+    hand = Container(folder / "by-hand", settings)
+    try:
+        hand.write("by hand")
+        hand.build()
+        hand.start()
+        harness.await_answer(hand.url, "/", "by hand")
+        yield hand
+    finally:
+        hand.clear()
+
+
+def of_functions(settings: Settings) -> list[Any]:
+    """The containers of this installation that are not gone, as the engine lists them."""
     label = f"com.slipway.installation={settings.mark}"
     with engine(settings) as api:
-        found = api.containers(filters={"label": label})
-        return [_used(api.stats(each["Id"], stream=False, one_shot=True)) for each in found]
+        return list(api.containers(filters={"label": label}))
+
+
+def memory_of_functions(settings: Settings) -> list[int]:
+    """Bytes that the control group of each function's container is charged, less idle cache."""
+    return [memory_of(settings, each["Id"]) for each in of_functions(settings)]
 
 
 def memory_of(settings: Settings, name: str) -> int:
@@ -170,10 +220,20 @@ def engine_processes(settings: Settings) -> list[int]:
     return found
 
 
-def shim_memory() -> float:
-    """Bytes (PSS, median) of the engine's shims; 0 without one."""
-    shims = processes.named("containerd-shim")
-    return statistics.median(map(processes.pss, shims)) if shims else 0.0
+def shim_memory(ids: Iterable[str]) -> list[int]:
+    """Bytes (PSS) of the shim that the engine keeps beside each of these containers.
+
+    Raises:
+        BenchError: one has none: another engine than Docker's own.
+    """
+    shims = [(pid, processes.arguments(pid)) for pid in processes.named("containerd-shim")]
+    found = []
+    for id_ in ids:
+        own = [pid for pid, argv in shims if id_ in argv]
+        if not own:
+            raise BenchError(f"no containerd-shim was found for the container {id_}")
+        found.append(sum(map(processes.pss, own)))
+    return found
 
 
 def _is_build_engine(pid: int, settings: Settings) -> bool:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import time
-from pathlib import Path
 
 from bench import containers, harness, processes
 from bench.figures import Figure, Result
@@ -34,7 +34,7 @@ PASSES = 20
 
 def run(repeat: int) -> Result:
     """Measures once: ``repeat`` bounds the passes that are timed."""
-    with harness.scratch() as folder, harness.running(folder, containers.DOCKER) as platform:
+    with harness.scratch() as folder, containers.running(folder) as platform:
         time.sleep(SETTLES)
         _, engine_before = _watch(platform)
         names = [f"f{number:03}" for number in range(COUNT)]
@@ -51,9 +51,13 @@ def run(repeat: int) -> Result:
         memory = containers.memory_of_functions(platform.settings)
         if len(memory) != COUNT:
             raise BenchError(f"{len(memory)} containers were found where {COUNT} should run")
-        shims = containers.shim_memory()
+        shims = containers.shim_memory(
+            each["Id"] for each in containers.of_functions(platform.settings)
+        )
         passes = _passes(platform, min(max(repeat, 3), PASSES))
-        bare = _bare(folder, platform)
+        with containers.by_hand(folder, platform.settings) as hand:
+            time.sleep(SETTLES)
+            bare = containers.memory_of(platform.settings, hand.name)
     return Result(
         figures=[
             Figure(
@@ -79,23 +83,9 @@ def run(repeat: int) -> Result:
         ],
         notes=[
             f"The shim that the engine keeps beside each function: "
-            f"{shims / 2**20:.1f} MB (PSS, median)."
+            f"{statistics.median(shims) / 2**20:.1f} MB (PSS, median)."
         ],
     )
-
-
-def _bare(folder: Path, platform: Platform) -> int:
-    """Bytes of one container of the same function, by hand."""
-    hand = containers.Container(folder / "by-hand", platform.settings)
-    try:
-        hand.write("by hand")
-        hand.build()
-        hand.start()
-        harness.await_answer(hand.url, "/", "by hand")
-        time.sleep(SETTLES)
-        return containers.memory_of(platform.settings, hand.name)
-    finally:
-        hand.clear()
 
 
 def _watch(platform: Platform) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import platform
 import statistics
@@ -153,6 +154,12 @@ def machine() -> str:
         f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}"
     )
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The smallest that at least this share of them is no larger than; of few the largest."""
+    # Rounded: a hundred times 0.99 shall be 99, whatever floats say.
+    return sorted(samples)[math.ceil(round(len(samples) * share, 6)) - 1]
 
 
 def breakdown(samples: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -127,12 +127,20 @@ class Platform:
         """The JSON lines of a log that the API serves."""
         return [json.loads(line) for line in self._get(path).splitlines() if line.strip()]
 
+    def post(self, path: str, document: Any) -> bytes:
+        """Sends a JSON document to the API as the admin; 202 is what it answers."""
+        return self._ask("POST", path, json.dumps(document).encode(), wanted=202)
+
     def _get(self, path: str) -> bytes:
+        return self._ask("GET", path, None, wanted=200)
+
+    def _ask(self, method: str, path: str, body: bytes | None, *, wanted: int) -> bytes:
         token = base64.b64encode(f"admin:{self.password}".encode()).decode()
-        status, body = get(self.url, path, headers={"Authorization": f"Basic {token}"}, timeout=30)
-        if status != 200:
-            raise BenchError(f"{path} answered {status}: {body[:500]!r}")
-        return body
+        headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+        status, answer = ask(self.url, method, path, body=body, headers=headers, timeout=30)
+        if status != wanted:
+            raise BenchError(f"{method} {path} answered {status}: {answer[:500]!r}")
+        return answer
 
     def log(self, part: str) -> list[dict[str, Any]]:
         """The JSON lines that a part has logged."""
@@ -219,10 +227,21 @@ def clean_environment(home: Path) -> dict[str, str]:
     return {**told, "HOME": str(home), "LANG": "C.UTF-8", "PATH": os.pathsep.join(path)}
 
 
-def get(
-    url: str, path: str, *, headers: dict[str, str] | None = None, timeout: float = 10
+def get(url: str, path: str, *, timeout: float = 10) -> tuple[int, bytes]:
+    """One GET on a connection of its own. Raises as ``ask``."""
+    return ask(url, "GET", path, timeout=timeout)
+
+
+def ask(
+    url: str,
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    timeout: float = 10,
 ) -> tuple[int, bytes]:
-    """One GET on a connection of its own.
+    """One request on a connection of its own: (status, body).
 
     Raises:
         OSError, http.client.HTTPException: nothing answered.
@@ -230,7 +249,7 @@ def get(
     host, _, port = url.removeprefix("http://").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
     try:
-        connection.request("GET", path, headers=headers or {})
+        connection.request(method, path, body, headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

@@ -1,8 +1,10 @@
-"""Draws the newspaper's year: SVG, so that it can be read in a browser and compared in git."""
+"""Draws the newspaper's year, and a function that grows with its load: SVG, so that it can be read
+in a browser and compared in git."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,12 @@ import pygal
 from pygal.style import CleanStyle
 
 if TYPE_CHECKING:
+    from bench.openloop import Stretch
+    from bench.replicas import Row
     from bench.year import Year
+
+# pygal's finder of plugins, which nothing here needs, has no find_spec: every later import warns.
+sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != "pygal"]
 
 _BAD = {"build": "cannot be built", "test": "its test fails", "never healthy": "never healthy"}
 _MOST = 300
@@ -44,6 +51,36 @@ def year(seen: Year, restores: Sequence[float], path: Path, *, by_hand: float) -
     chart.render_to_file(str(path.with_name(f"{path.stem}-resources.svg")))
 
 
+def scaling(
+    phases: Iterable[Stretch], rows: Sequence[Row], fixed: Sequence[Row], path: Path
+) -> None:
+    """Replicas and load over time; how long answers took in a second file beside it, with those of
+    as many replicas all the time (``fixed``)."""
+    chart = _chart("A function that grows with its load, and sleeps", "seconds", "replicas")
+    for name in ("desired", "available"):
+        steps = _corners([(each.seconds, getattr(each, name)) for each in rows])
+        chart.add(name, steps, show_dots=False)
+    load: list[tuple[float, float]] = []
+    begins = 0.0
+    for each in phases:
+        load += [(begins, each.rate), (begins + each.seconds, each.to)]
+        begins += each.seconds
+    chart.add("load, requests/s (right)", load, show_dots=False, secondary=True)
+    chart.render_to_file(str(path))
+
+    chart = _chart("How long its answers took in the second before", "seconds", "milliseconds")
+    chart.include_x_axis = True
+    for told, name, of in (
+        ("it", "p50", rows),
+        ("it", "p95", rows),
+        ("as many all the time", "p95", fixed),
+    ):
+        points = [(each.seconds, getattr(each, name)) for each in of]
+        line = [(at, took) for at, took in points if took is not None]
+        chart.add(f"{told}, {name}", _worst(line), show_dots=False)
+    chart.render_to_file(str(path.with_name(f"{path.stem}-latency.svg")))
+
+
 def _chart(title: str, x: str, y: str) -> pygal.XY:
     return pygal.XY(
         title=title,
@@ -64,3 +101,19 @@ def _chart(title: str, x: str, y: str) -> pygal.XY:
 def _thinned(points: list[tuple[float, int]]) -> list[tuple[float, int]]:
     step = max(len(points) // _MOST, 1)
     return [*points[::step], points[-1]]
+
+
+def _worst(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of each so many the largest: what lasts a moment shall be seen."""
+    step = max(len(points) // _MOST, 1)
+    parts = (points[at : at + step] for at in range(0, len(points), step))
+    return [max(each, key=lambda point: point[1]) for each in parts]
+
+
+def _corners(points: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """The points of a line in steps where it changes, and its ends."""
+    found = [points[0]]
+    for at, value in points[1:]:
+        if value != found[-1][1]:
+            found += [(at, found[-1][1]), (at, value)]
+    return [*found, points[-1]]

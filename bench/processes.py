@@ -49,10 +49,21 @@ def tree(pids: Iterable[int], *, functions: bool = True) -> list[int]:
     todo = list(found)
     for pid in todo:  # grows while it is walked
         for child in children.get(pid, ()):
-            if child not in found and (functions or not _sandboxed(child)):
+            if child not in found and (functions or not sandboxed(child)):
                 found[child] = None
                 todo.append(child)
     return todo
+
+
+def parent(pid: int) -> int:
+    """The process that it descends from; 0: it is gone."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def sandboxed(pid: int) -> bool:
+    """Whether it is bubblewrap around a function, or around a function's tests."""
+    return "".join(arguments(pid)[:1]).startswith(_SANDBOX)
 
 
 def named(program: str) -> list[int]:
@@ -114,7 +125,3 @@ def _stat(pid: int) -> list[str] | None:
     except OSError:
         return None
     return text.rpartition(")")[2].split()
-
-
-def _sandboxed(pid: int) -> bool:
-    return "".join(arguments(pid)[:1]).startswith(_SANDBOX)

@@ -20,7 +20,7 @@ _IDENTITY = {
 
 
 class Repository:
-    """``python3-http`` functions whose whole code answers one text."""
+    """Functions, most of them ``python3-http`` ones whose whole code answers one text."""
 
     def __init__(self, folder: Path, platform: Platform, name: str, *, owner: str = OWNER) -> None:
         self.folder = folder / name
@@ -38,11 +38,11 @@ class Repository:
         store.write_text(f"{parts.scheme}://admin:{password}@{parts.netloc}\n")
         self._git("config", "credential.helper", f"store --file={store}")
 
-    def write_stack(self, functions: Sequence[str]) -> None:
+    def write_stack(self, functions: Sequence[str], *, lang: str = "python3-http") -> None:
         """Writes a stack file with these functions."""
         lines = ["version: 1.0", "provider:", "  name: openfaas", "functions:"]
         for name in functions:
-            lines += [f"  {name}:", "    lang: python3-http", f"    handler: ./{name}"]
+            lines += [f"  {name}:", f"    lang: {lang}", f"    handler: ./{name}"]
         (self.folder / "stack.yml").write_text("\n".join(lines) + "\n")
 
     def write_function(self, name: str, text: str, *, test: bool = False) -> None:
@@ -56,6 +56,11 @@ class Repository:
                 "def test_answers():\n"
                 '    assert handle(None, None).startswith("version")\n'
             )
+
+    def write_code(self, name: str, code: str, file: str = "handler.py") -> None:
+        """The same with the whole file of its handler."""
+        (self.folder / name).mkdir(exist_ok=True)
+        (self.folder / name / file).write_text(code)
 
     def require(self, name: str, requirement: str) -> None:
         """Adds a line to a function's requirements.txt."""

@@ -6,7 +6,6 @@ same by hand: the process is stopped, the older code laid in its place and start
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import statistics
@@ -92,17 +91,8 @@ def _rollbacks(rounds: int, env: dict[str, str]) -> tuple[list[float], int]:
 
 def _roll_back(platform: Platform, to: str) -> str:
     """Asks for it; returns its id."""
-    connection = http.client.HTTPConnection("127.0.0.1", platform.port, timeout=30)
-    token = base64.b64encode(f"admin:{platform.password}".encode()).decode()
-    headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
     body = {"namespace": OWNER, "repository": "rollback", "to": to}
-    connection.request("POST", "/system/rollback", json.dumps(body), headers)
-    answer = connection.getresponse()
-    told = answer.read()
-    connection.close()
-    if answer.status != 202:
-        raise BenchError(f"the rollback was refused: {answer.status} {told[:300]!r}")
-    return str(json.loads(told)["id"])
+    return str(json.loads(platform.post("/system/rollback", body))["id"])
 
 
 def _await_done(platform: Platform, id_: str) -> None:

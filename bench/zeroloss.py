@@ -9,7 +9,6 @@ started again.
 from __future__ import annotations
 
 import http.client
-import math
 import os
 import signal
 import socket
@@ -22,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from bench import byhand, elsewhere, harness
-from bench.figures import Figure, Result, most
+from bench.figures import Figure, Result, most, percentile
 from bench.harness import BenchError, Platform
 from bench.repository import Repository
 from supervisor.leftovers import Leftovers
@@ -224,7 +223,7 @@ def _p99(seconds: list[float]) -> float:
     """Milliseconds."""
     if len(seconds) < 100:
         raise BenchError(f"{len(seconds)} answers are too few for a p99")
-    return 1000 * sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
+    return 1000 * percentile(seconds, 0.99)
 
 
 def _release(repository: Repository, number: int) -> None:
