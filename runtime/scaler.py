@@ -1,9 +1,10 @@
 """Scales functions by their load, and puts those to sleep that nobody calls (by which labels:
 core/scaling.py).
 
-More replicas come at once. Fewer come when fewer were enough for the whole of ``down.window``, and
-then as many as the busiest moment in it asked for, so that a steady load moves nothing. Load is the
-mean over the last second or two.
+More replicas come at once. Requests that are refused (429, ``max_inflight``) are load that nobody
+can measure: while there are any there are twice as many, and again after half a second. Fewer come
+when fewer were enough for the whole of ``down.window``, and then as many as the busiest moment in
+it asked for, so that a steady load moves nothing. Load is the mean over the last second or two.
 
 All that is remembered is what was measured: the next controller begins to measure anew, and takes
 every function for one that was called just now. Of two controllers neither undoes what the other
@@ -33,6 +34,7 @@ from runtime.providers import Provider
 LOOK_EVERY = 0.25
 SPAN = {"rps": 2.0, "capacity": 1.0, "cpu": 0.0}
 """Seconds over which a load is the mean; what CPU is used is measured over a second."""
+DOUBLE_EVERY = 0.5
 IDLE_EVERY = 2.0
 """Seconds between two measurements of what CPU is used."""
 
@@ -53,6 +55,10 @@ class History:
     """What we said last."""
     requests: int | None = None
     """All there were, when last counted."""
+    refused: int = 0
+    """Of these by 429."""
+    doubled: float = 0.0
+    """When that last asked for more."""
     loads: deque[tuple[float, float]] = field(default_factory=deque)
     """(when, requests so far or load)."""
     wanted: deque[tuple[float, int]] = field(default_factory=deque)
@@ -66,11 +72,15 @@ class History:
             self.since = now
         self.record, self.rule = record, rule
 
-    def see(self, now: float, requests: int, under_way: int, cpu: float) -> None:
+    def see(self, now: float, requests: int, refused: int, under_way: int, cpu: float) -> None:
         """Takes note of one measurement."""
-        if under_way or (self.requests is not None and requests > self.requests):
+        first = self.requests is None
+        if under_way or (not first and requests != self.requests):
             self.called = now
-        self.requests = requests
+        if not first and refused > self.refused and now - self.doubled >= DOUBLE_EVERY:
+            self.doubled = now
+            self.wanted.append((now, min(2 * self.record.replicas, self.rule.most)))
+        self.requests, self.refused = requests, refused
         kind = self.rule.type
         self.loads.append((now, {"rps": requests, "capacity": under_way, "cpu": cpu}[kind]))
         while self.loads[0][0] < now - SPAN[kind]:
@@ -101,7 +111,7 @@ class History:
             return 0
         if not self.rule.grows or not self.wanted:
             return have
-        latest = self.wanted[-1][1]
+        latest = max(wanted for at, wanted in self.wanted if at == self.wanted[-1][0])
         if latest > have:
             return latest
         most = max(wanted for _, wanted in self.wanted)
@@ -179,7 +189,7 @@ class Scaler:
                     continue
                 history.see(
                     now,
-                    requests.get(function, 0),
+                    *requests.get(function, (0, 0)),
                     under_way.get(function, 0),
                     self._cpu.get(function, 0.0),
                 )
@@ -195,10 +205,12 @@ class Scaler:
                     replicas=to,
                 )
 
-    def _requests(self, functions: Collection[str]) -> Mapping[str, int]:
+    def _requests(self, functions: Collection[str]) -> Mapping[str, tuple[int, int]]:
+        """All there were, and of these by 429, which without an edge is not known."""
         if self._collector:
             return self._collector.requests(functions)
-        return self._store.counts_of(list(functions))
+        counts = self._store.counts_of(list(functions))
+        return {function: (count, 0) for function, count in counts.items()}
 
     def _under_way(self) -> Mapping[str, int]:
         """Requests that each function has, by the edge and by gateways."""

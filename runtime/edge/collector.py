@@ -159,6 +159,8 @@ class Collector:
         self._recent = Recent()
         self._requests: Counter[str] = Counter()
         """Since the start, of functions that are known."""
+        self._refused: Counter[str] = Counter()
+        """Of these, answered 429."""
         self._known: frozenset[str] = frozenset()
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -201,11 +203,12 @@ class Collector:
             self._recent.only(self._known)
             for gone in self._requests.keys() - self._known:
                 del self._requests[gone]
+                self._refused.pop(gone, None)
 
-    def requests(self, functions: Iterable[str]) -> dict[str, int]:
-        """How many requests of these have ended since we listen."""
+    def requests(self, functions: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """How many requests of these have ended since we listen, and how many of them by 429."""
         with self.lock:
-            return {function: self._requests[function] for function in functions}
+            return {each: (self._requests[each], self._refused[each]) for each in functions}
 
     def counts(self) -> dict[str, int]:
         """Requests of each function that is counted, as far as ``tally`` still has them."""
@@ -313,6 +316,7 @@ class Collector:
         if line.function in self._known:
             self.tally.add(line.function, code(line.code), line.seconds)
             self._requests[line.function] += 1
+            self._refused[line.function] += line.code == 429
             self._recent.add(line)
         for window in self.windows:
             if line.function in window.functions:

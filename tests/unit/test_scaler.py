@@ -28,7 +28,7 @@ class World:
         self.now = START
         self.rule = scaling.rule(labels)
         self.history = History(record, self.rule, since=self.now, called=self.now)
-        self.requests = 0.0
+        self.requests = self.refused = 0.0
         self.told: list[int] = []
         """Replicas after each look."""
 
@@ -49,12 +49,15 @@ class World:
         rps: float = 0,
         under_way: Callable[[float], int] = lambda _: 0,
         cpu: float = 0,
+        refused: float = 0,
     ) -> None:
         until = self.now + seconds
         while self.now < until:
             self.now += LOOK_EVERY
             self.requests += rps * LOOK_EVERY
-            self.history.see(self.now, int(self.requests), under_way(self.now), cpu)
+            self.refused += refused * LOOK_EVERY
+            counts = int(self.requests), int(self.refused)
+            self.history.see(self.now, *counts, under_way(self.now), cpu)
             if (to := self.history.decide(self.now)) != self.replicas:
                 self.set(to)
             self.told.append(self.replicas)
@@ -82,6 +85,18 @@ def test_a_burst_is_met_at_once_and_its_end_waited_for() -> None:
     world.run(28, under_way=lambda _: 1)
     assert world.replicas == 8
     world.run(5, under_way=lambda _: 1)
+    assert world.replicas == 1
+
+
+def test_what_is_refused_is_load_too() -> None:
+    """Requests under way are never more than all replicas take: they tell of no burst."""
+    world = World(**GROWS)
+    world.run(5, under_way=lambda _: 1)
+    world.run(1.75, under_way=lambda _: 8, refused=100)
+    assert world.replicas == 8, "twice as many, and again"
+    world.run(100, under_way=lambda _: 60)
+    assert world.replicas == 7
+    world.run(40, rps=50, under_way=lambda _: 1)
     assert world.replicas == 1
 
 
