@@ -97,7 +97,7 @@ def _cells(settings: Settings, ids: set[str], groups: set[str]) -> Iterator[str]
                 running = (folder / "cgroup.procs").read_text().split()
             except OSError:
                 continue
-            if running and not all(_waits(int(pid)) for pid in running):
+            if running and not all(waits(int(pid)) for pid in running):
                 yield f"processes {running} in the control group {folder.name} of nobody"
     for process in psutil.process_iter():
         try:
@@ -183,7 +183,7 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def _waits(pid: int) -> bool:
+def waits(pid: int) -> bool:
     """A warm parent, or a child of it that is no function yet."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(WARM.encode())

@@ -176,11 +176,7 @@ def test_without_the_edge_slow_functions_leave_room_for_others(plain: Platform) 
             times.append(time.monotonic() - begun)
         assert min(times) < 1
         answers = [client.getresponse() for client in clients]
-        assert sorted(answer.status for answer in answers) == [200] * 8 + [503] * 4
-        for answer in answers:
-            if answer.status == 503:
-                assert answer.getheader("Retry-After") == "1"
-                assert b"lively.ann has 8 of the 24 places for invocations" in answer.read()
+        assert [answer.status for answer in answers] == [200] * 12
     finally:
         for client in clients:
             client.close()

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from core import keys
-from core.models import Call, FunctionRecord, FunctionSpec
+from core.models import Call, CallState, FunctionRecord, FunctionSpec
 from core.schedules import Missed, moment
 from core.settings import ROOT, Settings
 from core.store import Store
+from core.store.calls import Answered
 from runtime.schedules import AGAIN, LOOK_EVERY, Schedules
 from tests.waiting import until
 
@@ -48,8 +49,9 @@ def put(store: Store, name: str, line: str, zone: str = "UTC", **more: str) -> N
 
 
 def calls(store: Store) -> list[Call]:
-    rows = store.redis.xrange(keys.CALLS)
-    return [msgspec.json.decode(fields[b"call"], type=Call) for _, fields in rows]
+    ids = [fields[b"id"].decode() for _, fields in store.redis.xrange(keys.CALLS)]
+    raw = [store.redis.hget(keys.call(id_), "call") for id_ in ids]
+    return [msgspec.json.decode(each, type=Call) for each in raw]
 
 
 def planned_for(store: Store, function: str) -> list[str]:
@@ -169,7 +171,8 @@ def test_a_full_queue_lets_a_run_wait_and_stops_no_other(store: Store, settings:
     assert planned_for(store, "many.ann") == [moment(NOON + 60)], "a quarter of the queue"
     assert planned_for(store, "tock.ann") == [moment(NOON + 180)]
     for _ in range(2):
-        store.done_call(until(lambda: store.next_call(0.01)))
+        taken = until(lambda: store.next_call(0.01))
+        store.settle_call(taken, CallState.DONE, "", Answered(200, [], b"", "", 0, 0.0), settings)
     looked(schedules, store)
     assert planned_for(store, "many.ann") == [moment(NOON + 120)]
     assert store.planned()["many.ann"].missed == Missed(count=1, since=moment(NOON + 120))

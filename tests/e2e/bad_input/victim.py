@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from core import cgroup
+from tests.chaos.machine import waits
 from tests.e2e.platform import Platform, Pushed, Repository, handler, stack
 from tests.waiting import until
 
@@ -111,7 +112,7 @@ def traces(platform: Platform) -> set[str]:
     found = {f"instance {each.name}" for each in settings.instances.glob("*")}
     for groups in (cgroup.discover, cgroup.of_builds):
         for hierarchy in groups(settings.mark, top=os.geteuid() == 0).hierarchies:
-            found |= {f"cgroup {each.name}" for each in hierarchy.folder.glob("*") if each.is_dir()}
+            found |= {f"cgroup {each.name}" for each in hierarchy.folder.glob("*") if _in_use(each)}
     found |= {f"process {name}" for name in _tools(platform)}
     for pattern in (
         "work/*",
@@ -122,6 +123,15 @@ def traces(platform: Platform) -> set[str]:
     ):
         found |= {f"file {each}" for each in settings.state.glob(pattern)}
     return found
+
+
+def _in_use(group: Path) -> bool:
+    """Whether it is more than a warm parent's, or a child's that is no function yet."""
+    try:
+        running = (group / "cgroup.procs").read_text().split()
+    except OSError:  # no folder, or gone
+        return False
+    return not running or not all(waits(int(pid)) for pid in running)
 
 
 _HALF_PACKS = ("tmp_*", "incoming-*", "pack/tmp_*", "pack/.tmp*")

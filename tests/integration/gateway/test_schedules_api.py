@@ -89,7 +89,7 @@ def test_schedules_are_told_with_functions_and_listed(images: Gateway, store: St
     found = listed(images)
     assert [each["name"] for each in found] == ["soon", "late", "bad"]
     (call,) = store.redis.xrange(keys.CALLS)
-    call_id = msgspec.json.decode(call[1][b"call"])["id"]
+    call_id = call[1][b"id"].decode()
     assert found[0] == {
         "name": "soon",
         "namespace": "ann",
