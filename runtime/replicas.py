@@ -219,7 +219,8 @@ class Replicas:
         that is being done already."""
         key = (instance.function, instance.revision)
         with self._lock:
-            if instance.id in self._health:
+            known = self._health.get(instance.id)
+            if known and not known.ready:  # one that is ready was paused by somebody else
                 return
             self._health[instance.id] = health = _Health(key, ready=False, next_probe=float("inf"))
         self._pool.submit(self._wake, instance, health)

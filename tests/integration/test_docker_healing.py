@@ -155,7 +155,7 @@ def test_what_others_end_is_back_within_seconds(docker: Docker, engine: Engine) 
         until(lambda: len(controller.provider.instances()) == 1, 5)
 
 
-def test_one_that_is_paused_or_unplugged_is_replaced(
+def test_one_that_is_paused_goes_on_and_one_that_is_unplugged_is_replaced(
     docker: Docker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replicas, "PROBE_EVERY", 0.5)
@@ -165,8 +165,11 @@ def test_one_that_is_paused_or_unplugged_is_replaced(
     (instance,) = controller.provider.instances()
     with engine.asking("") as api:
         api.pause(instance.id)
-    endpoint = docker.healed(endpoint, 15)
-    (instance,) = controller.provider.instances()
+    until(lambda: controller.provider.instances()[0].phase is Phase.PAUSED, 5)
+    controller.wake()
+    until(lambda: controller.provider.instances()[0].phase is Phase.RUNNING, 15)
+    until(lambda: docker.endpoint() == endpoint and answers(endpoint), 15)
+    assert [each.id for each in controller.provider.instances()] == [instance.id]
     with engine.asking("") as api:
         network = next(iter(api.inspect_container(instance.id)["NetworkSettings"]["Networks"]))
         api.disconnect_container_from_network(instance.id, network, force=True)

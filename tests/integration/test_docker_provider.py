@@ -596,10 +596,33 @@ def test_paused_ones_can_be_ended(house: House, engine: Engine) -> None:
     instance = provider.start(house.spec())
     with engine.asking("") as api:
         api.pause(instance.id)
-    assert provider.instances()[0].phase is Phase.RUNNING
+    until(lambda: provider.instances()[0].phase is Phase.PAUSED, 5, "paused by hand")
     provider.remove(instance)
     with pytest.raises(NotFound):
         inspect(engine, instance.id)
+
+
+def test_one_is_paused_and_goes_on_where_it_was(house: House, engine: Engine) -> None:
+    provider = house.provider()
+    instance = provider.start(house.spec())
+    until(lambda: ask(instance), 10, "it answers")
+    for _ in range(2):  # repeating either changes nothing
+        provider.pause(instance)
+    assert [each.phase for each in provider.instances()] == [Phase.PAUSED]
+    assert inspect(engine, instance.id)["State"]["Paused"]
+    later = house.provider()
+    assert [each.phase for each in later.instances()] == [Phase.PAUSED], "the next one sees it"
+    for _ in range(2):
+        later.resume(instance)
+    assert [each.phase for each in later.instances()] == [Phase.RUNNING]
+    assert ask(instance)
+    until(lambda: provider.instances()[0].phase is Phase.RUNNING, 5, "told by the engine")
+    provider.pause(instance)
+    provider.terminate(instance)
+    until(lambda: provider.instances()[0].phase is Phase.EXITED, 15, "asked to end, it goes on")
+    with pytest.raises(Unavailable):
+        provider.resume(instance)
+    provider.remove(instance)
 
 
 def test_what_is_ended_is_not_held_back_by_its_bound_on_the_cpu(

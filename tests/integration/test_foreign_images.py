@@ -316,7 +316,7 @@ def test_a_pull_for_what_nobody_wants_any_more_ends(pier: Pier) -> None:
         given = spec(f"{liar.name}/hang:1")
         with pier.watching() as replicas:
             replicas.forget({(given.function, given.revision)})
-            replicas.start(given)
+            replicas.start(given, 1)
             until(lambda: liar.asked["hang"], 20)
             assert replicas.pending()
             replicas.forget(set())
@@ -346,7 +346,7 @@ def test_an_image_is_ready_when_it_answers(
 ) -> None:
     given = spec(pier.image(), env_vars={"MODE": mode}, annotations=annotations, deployment=mode)
     with pier.watching(health_timeout=20.0) as replicas:
-        replicas.start(given)
+        replicas.start(given, 1)
         until(lambda: replicas.ready() or replicas.trouble((given.function, given.revision)), 20)
         assert replicas.trouble((given.function, given.revision)) is None
         (instance,) = pier.provider.instances()
@@ -369,7 +369,7 @@ def test_an_image_that_does_not_become_ready_is_told(
 ) -> None:
     given = spec(pier.image(), env_vars=env, annotations=annotations, deployment=told)
     with pier.watching(health_timeout=1.5) as replicas:
-        replicas.start(given)
+        replicas.start(given, 1)
         trouble = until(lambda: replicas.trouble((given.function, given.revision)), 20)
         assert "did not become healthy within 1.5 s" in trouble.reason
         assert re.search(told, trouble.reason), trouble.reason
