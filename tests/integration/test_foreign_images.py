@@ -404,12 +404,14 @@ def test_an_image_for_another_processor_is_told(pier: Pier) -> None:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o755
             out.addfile(member, io.BytesIO(data))
-    tar.seek(0)
+    wanted = {"custom_context": True, "platform": "linux/arm64", "tag": "slipway-dog:arm"}
     with pier.engine.asking("") as api:
-        for told in api.build(
-            fileobj=tar, custom_context=True, platform="linux/arm64", tag="slipway-dog:arm", rm=True
-        ):
-            assert b"error" not in told, told
+        for _ in range(5):  # what no image names yet, another test's sweep may remove
+            tar.seek(0)
+            told = b"".join(api.build(fileobj=tar, rm=True, **wanted))
+            if b"unable to find image" not in told:
+                break
+        assert b"error" not in told, told
         if api.inspect_image("slipway-dog:arm")["Architecture"] == api.version()["Arch"]:
             pytest.skip("this engine takes no platform")
     pier.names.add("slipway-dog:arm")
