@@ -20,9 +20,8 @@ from redis.exceptions import ResponseError
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
 
-from core import names
 from core.addresses import is_inside
-from core.errors import InvalidRequest, NotFound, SlipwayError
+from core.errors import InvalidRequest, SlipwayError
 from core.models import Call
 from core.openfaas import SERVED_BY
 from core.settings import Settings
@@ -77,10 +76,10 @@ def call() -> Response:
     if request.method in ("GET", "DELETE") and not slash:
         if MADE_ID.fullmatch(name):
             return (calls.show if request.method == "GET" else calls.cancel)(gateway, name)
-        _function(gateway, name)  # else 404: neither a call's id nor a function
+        gateway.named(name)  # else 404: neither a call's id nor a function
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
-    function = _function(gateway, name)
+    function = gateway.named(name).spec.function
     target = f"/{rest}{mark}{query}"
     if not _TARGET.fullmatch(target):
         raise InvalidRequest("the path has characters that no URL may have: percent-encode them")
@@ -167,17 +166,6 @@ def callback(given: str, settings: Settings) -> str:
             "from here: the administrator can add it to SLIPWAY_ALLOW_HOSTS"
         )
     return given
-
-
-def _function(gateway: Gateway, name: str) -> str:
-    """Its whole name, ``name.namespace``."""
-    try:
-        function = names.join_function(*names.split_function(name))
-    except InvalidRequest as error:
-        raise NotFound(f"there is no such function: {error}") from error
-    if gateway.store.function(function) is None:
-        raise NotFound(f"there is no function {function}: see 'slipway list'")
-    return function
 
 
 def _headers(gateway: Gateway, environ: dict[str, Any]) -> list[tuple[str, str]]:

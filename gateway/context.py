@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 from flask import Flask, current_app
 
+from core import names
+from core.errors import InvalidRequest, NotFound
+from core.models import FunctionRecord
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store
@@ -58,6 +61,17 @@ class Gateway(Flask):
         )
         self.begin: Callable[[], None] = lambda: None
         """What is to be done once as it starts, beside the first requests."""
+
+    def named(self, name: str) -> FunctionRecord:
+        """What is desired of the function that a path names. Raises NotFound: there is no such."""
+        try:
+            function = names.join_function(*names.split_function(name))
+        except InvalidRequest as error:
+            raise NotFound(f"there is no such function: {error}") from error
+        record = self.store.function(function)
+        if record is None:
+            raise NotFound(f"there is no function {function}: see 'slipway list'")
+        return record
 
     def wsgi_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         host = str(environ.get("HTTP_HOST", ""))

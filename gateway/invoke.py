@@ -23,9 +23,8 @@ from flask import Blueprint, Response, g, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
-from core import logging, names
+from core import logging
 from core.errors import (
-    InvalidRequest,
     InvocationTimeout,
     NoEndpoints,
     NotFound,
@@ -99,7 +98,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         )
     if environ.get(OWN_HOST) and name.startswith("."):
         raise NotFound(f"this host has the functions of {name[1:]}: name one, as in /<function>")
-    record = _record(gateway, name)
+    record = gateway.named(name)
     function = record.spec.function
     g.called = function  # what metrics.py counts
     if "websocket" in environ[UPGRADE].lower():
@@ -164,18 +163,6 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         )
         response.call_on_close(undo.pop_all().close)
     return response
-
-
-def _record(gateway: Gateway, name: str) -> FunctionRecord:
-    """What is desired of a function. Raises NotFound: there is no such."""
-    try:
-        function = names.join_function(*names.split_function(name))
-    except InvalidRequest as error:
-        raise NotFound(f"there is no such function: {error}") from error
-    record = gateway.store.function(function)
-    if record is None:
-        raise NotFound(f"there is no function {function}: see 'slipway list'")
-    return record
 
 
 def _refuse_upgrade(gateway: Gateway, function: str) -> None:

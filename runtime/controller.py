@@ -27,7 +27,7 @@ from core.readiness import tell_ready
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import BUILDERS, Store, connect
-from runtime import housekeeping, secrets, usage, watch
+from runtime import housekeeping, secrets, usage, waking, watch
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
 from runtime.housekeeping import Housekeeping
@@ -402,64 +402,20 @@ class Controller:
 
     def _listen(self) -> None:
         """Passes on the store's wake-ups; the store may come and go."""
+        rouse = partial(waking.rouse, self.store, self.provider, self.replicas)
         while not self._stop.is_set():
             try:
                 with self.store.wakes() as subscription:
                     while not self._stop.is_set():
                         message = subscription.get_message(timeout=5.0)
                         told = message["data"] if message else BUILDERS
-                        if told != BUILDERS and not self._rouse(told.decode()):
+                        if told != BUILDERS and not rouse(told.decode()):
                             self.wake()
             except RedisError:
                 self._stop.wait(0.5)
 
-    def _rouse(self, function: str) -> bool:
-        """Begins at once what the next pass would do for a function that somebody waits for. False:
-        that is for the pass; else it comes when that is done, and takes no time from it."""
-        record = self.store.function(function) if function else None
-        if record is None or not record.replicas or record.previous:
-            return False
-        key = (function, record.spec.revision)
-        if self.replicas.trouble(key):
-            return False  # the next pass knows when
-        try:
-            paused = [
-                each
-                for each in self.provider.instances()
-                if each.phase is Phase.PAUSED and (each.function, each.revision) == key
-            ]
-        except Unavailable:
-            return False
-        for instance in paused[: record.replicas]:
-            self.replicas.resume(instance)
-        for _ in range(record.replicas - len(paused)):
-            self.replicas.start(record.spec, record.replicas)
-        return self.replicas.begun(key)
-
     def _awake(self, instance: Instance) -> None:
-        """Tells at once who waits for it where a function answers that answered nowhere; the next
-        pass tells the same, and gives it a route."""
-        told = self._told.get(instance.function)
-        try:
-            record = self.store.function(instance.function)
-            if (
-                record is None
-                or not record.replicas
-                or record.previous
-                or record.spec.revision != instance.revision
-                or (told and told.endpoints)
-            ):
-                return
-            seen = Observed(
-                available=1,
-                endpoints=[instance.address],
-                starting=record.replicas > 1,
-                deployment=record.spec.deployment,
-                revision=instance.revision,
-            )
-            self.store.note_observed(instance.function, seen)
-        except RedisError as error:
-            log.warning("store_unavailable", error=str(error))
+        waking.tell(self.store, instance, self._told.get(instance.function))
 
     def _watch_deaths(self) -> None:
         while not self._stop.is_set():

@@ -215,6 +215,9 @@ class Sandbox:
             "processes": processes,
             "network": self._network_told(),
             "builds": self._builds_told(),
+            "starts": f"every function is started by itself: {cold}"
+            if (cold := self.cold())
+            else "Python functions are forked of a warm parent of their owner's",
         }
 
     def _builds_told(self) -> str:

@@ -372,12 +372,7 @@ class ProcessProvider:
 
     def enforced(self) -> dict[str, str]:
         bound = self._settings.function_log
-        told = {"starts": self._warmth.told()}
-        return {
-            **self._sandbox.enforced(),
-            **told,
-            "log": f"the last {bound} bytes of each function",
-        }
+        return {**self._sandbox.enforced(), "log": f"the last {bound} bytes of each function"}
 
     def close(self) -> None:
         with self._started:

@@ -143,12 +143,6 @@ class Warmth:
                 if len(self._parents) + len(self._wanted) < MOST:
                     self._want(key)
 
-    def told(self) -> str:
-        """For ``slipway config``."""
-        if self.refused:
-            return f"every function is started by itself: {self.refused}"
-        return "Python functions are forked of a warm parent of their owner's"
-
     def close(self) -> None:
         """Ends all parents; functions live on."""
         with self._lock:
