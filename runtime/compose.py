@@ -19,10 +19,10 @@ from core.errors import SlipwayError
 from core.settings import Settings
 from core.signing import secret_file
 from engine.client import Engine
-from runtime.controller import STOP_SECONDS, stop_all
 from runtime.edge import config
 from runtime.providers.docker.network import FunctionsNetwork
 from runtime.providers.registry import make_provider
+from runtime.stopping import STOP_SECONDS, stop_all
 
 
 def prepare(settings: Settings) -> None:

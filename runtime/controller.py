@@ -13,8 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -22,7 +21,7 @@ from redis.exceptions import RedisError
 
 from core import disk, failpoints, logging
 from core.errors import SlipwayError, Unavailable
-from core.models import FunctionRecord, Observed
+from core.models import FunctionRecord
 from core.readiness import tell_ready
 from core.settings import Settings
 from core.signing import secret_file
@@ -31,8 +30,9 @@ from runtime import housekeeping, secrets, usage, waking, watch
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
 from runtime.housekeeping import Housekeeping
+from runtime.leaving import Leaving
 from runtime.naps import Naps
-from runtime.plan import Key, Want, healthy, plan, routes, settled, taken_back, wanted
+from runtime.plan import Key, healthy, plan, routes, settled, wanted
 from runtime.providers import Instance, Phase, Provider
 from runtime.providers.registry import make_provider
 from runtime.receipts import Receipts
@@ -41,17 +41,14 @@ from runtime.replicas import Replicas
 from runtime.rollbacks import Rollbacks
 from runtime.scaler import Scaler
 from runtime.schedules import Schedules
+from runtime.stopping import STOP_SECONDS, stop_all
+from runtime.telling import Telling
 from runtime.watch import Watch
 
 PASS_EVERY = 2.0
 BUSY_EVERY = 0.05
 """Seconds between passes while something drains or starts."""
 BEAT = 10.0
-TELL_EVERY = 10.0
-"""Seconds after which what was observed is written again: a store may have lost its last second."""
-STOP_SECONDS = 10.0
-"""The longest that the end of everything waits for functions."""
-ENDS_AT_ONCE = 8
 SWITCH_EVERY = 0.0005
 """Seconds after which a thread that computes lets others go on."""
 
@@ -79,14 +76,12 @@ class Controller:
         self.releases = Releases(*parts, self.watch)
         self.rollbacks = Rollbacks(*parts)
         self.naps = Naps(settings, provider)
+        self.leaving = Leaving(settings, store, provider, self.replicas, edge, self.naps)
+        self.telling = Telling(store, self.replicas)
         self.scaler = Scaler(settings, store, provider, edge, collector)
         self.schedules = Schedules(settings, store)
-        self._leaving: dict[str, float] = {}
-        """Ids of replicas on their way out → when they were told to end (0: still draining)."""
         self._news = threading.Event()
         self._stop = threading.Event()
-        self._told: dict[str, Observed] = {}
-        self._told_at = 0.0
         self._engine_away = False
         self._untold: set[str] = set()
         """Functions of which a release made something desired that an earlier controller had not
@@ -126,7 +121,7 @@ class Controller:
                 self._engine_away = False
             except RedisError as error:
                 log.warning("store_unavailable", error=str(error))
-                self._told = {}  # what it was told may be lost
+                self.telling.forget()
             except Unavailable as error:
                 self._stand_by(str(error))
             except Exception:
@@ -204,7 +199,7 @@ class Controller:
         warm = self._warm()
         pending = self.replicas.pending()  # before the instances: a start may end in between
         instances = self.replicas.instances()
-        staying = [each for each in instances if each.id not in self._leaving]
+        staying = [each for each in instances if each.id not in self.leaving]
         counts = healthy(staying, self.replicas.ready())
         changed = self._settle(records, counts)
         changed |= self.releases.advance(staged, records, counts, self.rollbacks.switched())
@@ -215,10 +210,10 @@ class Controller:
         returning = [*self.rollbacks.wants(records), *self.watch.wants()]
         wants = wanted(records.values(), staged.values(), returning)
         self.replicas.forget({key for key, want in wants.items() if want.replicas})
-        staying += self._take_back(instances, wants, staying)
+        staying += self.leaving.take_back(instances, wants, staying)
         self.provider.prepare([each.spec for each in records.values()])
         dead = [each for each in instances if each.phase is Phase.EXITED]
-        self._bury(dead, wants)
+        self.leaving.bury(dead, wants)
         ready, taken_over = self.replicas.ready(), self.replicas.taken_over()
         naps = self.naps.going_on(staying, records)
         todo = plan(wants, staying, ready, pending, warm, taken_over, naps)
@@ -226,30 +221,30 @@ class Controller:
             self.replicas.start(spec, wants[spec.function, spec.revision].replicas)
         for instance in todo.resume:
             self.replicas.resume(instance)
-        self._leaving.update(
-            (instance.id, 0.0) for instance in todo.leave if instance.id not in self._leaving
-        )
+        self.leaving.begin(todo.leave)
         if self.collector:
             self.collector.only(records)
         # In this order: one that answers in between is in one of both.
         taken_over, ready = self.replicas.taken_over(), self.replicas.ready()
-        table = routes(records.values(), instances, ready, self._leaving, taken_over, self._untold)
+        table = routes(records.values(), instances, ready, self.leaving, taken_over, self._untold)
         moved = self._route(table)
         # Before anything ends, and before a release is called live: without an edge, what is
         # told here is the route.
-        self._tell(records, table)
+        self.telling.tell(records, table)
+        self._beat()
+        self._count(frozenset(records))
         if moved:
             failpoints.at("routes-told")
             self.releases.finish(staged, records, table)
             self.rollbacks.finish(records, table)
             if self.watch.look(records, table, counts):
                 self.wake()
-        self._drain(instances, records)
+        self.leaving.drain(instances, records)
         self.scaler.see(records)
         self.replicas.look(instances)
         routed = {address for route in table.values() for address in route.endpoints}
         self.receipts.write(instances, routed, self.edge)
-        if self._leaving:
+        if self.leaving:
             return BUSY_EVERY
         return watch.LOOK_EVERY if self.watch.busy else PASS_EVERY
 
@@ -278,116 +273,8 @@ class Controller:
             return False
         return True
 
-    def _bury(self, dead: Sequence[Instance], wants: Mapping[Key, object]) -> None:
-        """Removes the dead; notes those that should have lived."""
-        for instance in dead:
-            self.edge.mark_down(instance.address)
-            expected = instance.id in self._leaving or self.replicas.condemned(instance)
-            self._leaving.pop(instance.id, None)
-            if not expected and (instance.function, instance.revision) in wants:
-                self.replicas.died(instance)
-                self.wake()
-            self._remove(instance)
-
-    def _remove(self, instance: Instance) -> None:
-        """Ends one and its traces; one that cannot be ended now is tried again by the next pass."""
-        try:
-            self.provider.remove(instance)
-            failpoints.at("old-removed")
-        except (SlipwayError, OSError) as error:
-            log.warning("not_removed", instance=instance.id, reason=str(error))
-
-    def _take_back(
-        self, instances: Sequence[Instance], wants: Mapping[Key, Want], staying: Sequence[Instance]
-    ) -> list[Instance]:
-        """Those that drain and are wanted again, as a function that fell asleep just now."""
-        drain = [each for each in instances if self._leaving.get(each.id) == 0.0]
-        back = taken_back(drain, wants, staying, self.replicas.ready()) if drain else []
-        for each in back:
-            del self._leaving[each.id]
-        return back
-
-    def _pause(self, instance: Instance) -> None:
-        """Halts one that drained; one that cannot be halted now is looked at by the next pass."""
-        try:
-            self.replicas.pause(instance)
-        except Unavailable as error:
-            log.warning("not_paused", instance=instance.id, reason=str(error))
-            return
-        log.info("replica_paused", instance=instance.id)
-        del self._leaving[instance.id]
-
-    def _terminate(self, instance: Instance) -> bool:
-        """Asks one to end; one that cannot be asked now is asked by the next pass."""
-        try:
-            self.replicas.terminate(instance)
-        except Unavailable as error:
-            log.warning("not_terminated", instance=instance.id, reason=str(error))
-            return False
-        failpoints.at("old-asked")
-        return True
-
-    def _drain(self, instances: Sequence[Instance], records: Mapping[str, FunctionRecord]) -> None:
-        """Ends replicas that left the routes, or pauses them, once no request is with them or time
-        is up."""
-        there = {instance.id: instance for instance in instances}
-        now = time.monotonic()
-        for each in instances:  # told to end by an earlier controller
-            if each.phase is Phase.STOPPING:
-                self._leaving.setdefault(each.id, now)
-        for id_, told in list(self._leaving.items()):
-            instance = there.get(id_)
-            if instance is None:
-                del self._leaving[id_]
-            elif self.replicas.condemned(instance) or self.replicas.untried(instance):
-                self._remove(instance)
-            elif not told and instance.phase in (Phase.RUNNING, Phase.PAUSED):
-                if not self.edge.released(instance.address):
-                    continue
-                running = instance.phase is Phase.RUNNING
-                record = records.get(instance.function)
-                if running and self.naps.may_begin(instance, record, instances):
-                    if not self.store.forwarded()[instance.function]:
-                        self._pause(instance)
-                elif self._terminate(instance):
-                    self._leaving[id_] = now
-            elif told and now - told > self.settings.drain_timeout:
-                self._remove(instance)
-
-    def _tell(self, records: Mapping[str, FunctionRecord], table: Mapping[str, Route]) -> None:
-        """Writes what was observed, and that we and the edge live."""
-        observed = {}
-        for function, record in records.items():
-            route = table.get(function)
-            endpoints = list(route.endpoints) if route else []
-            trouble, starting = self._trouble(record, route)
-            observed[function] = Observed(
-                available=len(endpoints),
-                endpoints=endpoints,
-                trouble=trouble,
-                starting=starting,
-                deployment=record.spec.deployment,
-                revision=route.revision if route else "",
-            )
-        stale = time.monotonic() - self._told_at > TELL_EVERY
-        if observed != self._told or stale:
-            self.store.save_observed(observed)
-            self._told, self._told_at = observed, time.monotonic()
-        self._beat()
-        self._count(frozenset(records))
-
-    def _trouble(self, record: FunctionRecord, route: Route | None) -> tuple[str, bool]:
-        """Why fewer replicas are available than desired, or not those of the last deploy; and
-        whether it is no more than that they are being started."""
-        if not record.previous and len(route.endpoints if route else ()) >= record.replicas:
-            return "", False
-        trouble = self.replicas.trouble((record.spec.function, record.spec.revision))
-        reason = trouble.reason if trouble else "it is starting"
-        if record.previous and route and route.revision == record.previous.revision:
-            reason = f"{reason}; what was deployed before it still serves"
-        return reason, trouble is None
-
     def _beat(self) -> None:
+        """Tells that we and the edge live."""
         self.store.beat("controller", BEAT, self.provider.name)
         if self.edge.alive():
             self.store.beat("edge", BEAT)
@@ -415,7 +302,7 @@ class Controller:
                 self._stop.wait(0.5)
 
     def _awake(self, instance: Instance) -> None:
-        waking.tell(self.store, instance, self._told.get(instance.function))
+        waking.tell(self.store, instance, self.telling.last(instance.function))
 
     def _watch_deaths(self) -> None:
         while not self._stop.is_set():
@@ -452,42 +339,6 @@ class Controller:
             folders += self.provider.disks()
         for warning in disk.warnings(folders, disk.LOW):
             log.warning("disk_nearly_full", reason=warning)
-
-
-def stop_all(provider: Provider, patience: float) -> None:
-    """Ends every function: asked first, made to after ``patience`` seconds.
-
-    Raises:
-        Unavailable: some could not be ended, or it is not known which run.
-    """
-    stuck: list[str] = []
-
-    def each(verb: Callable[[Instance], None], phases: Collection[Phase]) -> None:
-        """The verb on all of them, some side by side: an engine takes its time for each."""
-
-        def one(instance: Instance) -> None:
-            try:
-                verb(instance)
-            except (SlipwayError, OSError) as error:  # the others shall end all the same
-                stuck.append(f"{instance.id}: {error}")
-
-        with ThreadPoolExecutor(ENDS_AT_ONCE) as pool:
-            list(pool.map(one, [each for each in provider.instances() if each.phase in phases]))
-
-    try:
-        if patience:
-            each(provider.terminate, [Phase.RUNNING])
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            if all(instance.phase is Phase.EXITED for instance in provider.instances()):
-                break
-            provider.wait(0.1)
-        stuck.clear()  # who could not be asked is ended all the same
-        each(provider.remove, list(Phase))
-    finally:
-        provider.close()
-    if stuck:
-        raise Unavailable("not everything could be ended: " + "; ".join(stuck))
 
 
 def main() -> None:

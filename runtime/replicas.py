@@ -262,6 +262,7 @@ class Replicas:
         with self._lock:
             self._health.pop(instance.id, None)
         self._failed(key, instance.exit_reason or "ended")
+        self._changed()
 
     def _failed(self, key: Key, reason: str, *, passing: bool = False) -> None:
         with self._lock:

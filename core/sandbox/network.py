@@ -19,15 +19,13 @@ gets in.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import logging
 import os
 import random
 import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -38,15 +36,14 @@ from pyroute2.netlink.exceptions import NetlinkError
 from core.errors import ConfigError, Unavailable
 from core.sandbox import nft
 from core.sandbox.fence import DENIED, Fence
+from core.sandbox.netns import in_namespace
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_CLONE_NEWNET = 0x40000000
 _WRITABLE = Path("/host/sys/net")
 """In a container the kernel's settings are read-only; docker-compose.yml mounts those of the
 network there once more, for the controller."""
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Network:
@@ -429,23 +426,3 @@ def _sysctl(name: str, value: str) -> None:
         path.write_text(value)
     except OSError as error:
         raise Unavailable(f"the kernel setting {path} cannot be changed: {error}") from error
-
-
-def in_namespace(namespace: int, work: Callable[[], None]) -> None:
-    """Runs ``work()`` in the network namespace of a descriptor: in a thread that ends with it."""
-    failed: list[BaseException] = []
-
-    def inside() -> None:
-        try:
-            if _libc.setns(namespace, _CLONE_NEWNET):
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=inside, name="netns")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]

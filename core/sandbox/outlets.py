@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from core.errors import Unavailable
 from core.sandbox import nft
-from core.sandbox.forks import kernel
+from core.sandbox.netns import new_namespace
 from core.sandbox.network import Network
 
 log = logging.getLogger(__name__)
@@ -114,30 +114,9 @@ class Outlets:
                 self._ready.append(outlet)
 
     def _make(self) -> Outlet:
-        namespace = _new_namespace()
+        namespace = new_namespace()
         try:
             return Outlet(namespace, self._network.plug(namespace))
         except BaseException:
             os.close(namespace)
             raise
-
-
-def _new_namespace() -> int:
-    """A network namespace with its loopback up; in a thread that ends, so that ours stays."""
-    made: list[int] = []
-    failed: list[OSError] = []
-
-    def make() -> None:
-        try:
-            kernel.unshare(kernel.NEWNET)
-            kernel.loopback_up()
-            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=make, name="netns")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]

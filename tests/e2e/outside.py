@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pyroute2 import netns
 from pyroute2.iproute.linux import IPRoute
 
-from core.sandbox.network import in_namespace
+from core.sandbox.netns import in_namespace
 
 PUBLIC = "198.51.100.10"
 """For documentation (RFC 5737): to a firewall it is an address like any on the internet."""

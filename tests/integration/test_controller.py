@@ -389,7 +389,7 @@ def test_a_death_is_made_good_while_another_replica_still_starts(world: World) -
 def test_what_was_told_is_told_again_to_a_store_that_lost_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.controller.TELL_EVERY", 0.2)
+    monkeypatch.setattr("runtime.telling.TELL_EVERY", 0.2)
     controller = world.controller()
     release = world.stage("ann", ["f"])
     assert world.until(lambda: world.state(release) is State.LIVE, controller, 10)

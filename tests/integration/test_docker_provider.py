@@ -28,11 +28,11 @@ from core.models import Resources
 from core.sandbox import nft
 from core.settings import Settings
 from engine.client import Engine
-from runtime.controller import stop_all
 from runtime.providers import Phase
 from runtime.providers.docker import DockerProvider
 from runtime.providers.docker import document as documents
 from runtime.providers.docker.network import NAME
+from runtime.stopping import stop_all
 from tests import containers
 from tests.conftest import missing
 from tests.contracts.test_provider import (

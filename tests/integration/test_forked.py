@@ -134,7 +134,9 @@ def spec(artifact: str, **more: Any) -> FunctionSpec:
 
 
 def process(provider: ProcessProvider, instance: Instance) -> Process:
-    return provider._known[instance.id].process
+    found = provider.process(instance)
+    assert found
+    return found
 
 
 def was_forked(provider: ProcessProvider, instance: Instance) -> bool:

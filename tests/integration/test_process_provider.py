@@ -191,9 +191,8 @@ def test_without_a_descriptor_nothing_is_taken_for_dead(settings: Settings) -> N
     again = ProcessProvider(settings, b"key")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        with again._lock:
-            for known in list(again._known.values()):
-                again._forget(known)  # so that it is looked at anew
+        for known in again._processes.running():
+            again._processes.forget(known)  # so that it is looked at anew
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         with pytest.raises((Unavailable, OSError)):
             again.instances()

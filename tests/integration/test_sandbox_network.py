@@ -27,7 +27,8 @@ from pyroute2.iproute.linux import IPRoute
 
 from core.errors import ConfigError, Unavailable
 from core.sandbox import PATH, Cell, Network, Process, Sandbox, nft
-from core.sandbox.network import in_namespace, nameservers
+from core.sandbox.netns import in_namespace
+from core.sandbox.network import nameservers
 from core.settings import Settings
 from supervisor import chores
 

@@ -25,7 +25,6 @@ from docker.errors import APIError
 from core import cgroup, failpoints, logfiles
 from core.bundle import PREFIX, discard_bundle
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError, Unavailable
-from core.logfiles import LogWriter
 from core.models import FunctionLogLine, FunctionSpec, Usage
 from core.pruning import Answer
 from core.sandbox.network import Network
@@ -38,14 +37,14 @@ from runtime.providers.docker import document as documents
 from runtime.providers.docker.addresses import Addresses
 from runtime.providers.docker.container import NO_IPV6, configuration, scratch
 from runtime.providers.docker.document import Document
-from runtime.providers.docker.follow import Followed, follow, last_time
+from runtime.providers.docker.enforced import enforced
 from runtime.providers.docker.images import Image, Images
+from runtime.providers.docker.logs import Logs
 from runtime.providers.docker.network import FunctionsNetwork
 from runtime.providers.docker.secrets import ContainerSecrets
 from runtime.providers.docker.stats import usage_of
 from runtime.providers.docker.user import Users
 from runtime.providers.docker.watch import Containers, Known
-from runtime.providers.output import Output, Source
 from runtime.providers.secretfolders import ReadSecrets, no_secrets
 from runtime.providers.usage import totals
 
@@ -57,8 +56,6 @@ _TRIES = 5
 """Addresses that are tried where the engine says that one is taken."""
 _CLOSE_SECONDS = 10.0
 """The longest that the end of this process waits for starts under way."""
-_REST_SECONDS = 2.0
-"""The longest that the last words of a container are waited for."""
 _YOUNG, _ONCE_MORE = 1.0, 0.3
 """A container's init does not hear SIGTERM in its first milliseconds: one younger than this, in
 seconds, gets it once more a moment later."""
@@ -103,7 +100,7 @@ class DockerProvider:
         self._users = Users(settings, self._quick, self._unstarted)
         self._secrets = ContainerSecrets(settings, self._quick, read_secrets)
         self._addresses = Addresses(self._network.fence.subnet)
-        self._output = Output(settings.function_log)
+        self._logs = Logs(settings, self._quick)
         self._told_to_end = settings.run / "stopping"
         self._told_to_end.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._tidied = False
@@ -118,8 +115,8 @@ class DockerProvider:
             key,
             settings.mark,
             stopping=lambda id: (self._told_to_end / id).exists(),
-            found=self._follow,
-            ended=lambda known: self._follow(known, final=True),
+            found=self._logs.follow,
+            ended=lambda known: self._logs.follow(known, final=True),
             gone=self._forget,
             tick=self._tick,
         )
@@ -183,7 +180,7 @@ class DockerProvider:
             self._undo(known)
             raise
         instance = self._containers.started(known)
-        self._follow(known)
+        self._logs.follow(known)
         return instance
 
     def _document(
@@ -362,9 +359,9 @@ class DockerProvider:
             # First ended, so that its last words are still there to be read.
             if not known.dead:
                 self._kill(known)
-                self._follow(known, final=True)
+                self._logs.follow(known, final=True)
             failpoints.at("container-ended")
-            self._output.finish(instance.id, _REST_SECONDS)
+            self._logs.finish(instance.id, wait=True)
             with (
                 contextlib.suppress(NotFound, Conflict),  # Conflict: another one is removing it
                 self._asking(f"{instance.id} is not removed", self._quick) as api,
@@ -444,31 +441,10 @@ class DockerProvider:
         return [root] if root.is_dir() else []
 
     def enforced(self) -> dict[str, str]:
-        settings = self._settings
         try:
-            info = self._about()
+            return enforced(self._settings, self._about(), self._network.unfenced)
         except SlipwayError as error:
             return {"engine": f"not known: {error}"}
-        groups = f"cgroup v{info.get('CgroupVersion', '1')}, by the engine"
-        missing = "not bounded: the engine says that this kernel cannot"
-        network = self._network.unfenced
-        return {
-            "files": "the image, read-only (what the admin deploys by API: as it says there, "
-            "writable without a bound else); /tmp of 64 MiB in memory",
-            "identity": "a uid of its own, or that of an image that was not built here"
-            f"{'' if settings.allow_root else ', never root'}; no capabilities, no new privileges",
-            "calls": "the engine's seccomp profile"
-            if any("seccomp" in each for each in info.get("SecurityOptions") or ())
-            else "NOT bounded: the engine has no seccomp",
-            "memory": groups if info.get("MemoryLimit") else missing,
-            "cpu": groups if info.get("CpuCfsQuota") else missing,
-            "processes": groups if info.get("PidsLimit") else missing,
-            "network": f"NOT fenced: {network}"
-            if network
-            else "an engine network without traffic between containers, firewall rules of ours",
-            "log": f"the last {settings.function_log} bytes of each function, "
-            "and as much of each container in the engine",
-        }
 
     def close(self) -> None:
         with self._idle:
@@ -477,7 +453,7 @@ class DockerProvider:
             self._closed = True
             self._idle.wait_for(lambda: not self._starting, _CLOSE_SECONDS)
         self._containers.close()
-        self._output.close()
+        self._logs.close()
         self._engine.close()
         self._quick.close()
 
@@ -486,7 +462,7 @@ class DockerProvider:
             self._tidied = True
             self._tidy_notes()
         for known in self._containers.running():
-            self._follow(known)
+            self._logs.follow(known)
 
     def _tidy_notes(self) -> None:
         """Forgets what was told to end and went while nobody was here to see it."""
@@ -496,56 +472,12 @@ class DockerProvider:
                     note.unlink(missing_ok=True)
         self._secrets.keep_only(lambda id: self._containers.get(id) is not None)
 
-    def _follow(self, known: Known, *, final: bool = False) -> None:
-        """Begins to read what a container writes, or goes on with it where that is due."""
-        id = known.document.id
-        if not known.started:
-            return
-        source = self._output.source(id)
-        if final and isinstance(source, Followed):
-            source.final = True
-        if not self._output.ended(id):
-            return
-        folder = self._settings.logs / known.document.spec.function
-        since = source.last if isinstance(source, Followed) else last_time(folder, id)
-        try:
-            with self._quick.asking(f"what {id} writes cannot be followed") as api:
-                version = api.api_version
-            sock = follow(self._quick.url, version, known.container, since)
-        except (SlipwayError, OSError) as error:
-            log.warning("what %s writes is not followed now: %s", id, error)
-            return
-
-        taken = []
-
-        def make(writer: LogWriter) -> Source:
-            taken.append(sock)
-            made = Followed(id, writer, sock, since)
-            made.final = final or known.dead
-            return made
-
-        def renew(source: Source) -> None:
-            assert isinstance(source, Followed)
-            taken.append(sock)
-            source.renew(sock)
-
-        try:
-            if source is None:
-                self._output.add_source(id, folder, make)
-            else:
-                self._output.resume(id, renew)
-        except OSError as error:
-            log.warning("what %s writes is lost: %s", id, error)
-        finally:
-            if not taken:  # another thread was quicker
-                sock.close()
-
     def _forget(self, known: Known) -> None:
         """It is no more."""
         id = known.document.id
         if known.document.image:
             self._images.remember(known.document.spec, known.document.image)
-        self._output.finish(id)
+        self._logs.finish(id)
         self._addresses.give_back(known.document.ip)
         self._secrets.remove(id)
         with contextlib.suppress(OSError):
