@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from functools import cache, lru_cache
@@ -58,13 +59,19 @@ class Cron:
             InvalidRequest: never.
         """
         try:
-            for found in CronSim(self._fields, datetime.fromtimestamp(moment, self._zone)):
-                # Of a time that is there twice the first is told, though it may be over.
-                if (at := int(found.timestamp())) > moment:
-                    return at
+            return next(self.times(moment))
         except (OverflowError, ValueError, OSError) as error:  # beyond the year 9999
             raise InvalidRequest(f"it does not come true after {moment:g}: {error}") from error
-        raise InvalidRequest("it never comes true")
+        except StopIteration:
+            raise InvalidRequest("it never comes true") from None
+
+    def times(self, moment: float) -> Iterator[int]:
+        """All when it comes true after ``moment``. Raises OverflowError, ValueError, OSError:
+        beyond the year 9999."""
+        for found in CronSim(self._fields, datetime.fromtimestamp(moment, self._zone)):
+            # Of a time that is there twice the first is told, though it may be over.
+            if (at := int(found.timestamp())) > moment:
+                yield at
 
 
 @lru_cache(4096)

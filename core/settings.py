@@ -279,7 +279,8 @@ class Settings:
     async_queue: int = _setting(
         64 * 2**20,
         size,
-        "bytes of the asynchronous calls that wait, a quarter of one function; beyond it 503",
+        "bytes of the asynchronous calls that wait, half of one owner, a quarter of one function; "
+        "beyond it 503",
     )
     async_keep: float = _setting(
         3600.0, seconds, "time that the answer of an asynchronous call can be read"

@@ -51,8 +51,7 @@ class Attempts:
         """One attempt, and what comes of it. Returns what is to be posted to the callback."""
         call = taken.call
         attempt = self.surely(lambda: self.store.begin_call(taken))
-        if attempt == 0:
-            self.surely(lambda: self.store.forget_call(taken))
+        if attempt == 0:  # another's by now, or over: whoever has its entry sees to that
             return None
         if attempt < 0:
             line.end()

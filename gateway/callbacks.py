@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from core.addresses import outside_addresses
 from core.errors import Unavailable
-from core.http import deadline
+from core.http import Answer, deadline
 from core.settings import Settings
 from gateway.bodies import Body
 
@@ -111,6 +111,7 @@ def connect(
             sock.close()
             raise
         connection = http.client.HTTPConnection(to.hostname or "", port)
+        connection.response_class = Answer
         connection.sock = sock
         return connection
     raise failed or OSError("it has no address")

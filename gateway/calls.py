@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
-from flask import Response
+from flask import Response, request
 
 from core.errors import Conflict, NotFound
+from core.http import deadline
 from core.models import CallState, Struct
 from core.origin import SANDBOX
 from core.store.settled import KeptCall
@@ -22,6 +24,9 @@ from gateway.streams import guarded
 
 SHOWN = 2**20
 """Bytes of a body that JSON has in it; larger ones are read with ``?raw=1``."""
+READ_SECONDS = 10.0
+READ_PACE = 2**18
+"""Bytes of a large body for each of which who reads it has a second more."""
 OVER = (CallState.DONE, CallState.FAILED)
 
 
@@ -57,6 +62,7 @@ def show(gateway: Gateway, id_: str) -> Response:
     Raises:
         NotFound: there is no such call, or it is kept no more; or no answer.
         Conflict: it is not over yet, and there is no answer to be had raw.
+        Unavailable: too many large ones are being read.
     """
     kept = gateway.store.kept_call(id_)
     if kept is None:
@@ -65,26 +71,31 @@ def show(gateway: Gateway, id_: str) -> Response:
         return _raw(gateway, kept)
     answered = kept.answered if kept.state in OVER else None
     body = body_of(gateway, kept)
-    told = CallStatus(
-        id=id_,
-        function=kept.of,
-        state=kept.state,
-        status=kept.status,
-        headers=as_map(answered.headers) if answered else {},
-        length=answered.length if answered else None,
-        attempts=kept.attempts,
-        reason=kept.reason,
-        created_at=kept.created,
-        started_at=kept.started or None,
-        finished_at=kept.finished or None,
-        next_attempt_at=kept.next or None,
-        **shown(body),
-    )
-    return Response(
-        msgspec.json.encode(told),
-        content_type="application/json",
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
-    )
+    with ExitStack() as place:
+        if body and body.length <= SHOWN:
+            _take_place(gateway, kept, body, place)
+        told = CallStatus(
+            id=id_,
+            function=kept.of,
+            state=kept.state,
+            status=kept.status,
+            headers=as_map(answered.headers) if answered else {},
+            length=answered.length if answered else None,
+            attempts=kept.attempts,
+            reason=kept.reason,
+            created_at=kept.created,
+            started_at=kept.started or None,
+            finished_at=kept.finished or None,
+            next_attempt_at=kept.next or None,
+            **shown(body),
+        )
+        response = Response(
+            msgspec.json.encode(told),
+            content_type="application/json",
+            headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+        )
+        response.call_on_close(place.pop_all().close)
+    return response
 
 
 def cancel(gateway: Gateway, id_: str) -> Response:
@@ -138,21 +149,24 @@ def raw(gateway: Gateway, kept: KeptCall, body: Body, content_type: str) -> Resp
     Raises:
         Unavailable: too many large ones are being read.
     """
-    give_back = gateway.pools.large_bodies.take(kept.of) if body.path else None
-    try:
-        pieces = body.pieces()
-    except NotFound:
-        if give_back:
-            give_back()
-        raise
-    response = Response(guarded(pieces), content_type=content_type)
-    if give_back:
-        response.call_on_close(give_back)
+    with ExitStack() as place:
+        _take_place(gateway, kept, body, place)
+        response = Response(guarded(body.pieces()), content_type=content_type)
+        response.call_on_close(place.pop_all().close)
     response.headers["Content-Length"] = str(body.length)
     response.headers["Content-Security-Policy"] = SANDBOX
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _take_place(gateway: Gateway, kept: KeptCall, body: Body, place: ExitStack) -> None:
+    """For who reads a body that is large, and has so long for it. Raises Unavailable."""
+    if body.path is None:
+        return
+    place.callback(gateway.pools.large_answers.take(kept.of))
+    if client := request.environ.get("gunicorn.socket"):
+        place.enter_context(deadline(client, READ_SECONDS + body.length / READ_PACE))
 
 
 def _raw(gateway: Gateway, kept: KeptCall) -> Response:

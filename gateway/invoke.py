@@ -29,7 +29,6 @@ from core.errors import (
     NoEndpoints,
     NotFound,
     NotSupported,
-    SlipwayError,
     Unavailable,
     UpstreamFailed,
 )
@@ -79,7 +78,7 @@ def invoke() -> Response:
     started = started if started.isdecimal() else str(time.time_ns())
     try:
         response = _forward(gateway, request.environ, call_id, started)
-    except SlipwayError as error:
+    except Exception as error:  # all of them: no answer of ours may pass for the function's
         response = problems.answer(error)
         response.headers["X-OpenFaaS-Internal"] = "proxy"
     response.headers["X-Call-Id"] = call_id
@@ -112,7 +111,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         is_ours=lambda value: caller(gateway, value) != NOBODY,
     )
     with ExitStack() as undo:
-        undo.callback(gateway.pools.invocations.take(function))
+        undo.callback(gateway.pools.invocations.take(function, record.spec.namespace))
         undo.callback(gateway.forwarding.begin(function))
         endpoints, patience = _find(gateway, function, record)
         connection = _connect(gateway, function, endpoints, patience)

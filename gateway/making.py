@@ -111,7 +111,8 @@ def make(
                         bodies.remove([kept.file])
                     raise TimeoutError
             except Unavailable as error:
-                return failed(507, f"the answer could not be kept: {error}")
+                # The function did what it was called for: not once more for want of room.
+                return failed(507, f"the answer could not be kept: {error}", hopeless=True)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 if late():
                     return failed(504, f"the call took over {patience:g} s: it was given up")
@@ -124,7 +125,8 @@ def make(
             ]
             if kept is None:
                 told = f"the answer has more than {limit} bytes, which is the limit"
-                return failed(502, f"{told} (SLIPWAY_ASYNC_MAX_BODY)", hopeless=True)
+                bound = "MAX_BODY" if limit == settings.async_max_body else "RESULTS"
+                return failed(502, f"{told} (SLIPWAY_ASYNC_{bound})", hopeless=True)
             return Answer(answer.status, headers, kept)
 
 

@@ -15,20 +15,29 @@ class Pool:
 
     Args:
         share: the most that one holder may have of them; 0 for all.
+        group: the most of one group of holders.
         advice: what to do when none is free.
     """
 
     def __init__(
-        self, kind: str, slots: int, *, share: int = 0, advice: str = "try again in a moment"
+        self,
+        kind: str,
+        slots: int,
+        *,
+        share: int = 0,
+        group: int = 0,
+        advice: str = "try again in a moment",
     ) -> None:
         self.kind = kind
         self.slots = slots
         self.share = share or slots
+        self.group = group or slots
         self.advice = advice
         self._taken: Counter[str] = Counter()
+        self._of_group: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(self, holder: str = "") -> Callable[[], None]:
+    def take(self, holder: str = "", group: str = "") -> Callable[[], None]:
         """Takes a slot; returns what gives it back, which may be called more than once.
 
         Raises:
@@ -38,16 +47,22 @@ class Pool:
             if self._taken.total() >= self.slots:
                 told = f"all {self.slots} places for {self.kind} are taken"
                 raise Unavailable(f"{told}: {self.advice}")
-            if self._taken[holder] >= self.share:
-                told = f"{holder} has {self.share} of the {self.slots} places for {self.kind}"
-                raise Unavailable(f"{told}, as many as it may: {self.advice}")
+            for who, has, most in (
+                (holder, self._taken[holder], self.share),
+                (group, self._of_group[group], self.group),
+            ):
+                if has >= most:
+                    told = f"{who} has {most} of the {self.slots} places for {self.kind}"
+                    raise Unavailable(f"{told}, as many as it may: {self.advice}")
             self._taken[holder] += 1
+            self._of_group[group] += 1
         once = threading.Lock()
 
         def give_back() -> None:
             if once.acquire(blocking=False):
                 with self._lock:
                     self._taken -= Counter([holder])  # and forgets who has none
+                    self._of_group -= Counter([group])
 
         return give_back
 
@@ -59,10 +74,11 @@ class Pools:
         self.pushes = Pool("git requests", 12)
         self.progress = Pool("pushes that are watched", 8)
         self.followers = Pool("log followers", 8)
-        self.invocations = Pool("invocations through the gateway", 336, share=112)
+        self.invocations = Pool("invocations through the gateway", 336, share=112, group=224)
         self.waiting = Pool("requests that wait for a release", 24, share=8)
         self.calls = Pool("asynchronous calls that are being sent", 12, share=4)
         self.large_bodies = Pool("large bodies of asynchronous calls", 8, share=3)
+        self.large_answers = Pool("readers of large answers", 8, share=3)
         self.metrics = Pool("readers of metrics", 2)
         self.usage = Pool("measurements that are waited for", 4)
         self.prunes = Pool("prunes", 1)
@@ -71,6 +87,6 @@ class Pools:
         self.large_webhooks = Pool("webhooks of more than 1 MB", 3, advice=redeliver)
 
 
-THREADS = 448
+THREADS = 456
 """Of the one worker: the slots of all pools, and 14 for what is short. A thread begins when it is
 first needed."""

@@ -153,17 +153,15 @@ class QueueWorker:
         line = Line()
         self._making[taken.id] = taken.call.id, line
         try:
-            told = taken.answered or self._attempts.make(taken, line)
+            if told := taken.answered or self._attempts.make(taken, line):
+                threading.Thread(target=self._tell_caller, args=(taken, told), daemon=True).start()
+            else:
+                self._end(taken)
         except Exception:  # nobody speaks for it any more: it is tried again
             log.exception("call_failed", call=taken.call.id)
             self._end(taken)
-            return
         finally:
             self._shares.give_back(making)
-        if told:
-            threading.Thread(target=self._tell_caller, args=(taken, told), daemon=True).start()
-        else:
-            self._end(taken)
 
     def _end(self, taken: Taken) -> None:
         self._shares.give_back(of_callback(taken.call))

@@ -27,12 +27,17 @@ def of_making(call: Call) -> list[str]:
 def of_callback(call: Call) -> list[str]:
     """Shares that it takes until its answer was posted, if anybody wants that.
 
-    A host's is of one owner: calls of others shall not close somebody's own.
+    A host's is of one owner: calls of others shall not close somebody's own. And an owner's are
+    bounded, as hosts may have any number of names.
     """
     if not call.callback:
         return []
     _, namespace = names.split_function(call.name)
-    return ["callbacks", f"host {namespace} {urlsplit(call.callback).hostname}"]
+    return [
+        "callbacks",
+        f"answers {namespace}",
+        f"host {namespace} {urlsplit(call.callback).hostname}",
+    ]
 
 
 class Shares:
@@ -47,6 +52,7 @@ class Shares:
             "function": max(calls // 4, 1),
             "owner": max(calls // 2, 1),
             "callbacks": CALLBACKS,
+            "answers": CALLBACKS // 2,
             "host": CALLBACKS // 4,
         }
         self._taken: Counter[str] = Counter()

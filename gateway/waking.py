@@ -65,7 +65,8 @@ class Waking:
 
         Raises:
             NotFound: it is gone.
-            NoEndpoints: it did not wake; nobody waits longer than a replica has to become healthy.
+            NoEndpoints: it did not wake; nobody waits longer than a replica has to become healthy,
+                if it asks for no ``initialDelay`` beside that.
         """
         with self._lock:
             sleeper = self._sleepers.setdefault(function, _Sleeper())

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice, takewhile
 
 import msgspec
 from redis.exceptions import RedisError
@@ -93,7 +94,8 @@ class Schedules:
         planned = self._plan(self._right(self._told), now)
         due = sorted((each.next, function) for function, each in planned.items())
         following = [
-            self._run(function, planned[function], now) if at <= now else at for at, function in due
+            self._run(function, planned[function], self.clock()) if at <= now else at
+            for at, function in due
         ]
         return min(following, default=now + LOOK_EVERY) - self.clock()
 
@@ -176,9 +178,10 @@ def run_of(function: str, due: Planned, now: float) -> tuple[Planned, Call]:
         headers=[*HEADERS, (PLANNED_FOR, moment(due.next))],
         body=b"",
     )
-    missed, at = 0, due.next
-    while at <= now - LATE and missed < COUNTED:
-        missed, at = missed + 1, cron.after(at)
+    missed = 0
+    if due.next <= now - LATE:
+        until_late = takewhile(lambda at: at <= now - LATE, cron.times(due.next))
+        missed = 1 + sum(1 for _ in islice(until_late, COUNTED - 1))
     after = msgspec.structs.replace(
         due,
         next=cron.after(now),

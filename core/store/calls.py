@@ -12,6 +12,7 @@ again later waits in a sorted set by its time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +23,7 @@ from redis.exceptions import ResponseError
 from core import keys, logging, names
 from core.errors import InvalidRequest, Unavailable
 from core.models import Call, CallState, now
+from core.retries import LONGEST_WAIT
 from core.store import callscripts
 from core.store.base import Base, encode, text
 from core.store.callscripts import OVERHEAD
@@ -32,6 +34,11 @@ INLINE = 16 * 2**10
 """Bytes of a body that are kept in the store; what is larger lies in a file."""
 OVERDUE = 15.0
 """Seconds of silence after which another worker takes a call."""
+
+LATEST_DUE = 1.5 * LONGEST_WAIT
+"""Seconds from now; with their jitter all are due before."""
+SET_ASIDE_FOR = 7 * 24 * 3600.0
+"""Seconds that a dead letter is kept which nobody here can read, unless the settings say less."""
 
 _WORKER = "worker"
 """One name for all of the group, so that none of them leaves a name behind."""
@@ -76,8 +83,8 @@ class Calls(Base):
         Anybody may add one whose body is small; the file of a large one has to be there before.
 
         Raises:
-            Unavailable: those that wait have ``bound`` bytes already, or this function's a quarter
-                of that: no function shall close the queue for all others.
+            Unavailable: those that wait have ``bound`` bytes already, this function's a quarter of
+                that, or its owner's half: nobody shall close the queue for all others.
         """
         wanted = adding(call, bound)
         told, held = cast("tuple[bytes, int]", self.redis.eval(callscripts.ADD, 0, *wanted))
@@ -155,8 +162,10 @@ class Calls(Base):
         return bool(self.redis.eval(callscripts.RETRY, 0, *told))
 
     def move_due_calls(self, unix: float) -> int:
-        """Puts those whose time has come behind all others; returns how many."""
-        return int(cast(int, self.redis.eval(callscripts.MOVE_DUE, 0, unix)))
+        """Puts those whose time has come behind all others; returns how many. Those of a time when
+        the clock was wrong are due as well."""
+        latest = unix + LATEST_DUE
+        return int(cast(int, self.redis.eval(callscripts.MOVE_DUE, 0, unix, latest)))
 
     def waiting_calls(self) -> int:
         """Calls that are not over yet, those that are just being made among them."""
@@ -206,7 +215,9 @@ class Calls(Base):
             answered = None if moving else answered_of(found)
         except (ValueError, InvalidRequest) as error:
             log.error("call_not_read", entry=id_, reason=str(error))
-            self._forget(id_)
+            reason = f"it could not be read: {error}"
+            told = (id_, call_id, reason, now(), time.time() + SET_ASIDE_FOR)
+            self.redis.eval(callscripts.SET_ASIDE, 0, *told)
             return None
         times += _number(fields.get(b"begun"))
         retries = _number(found.get(b"retries"))
@@ -249,14 +260,17 @@ def adding(call: Call, bound: int) -> tuple[Any, ...]:
 
 def refused(told: bytes, held: int, bound: int, of: str) -> Unavailable:
     """Why the queue takes no more."""
-    whose, limit = (
-        ("the asynchronous calls that wait", f"{bound} is the limit")
-        if told == b"all"
-        else (
+    whose, limit = {
+        b"all": ("the asynchronous calls that wait", f"{bound} is the limit"),
+        b"own": (
             f"the asynchronous calls of {of} that wait",
             f"a quarter of {bound} is the limit of one function",
-        )
-    )
+        ),
+        b"owner": (
+            f"the asynchronous calls of {of.rpartition('.')[2]} that wait",
+            f"half of {bound} is the limit of one owner",
+        ),
+    }[told]
     return Unavailable(
         f"{whose} have {held} bytes, and {limit} (SLIPWAY_ASYNC_QUEUE): call again later, "
         "or call /function/ and wait"

@@ -44,16 +44,20 @@ _COMMON = (
 local R = redis.call
 local MOST = 500  -- that go in one step: nobody else is served meanwhile
 
+local function owner(of) return string.match(of, '%.[^.]*$') end  -- no function has that name
+
 local function refused(of, size, bound)
   local all, own = tonumber(R('GET', SIZE) or 0), tonumber(R('HGET', SIZES, of) or 0)
+  local owners = tonumber(R('HGET', SIZES, owner(of)) or 0)
   if all + size > tonumber(bound) then return {'all', all} end
   if own > 0 and own + size > bound / 4 then return {'own', own} end
+  if owners > 0 and owners + size > bound / 2 then return {'owner', owners} end
 end
 
 local function enqueue(id, of, size)
   R('HSET', CALL .. id, 'size', size)
   R('INCRBY', SIZE, size)
-  R('HINCRBY', SIZES, of, size)
+  for _, whose in ipairs({of, owner(of)}) do R('HINCRBY', SIZES, whose, size) end
   R('XADD', CALLS, '*', 'id', id)
 end
 
@@ -62,7 +66,9 @@ local function give_back(id)  -- what it takes of the queue; once
   if not size then return 0 end
   R('HDEL', CALL .. id, 'size')
   R('DECRBY', SIZE, size)
-  if R('HINCRBY', SIZES, of, -size) <= 0 then R('HDEL', SIZES, of) end
+  for _, whose in ipairs({of, owner(of)}) do
+    if R('HINCRBY', SIZES, whose, -size) <= 0 then R('HDEL', SIZES, whose) end
+  end
   return size
 end
 
@@ -97,6 +103,11 @@ local function drop(id, set, total)  -- returns the names of its files
   return gone
 end
 
+local function postpone(id, set, till)
+  R('ZADD', set, till, id)
+  R('HSET', CALL .. id, 'until', till)
+end
+
 local function trim(set, total, now, bytes, number, spare, gone)
   for _ = 1, MOST do
     local oldest, till = unpack(R('ZRANGE', set, 0, 0, 'WITHSCORES'))
@@ -104,7 +115,11 @@ local function trim(set, total, now, bytes, number, spare, gone)
     if not oldest or oldest == spare then return end
     if tonumber(till) > tonumber(now) and held <= tonumber(bytes)
         and R('ZCARD', set) <= tonumber(number) then return end
-    for _, name in ipairs(drop(oldest, set, total)) do table.insert(gone, name) end
+    if R('HEXISTS', CALL .. oldest, 'tell') == 1 then  -- its answer is still to be posted
+      postpone(oldest, set, math.max(now + 60, R('ZRANGE', set, -1, -1, 'WITHSCORES')[2]))
+    else
+      for _, name in ipairs(drop(oldest, set, total)) do table.insert(gone, name) end
+    end
   end
 end
 """
@@ -156,14 +171,19 @@ return 1
 MOVE_DUE = (
     _COMMON
     + """
-local due = R('ZRANGE', DUE, '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, MOST)
-for _, id in ipairs(due) do
-  R('ZREM', DUE, id)
-  R('XADD', CALLS, '*', 'id', id)
+local now, latest = unpack(ARGV)
+local moved = 0
+for _, range in ipairs({{'-inf', now}, {'(' .. latest, '+inf'}}) do
+  for _, id in ipairs(R('ZRANGE', DUE, range[1], range[2], 'BYSCORE', 'LIMIT', 0, MOST)) do
+    R('ZREM', DUE, id)
+    R('XADD', CALLS, '*', 'id', id)
+    moved = moved + 1
+  end
 end
-return #due
+return moved
 """
 )
+"""Also those beyond the longest wait there is: the clock was wrong when they were put there."""
 
 SETTLE = (
     _COMMON
@@ -199,8 +219,26 @@ end
 return {cancelled and 2 or 1, unpack(gone)}
 """
 )
-"""0: it was not this worker's any more; 1: it is settled, also where the command was repeated;
-2: it was cancelled meanwhile, and its answer is dropped."""
+"""0: it was not this worker's any more; 1: it is settled; 2: it was cancelled meanwhile, and its
+answer is dropped. Of a command that was repeated 1 where the answer has a file, else 0: its
+callback is told then by whoever finds its entry overdue."""
+
+SET_ASIDE = (
+    _COMMON
+    + """
+local entry, id, reason, text, till = unpack(ARGV)
+local r = CALL .. id
+forget(entry)
+R('HDEL', r, 'tell')
+local state = R('HGET', r, 'state')
+if state ~= 'queued' and state ~= 'running' then return end
+local size = give_back(id)
+R('HDEL', r, 'next', 'cancelled')
+R('HSET', r, 'state', 'failed', 'reason', reason, 'finished', text)
+keep(id, DEAD, DEAD_SIZE, size, till)
+"""
+)
+"""One that cannot be read: of another version, which may come back."""
 
 FORGET = (
     _COMMON
@@ -239,7 +277,7 @@ local r = CALL .. id
 if not R('ZSCORE', DEAD, id) then return {R('HGET', r, 'state') or 'absent', 0} end
 if R('HEXISTS', r, 'tell') == 1 then return {'telling', 0} end
 local of, kept, length = unpack(R('HMGET', r, 'of', 'kept', 'length'))
-local size = kept - length - #(R('HGET', r, 'headers') or '')
+local size = kept - (length or 0) - #(R('HGET', r, 'headers') or '')
 local told = refused(of, size, bound)
 if told then return told end
 local answer_file = R('HGET', r, 'answer_file')
@@ -264,8 +302,13 @@ return {1, unpack(drop(ARGV[1], DEAD, DEAD_SIZE))}
 SWEEP = (
     _COMMON
     + """
-local now, bytes, dead_bytes, dead_number = unpack(ARGV)
+local now, till, bytes, dead_till, dead_bytes, dead_number = unpack(ARGV)
 local gone = {}
+for set, latest in pairs({[KEPT] = till, [DEAD] = dead_till}) do  -- of a clock that was wrong
+  for _, id in ipairs(R('ZRANGE', set, '(' .. latest, '+inf', 'BYSCORE', 'LIMIT', 0, MOST)) do
+    postpone(id, set, latest)
+  end
+end
 trim(KEPT, KEPT_SIZE, now, bytes, math.huge, '', gone)
 trim(DEAD, DEAD_SIZE, now, dead_bytes, dead_number, '', gone)
 return gone

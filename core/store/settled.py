@@ -8,13 +8,15 @@ import time
 from dataclasses import dataclass
 from typing import Any, cast
 
-from core import keys
+from core import keys, logging
 from core.errors import Conflict, NotFound
 from core.models import Call, CallState, moment, now
 from core.settings import Settings
 from core.store import callscripts
 from core.store.base import Base, encode, text
 from core.store.calls import Answered, Taken, answered_of, call_of, refused
+
+log = logging.get()
 
 MOST_DEAD = 10_000
 """Dead letters of all functions."""
@@ -126,7 +128,7 @@ class Settled(Base):
         told, held, *gone = self._script(callscripts.REPLAY, id_, bound)
         if told == b"absent":
             raise _no_letter(id_)
-        if told in (b"all", b"own"):
+        if told in (b"all", b"own", b"owner"):
             raise refused(told, held, bound, of)
         if told == b"telling":
             raise Conflict(f"{id_} failed just now, and its callback is being told: try again")
@@ -143,9 +145,11 @@ class Settled(Base):
 
     def sweep_calls(self, settings: Settings) -> list[str]:
         """Forgets what is kept too long, or is too much; returns names of files that are to go."""
+        unix = time.time()
         found = self._script(
             callscripts.SWEEP,
-            *(time.time(), settings.async_results, settings.dead_letters, MOST_DEAD),
+            *(unix, unix + settings.async_keep, settings.async_results),
+            *(unix + settings.dead_letters_keep, settings.dead_letters, MOST_DEAD),
         )
         return [text(name) for name in found]
 
@@ -178,8 +182,13 @@ def _kept(record: dict[bytes, bytes]) -> KeptCall | None:
     if b"state" not in record or 0 < until < time.time():
         return None
     status = text(record.get(b"status"))
+    try:
+        call, answered = call_of(record), answered_of(record)
+    except ValueError as error:  # another version's, which may come back
+        log.warning("call_not_read", reason=str(error))
+        return None
     return KeptCall(
-        call=call_of(record),
+        call=call,
         sent=int(record[b"sent"]),
         of=text(record.get(b"of")),
         state=CallState(text(record[b"state"])),
@@ -190,7 +199,7 @@ def _kept(record: dict[bytes, bytes]) -> KeptCall | None:
         finished=text(record.get(b"finished")),
         next=text(record.get(b"next")),
         status=int(status) if status else None,
-        answered=answered_of(record),
+        answered=answered,
         until=until,
     )
 

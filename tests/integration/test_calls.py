@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -361,3 +362,71 @@ def test_what_was_settled_by_another_version_is_no_error_for_others(store: Store
     store.give_back_call(taken)
     assert store.next_call(0.01) is None
     assert store.waiting_calls() == 0
+    assert store.kept_call(taken.call.id) is None
+
+
+def test_what_cannot_be_read_is_a_dead_letter_for_the_version_that_can(store: Store) -> None:
+    call = new()
+    store.add_call(call, 2**26)
+    raw = store.redis.hget(keys.call(call.id), "call")
+    store.redis.hset(keys.call(call.id), "call", b'{"of": 1}')
+    assert store.next_call(0.01) is None
+    assert store.next_call(0.01) is None
+    other = dead(store)
+    assert [each.call.id for each in store.dead_letters(9)] == [other], "no error for others"
+    assert sizes(store)[0] == store.waiting_calls() == 0, "it holds no room of the queue"
+    assert raw
+    store.redis.hset(keys.call(call.id), "call", raw)
+    assert {each.call.id for each in store.dead_letters(9)} == {other, call.id}
+    assert "could not be read" in store.dead_letter(call.id).reason
+    store.replay_dead_letter(call.id, 2**26)
+    assert again(store).call == call
+
+
+def test_an_owner_has_half_of_the_queue(store: Store) -> None:
+    bound = 8 * 1500
+    for number in range(20):
+        with contextlib.suppress(Unavailable):
+            store.add_call(new(name=f"f{number}.ann"), bound)
+    assert bound / 4 < sizes(store)[0] <= bound / 2
+    with pytest.raises(Unavailable, match=r"of ann that wait .* half of \d+ is the limit of one"):
+        store.add_call(new(name="f99.ann"), bound)
+    store.add_call(new(name="f.bob"), bound)
+    store.next_call(0.01)
+    while taken := store.next_call(0.01):
+        store.begin_call(taken)
+        settle(store, taken)
+    assert sizes(store)[0] == 0
+    assert store.redis.hgetall(keys.CALLS_SIZES) == {}
+    store.add_call(new(name="f99.ann"), bound)
+
+
+def test_an_answer_that_was_not_posted_yet_makes_no_room_for_others(store: Store) -> None:
+    few = Settings(async_results=6000)
+    told = begun(store, new(callback="http://a/"))
+    mine = dataclasses.replace(ANSWER, body=b"", file=f"{told.call.id}.0.answer", length=1500)
+    settle(store, told, answered=mine, settings=few)
+    for _ in range(9):
+        taken = begun(store)
+        settle(store, taken, answered=dataclasses.replace(ANSWER, length=1500), settings=few)
+        assert sizes(store)[1] <= few.async_results
+    assert store.call_files(told.call.id) == {mine.file}
+    store.sweep_calls(Settings(async_results=1, async_keep=1))
+    assert store.kept_call(told.call.id)
+    store.forget_call(told)
+    assert store.sweep_calls(Settings(async_results=1)) == [mine.file]
+
+
+def test_a_clock_that_was_wrong_holds_nothing_for_ever(store: Store) -> None:
+    wrong = time.time() + 50 * 365 * 86400
+    taken, answered = begun(store), begun(store)
+    store.retry_call(taken, wrong, moment(wrong), 500, "500")
+    settle(store, answered)
+    store.redis.zadd(keys.CALLS_KEPT, {answered.call.id: wrong})
+    store.redis.hset(keys.call(answered.call.id), "until", wrong)
+    assert store.move_due_calls(time.time()) == 1
+    assert again(store).call.id == taken.call.id
+    store.sweep_calls(SETTINGS)
+    kept = store.kept_call(answered.call.id)
+    assert kept
+    assert kept.until <= time.time() + SETTINGS.async_keep

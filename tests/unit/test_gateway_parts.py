@@ -49,9 +49,22 @@ def test_one_holder_leaves_slots_for_others() -> None:
     assert pool.take("eve")
 
 
-def test_one_function_leaves_two_thirds_for_others() -> None:
+def test_one_group_leaves_slots_for_others() -> None:
+    pool = Pool("things", 4, share=2, group=3)
+    backs = [pool.take(name, "ann") for name in ("f", "f", "g")]
+    with pytest.raises(Unavailable, match="ann has 3 of the 4 places"):
+        pool.take("h", "ann")
+    backs.append(pool.take("f.bob", "bob"))
+    for give_back in backs:
+        give_back()
+        give_back()
+    assert [pool.take("h", "ann") for _ in range(2)]
+
+
+def test_one_function_leaves_two_thirds_for_others_and_its_owner_one() -> None:
     pool = Pools().invocations
     assert 0 < pool.share <= pool.slots / 3
+    assert pool.share < pool.group <= pool.slots * 2 / 3
 
 
 def test_threads_are_left_for_short_requests() -> None:

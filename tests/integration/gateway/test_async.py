@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from core.errors import Unavailable
 from core.models import Call, CallState
 from core.settings import Settings
 from core.store import Store
-from core.store.calls import OVERDUE, OVERHEAD, Answered, Taken
+from core.store.calls import INLINE, OVERDUE, OVERHEAD, Answered, Taken
 from gateway import queue_worker
 from gateway.attempts import MOST_TIMES
 from gateway.bodies import Bodies, Body
@@ -579,6 +579,42 @@ def test_an_answer_without_a_length_that_is_cut_off_is_none(short_tmp: Path) -> 
         ended.set()
         thread.join()
     assert answer.status == 504, answer
+
+
+@pytest.mark.parametrize("meantime", [b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"])
+def test_what_is_said_for_the_meantime_is_no_answer(short_tmp: Path, meantime: bytes) -> None:
+    with answering(meantime + b"HTTP/1.1 201 Made\r\nContent-Length: 2\r\n\r\nok") as port:
+        settings = Settings.from_env({"SLIPWAY_STATE": str(short_tmp), "SLIPWAY_PORT": str(port)})
+        answer = make(kept(), settings, 5, Bodies(settings.calls))
+    assert (answer.status, answer.body.data) == (201, b"ok")
+
+
+def test_an_answer_that_cannot_be_kept_is_not_asked_for_again(short_tmp: Path) -> None:
+    """The function did what it was called for."""
+    body = b"x" * (INLINE + 1)
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with answering(head + body) as port:
+        settings = Settings.from_env({"SLIPWAY_STATE": str(short_tmp), "SLIPWAY_PORT": str(port)})
+        answer = make(kept(), settings, 5, Bodies(settings.calls, reserve=2**60))
+    assert (answer.status, answer.hopeless) == (507, True)
+    assert "are free" in answer.body.data.decode()
+
+
+@contextmanager
+def answering(text: bytes) -> Iterator[int]:
+    """The port of a server that answers so once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(text)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
 
 
 def test_a_call_is_kept_once_where_the_answer_was_lost(

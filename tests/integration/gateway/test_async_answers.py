@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,30 @@ def test_large_bodies_pass_through_files_and_little_memory(platform: Platform) -
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     for pid, then in zip(pids, before, strict=True):
         assert memory_mb(pid) - then < 20, "of 30 MB that passed twice"
+
+
+def test_who_reads_a_large_answer_has_a_place_and_so_long_for_it(platform: Platform) -> None:
+    """Anybody may read: who reads slowly keeps neither threads nor memory from others."""
+    with platform.function("f.slow", answers(http("200 OK", b"\0" * 2**20))[1]):
+        id_ = platform.call("f.slow")
+        over(platform, id_)
+    head = f"GET /async-function/{id_} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    with ExitStack() as slow:
+        for _ in range(3):
+            line = socket.socket()
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect(("127.0.0.1", platform.gateway.settings.port))
+            slow.enter_context(line).sendall(head)  # 6 MiB: of each byte six
+            assert line.recv(12) == b"HTTP/1.1 200"
+        refused = platform.gateway.anonymous("GET", f"/async-function/{id_}")
+        assert (refused.status_code, "3 of the 8 places" in refused.text) == (503, True)
+        begun = time.monotonic()
+        until(
+            lambda: platform.gateway.anonymous("GET", f"/async-function/{id_}").ok,
+            40,
+            platform.log,
+        )
+        assert time.monotonic() - begun < 30, "ten seconds, and one for each 256 KiB"
 
 
 def test_a_body_above_the_limit_leaves_nothing(platform: Platform) -> None:
