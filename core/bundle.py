@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from core import names
-from core.errors import InvalidRequest, NotFound
+from core.errors import InvalidRequest, NotFound, Unavailable
 from core.models import Struct
 from core.settings import Settings
 
@@ -77,12 +77,15 @@ def read_bundle(settings: Settings, namespace: str, artifact: str) -> Bundle:
 
     Raises:
         NotFound: the owner has no such bundle, or a layer of it is gone.
+        Unavailable: its description cannot be read.
     """
     folder = bundle_folder(settings, namespace, artifact)
     try:
         bundle = msgspec.json.decode((folder / "bundle.json").read_bytes(), type=Bundle)
     except FileNotFoundError as error:
         raise NotFound(f"{namespace} has no {artifact}: push its repository again") from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise Unavailable(f"{artifact} of {namespace} cannot be read: {error}") from error
     for layer in bundle.layers:
         if not layer_folder(settings, namespace, layer).is_dir():
             raise NotFound(f"the {layer.kind} dependencies of {artifact} are gone: push again")

@@ -300,9 +300,14 @@ class Controller:
                             self.wake()
             except RedisError:
                 self._stop.wait(0.5)
+            except Exception:  # a pass does what was to be done here
+                log.exception("not_roused")
+                self.wake()
+                self._stop.wait(0.5)
 
     def _awake(self, instance: Instance) -> None:
-        waking.tell(self.store, instance, self.telling.last(instance.function))
+        if waking.tell(self.store, instance, self.telling.last(instance.function)):
+            self.telling.overtaken()
 
     def _watch_deaths(self) -> None:
         while not self._stop.is_set():

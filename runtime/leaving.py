@@ -7,6 +7,7 @@ next controller finds that again.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from core import failpoints, logging
@@ -43,6 +44,8 @@ class Leaving:
         self._naps = naps
         self._told: dict[str, float] = {}
         """Ids → when they were told to end, monotonic (0: still draining)."""
+        self._since: dict[str, float] = {}
+        """The same ids → when they began to leave."""
 
     def __contains__(self, id_: object) -> bool:
         return id_ in self._told
@@ -57,6 +60,7 @@ class Leaving:
         """These have to go."""
         for instance in instances:
             self._told.setdefault(instance.id, 0.0)
+            self._since.setdefault(instance.id, time.monotonic())
 
     def take_back(
         self, instances: Sequence[Instance], wants: Mapping[Key, Want], staying: Sequence[Instance]
@@ -65,7 +69,7 @@ class Leaving:
         drain = [each for each in instances if self._told.get(each.id) == 0.0]
         back = taken_back(drain, wants, staying, self._replicas.ready()) if drain else []
         for each in back:
-            del self._told[each.id]
+            self._forget(each.id)
         return back
 
     def bury(self, dead: Sequence[Instance], wants: Mapping[Key, object]) -> None:
@@ -73,7 +77,7 @@ class Leaving:
         for instance in dead:
             self._edge.mark_down(instance.address)
             expected = instance.id in self._told or self._replicas.condemned(instance)
-            self._told.pop(instance.id, None)
+            self._forget(instance.id)
             if not expected and (instance.function, instance.revision) in wants:
                 self._replicas.died(instance)
             self._remove(instance)
@@ -82,28 +86,38 @@ class Leaving:
         """Ends replicas that left the routes, or pauses them, once no request is with them or time
         is up."""
         there = {instance.id: instance for instance in instances}
+        paused = Counter(each.function for each in instances if each.phase is Phase.PAUSED)
         now = time.monotonic()
         for each in instances:  # told to end by an earlier controller
             if each.phase is Phase.STOPPING:
                 self._told.setdefault(each.id, now)
+        forwarded: Counter[str] | None = None
         for id_, told in list(self._told.items()):
             instance = there.get(id_)
             if instance is None:
-                del self._told[id_]
+                self._forget(id_)
             elif self._replicas.condemned(instance) or self._replicas.untried(instance):
                 self._remove(instance)
             elif not told and instance.phase in (Phase.RUNNING, Phase.PAUSED):
                 if not self._edge.released(instance.address):
                     continue
-                running = instance.phase is Phase.RUNNING
-                record = records.get(instance.function)
-                if running and self._naps.may_begin(instance, record, instances):
-                    if not self._store.forwarded()[instance.function]:
-                        self._pause(instance)
+                forwarded = self._store.forwarded() if forwarded is None else forwarded
+                held = forwarded[instance.function]
+                if held and now - self._since.get(id_, now) <= self._settings.drain_timeout:
+                    continue
+                record, asleep = records.get(instance.function), paused[instance.function]
+                naps = not held and instance.phase is Phase.RUNNING
+                naps = naps and self._naps.may_begin(instance, record, asleep)
+                if naps and self._pause(instance):
+                    paused[instance.function] += 1
                 elif self._terminate(instance):
                     self._told[id_] = now
             elif told and now - told > self._settings.drain_timeout:
                 self._remove(instance)
+
+    def _forget(self, id_: str) -> None:
+        self._told.pop(id_, None)
+        self._since.pop(id_, None)
 
     def _remove(self, instance: Instance) -> None:
         """Ends one and its traces; one that cannot be ended now is tried again by the next pass."""
@@ -113,15 +127,16 @@ class Leaving:
         except (SlipwayError, OSError) as error:
             log.warning("not_removed", instance=instance.id, reason=str(error))
 
-    def _pause(self, instance: Instance) -> None:
-        """Halts one that drained; one that cannot be halted now is looked at by the next pass."""
+    def _pause(self, instance: Instance) -> bool:
+        """Halts one that drained; False: that cannot be, so it is to end."""
         try:
             self._replicas.pause(instance)
-        except Unavailable as error:
+        except SlipwayError as error:
             log.warning("not_paused", instance=instance.id, reason=str(error))
-            return
+            return False
         log.info("replica_paused", instance=instance.id)
-        del self._told[instance.id]
+        self._forget(instance.id)
+        return True
 
     def _terminate(self, instance: Instance) -> bool:
         """Asks one to end; one that cannot be asked now is asked by the next pass."""

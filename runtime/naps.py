@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from core import logging, scaling
 from core.errors import SlipwayError
@@ -36,16 +36,11 @@ class Naps:
         self._memory: Mapping[str, float] = {}
         """Function → bytes, when last measured."""
 
-    def may_begin(
-        self, instance: Instance, record: FunctionRecord | None, instances: Iterable[Instance]
-    ) -> bool:
+    def may_begin(self, instance: Instance, record: FunctionRecord | None, paused: int) -> bool:
         """Whether one that is to end is paused instead: it is of a function that sleeps, and not
-        more of it than wake together."""
+        more of it than wake together. ``paused``: how many of it are already."""
         if not self._longest or not _sleeps(instance, record):
             return False
-        paused = sum(
-            each.phase is Phase.PAUSED and each.function == instance.function for each in instances
-        )
         return paused < scaling.least(instance.spec.labels)
 
     def going_on(

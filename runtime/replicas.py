@@ -207,8 +207,7 @@ class Replicas:
             there = sum(health.key == key for health in self._health.values())
             if there + self._pending[key] >= most:
                 return
-            full = self._starting.total() >= STARTS_AT_ONCE
-            if full or self._starting[spec.namespace] >= STARTS_OF_NAMESPACE:
+            if not self._has_room(spec.namespace):
                 return
             self._starting[spec.namespace] += 1
             self._pending[key] += 1
@@ -216,14 +215,21 @@ class Replicas:
 
     def resume(self, instance: Instance) -> None:
         """Lets a paused one go on, and waits in the background until it answers. Does nothing while
-        that is being done already."""
+        that is being done already, nor while as many as may be are starting, as ``start``."""
         key = (instance.function, instance.revision)
         with self._lock:
             known = self._health.get(instance.id)
             if known and not known.ready:  # one that is ready was paused by somebody else
                 return
+            if not self._has_room(instance.spec.namespace):
+                return
+            self._starting[instance.spec.namespace] += 1
             self._health[instance.id] = health = _Health(key, ready=False, next_probe=float("inf"))
         self._pool.submit(self._wake, instance, health)
+
+    def _has_room(self, namespace: str) -> bool:
+        full = self._starting.total() >= STARTS_AT_ONCE
+        return not full and self._starting[namespace] < STARTS_OF_NAMESPACE
 
     def terminate(self, instance: Instance) -> None:
         """Asks one to end. Raises as Provider.terminate."""
@@ -310,22 +316,27 @@ class Replicas:
         """Goes on with a start that an earlier controller had begun."""
         try:
             self._await_health(instance, health)
-        except Exception:
+        except Exception as error:
             log.exception("start_failed", function=instance.function)
+            self._end(instance, f"internal error while starting: {error}")
         finally:
             self._changed()
 
     def _wake(self, instance: Instance, health: _Health) -> None:
         try:
             self.provider.resume(instance)
-        except SlipwayError as error:
-            log.warning("replica_stays_paused", instance=instance.id, reason=str(error))
+            self._await_health(instance, health)
+        except Exception as error:  # another one is started in its place
+            if not isinstance(error, SlipwayError):
+                log.exception("start_failed", function=instance.function)
             with self._lock:
                 self._health.pop(instance.id, None)
-            self._end(instance, f"could not be woken: {error}")
+            self._end(instance, f"could not be woken: {error}", passing=True)
+        finally:
+            with self._lock:
+                self._starting[instance.spec.namespace] -= 1
+                self._starting += Counter()
             self._changed()
-        else:
-            self._resume(instance, health)
 
     def _await_health(self, instance: Instance, health: _Health) -> None:
         begun = time.monotonic()
@@ -374,11 +385,11 @@ class Replicas:
             self._end(instance, f"stopped answering: {answer}")
             self._changed()
 
-    def _end(self, instance: Instance, reason: str) -> None:
+    def _end(self, instance: Instance, reason: str, *, passing: bool = False) -> None:
         """Removes one that failed; what cannot be removed now is buried once it has ended."""
         with self._lock:
             self._condemned.add(instance.id)
-        self._failed((instance.function, instance.revision), reason)
+        self._failed((instance.function, instance.revision), reason, passing=passing)
         try:
             self.provider.remove(instance)
         except (SlipwayError, OSError) as error:

@@ -3,8 +3,8 @@ core/scaling.py).
 
 More replicas come at once. Requests that are refused (429, ``max_inflight``) are load that nobody
 can measure: while there are any there are twice as many, and again after half a second. Fewer come
-when fewer were enough for the whole of ``down.window``, and then as many as the busiest moment in
-it asked for, so that a steady load moves nothing. Load is the mean over the last second or two.
+when fewer were enough for the whole of ``down.window``, with a tenth to spare, and then as many as
+the busiest moment in it asked for, so that a steady load moves nothing. Load is the mean over the last second or two.
 
 All that is remembered is what was measured: the next controller begins to measure anew, and takes
 every function for one that was called just now. Of two controllers neither undoes what the other
@@ -35,6 +35,8 @@ LOOK_EVERY = 0.25
 SPAN = {"rps": 2.0, "capacity": 1.0, "cpu": 0.0}
 """Seconds over which a load is the mean; what CPU is used is measured over a second."""
 DOUBLE_EVERY = 0.5
+TOLERANCE = 0.1
+"""Share of a load that one which is steady may move by and end nothing, as in Kubernetes."""
 IDLE_EVERY = 2.0
 """Seconds between two measurements of what CPU is used."""
 
@@ -61,8 +63,8 @@ class History:
     """When that last asked for more."""
     loads: deque[tuple[float, float]] = field(default_factory=deque)
     """(when, requests so far or load)."""
-    wanted: deque[tuple[float, int]] = field(default_factory=deque)
-    """(when, replicas that the load asked for)."""
+    wanted: deque[tuple[float, int, int]] = field(default_factory=deque)
+    """(when, replicas that the load asked for, and that a load of ``1 + TOLERANCE`` would)."""
 
     def follow(self, record: FunctionRecord, rule: Rule, now: float) -> None:
         """Takes over what is desired now."""
@@ -70,6 +72,9 @@ class History:
             self.called = now
         if record.replicas not in (self.record.replicas, self.decided):
             self.since = now
+        if rule != self.rule:
+            self.loads.clear()  # of another kind, it may be
+            self.wanted.clear()
         self.record, self.rule = record, rule
 
     def see(self, now: float, requests: int, refused: int, under_way: int, cpu: float) -> None:
@@ -79,14 +84,16 @@ class History:
             self.called = now
         if not first and refused > self.refused and now - self.doubled >= DOUBLE_EVERY:
             self.doubled = now
-            self.wanted.append((now, min(2 * self.record.replicas, self.rule.most)))
+            twice = min(2 * self.record.replicas, self.rule.most)
+            self.wanted.append((now, twice, twice))
         self.requests, self.refused = requests, refused
         kind = self.rule.type
         self.loads.append((now, {"rps": requests, "capacity": under_way, "cpu": cpu}[kind]))
         while self.loads[0][0] < now - SPAN[kind]:
             self.loads.popleft()
         if (load := self._load()) is not None:
-            self.wanted.append((now, scaling.for_load(self.rule, load)))
+            more = scaling.for_load(self.rule, load * (1 + TOLERANCE))
+            self.wanted.append((now, scaling.for_load(self.rule, load), more))
         while self.wanted and self.wanted[0][0] < now - self.rule.window:
             self.wanted.popleft()
 
@@ -111,10 +118,10 @@ class History:
             return 0
         if not self.rule.grows or not self.wanted:
             return have
-        latest = max(wanted for at, wanted in self.wanted if at == self.wanted[-1][0])
+        latest = max(wanted for at, wanted, _ in self.wanted if at == self.wanted[-1][0])
         if latest > have:
             return latest
-        most = max(wanted for _, wanted in self.wanted)
+        most = max(wanted for _, _, wanted in self.wanted)
         return most if most < have and now - self.since >= self.rule.window else have
 
 
@@ -166,11 +173,15 @@ class Scaler:
         """Looks and decides, until ``stop``."""
         cpu = threading.Thread(target=self._measure, args=[stop], name="scale-cpu", daemon=True)
         cpu.start()
+        told = ""
         while not stop.wait(LOOK_EVERY):
             try:
                 self._look()
+                told = ""
             except (RedisError, SlipwayError) as error:
-                log.warning("load_not_known", reason=f"{type(error).__name__}: {error}")
+                if (reason := f"{type(error).__name__}: {error}") != told:
+                    log.warning("load_not_known", reason=reason)
+                told = reason
             except Exception:
                 log.exception("scaling_failed")
 

@@ -39,7 +39,8 @@ def stop_all(provider: Provider, patience: float) -> None:
             each(provider.terminate, [Phase.RUNNING])
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if all(instance.phase is Phase.EXITED for instance in provider.instances()):
+            over = (Phase.EXITED, Phase.PAUSED)
+            if all(instance.phase in over for instance in provider.instances()):
                 break
             provider.wait(0.1)
         stuck.clear()  # who could not be asked is ended all the same

@@ -31,6 +31,10 @@ class Telling:
         """All that was told may be lost."""
         self._told = {}
 
+    def overtaken(self) -> None:
+        """Somebody else told something: the next word is written even if it is our last one."""
+        self._told_at = float("-inf")
+
     def tell(self, records: Mapping[str, FunctionRecord], table: Mapping[str, Route]) -> None:
         """Writes what was observed."""
         observed = {}
@@ -53,11 +57,11 @@ class Telling:
 
     def _trouble(self, record: FunctionRecord, route: Route | None) -> tuple[str, bool]:
         """Why fewer replicas are available than desired, or not those of the last deploy; and
-        whether it is no more than that they are being started."""
+        whether it is no more than that they are being started, once more where that passes."""
         if not record.previous and len(route.endpoints if route else ()) >= record.replicas:
             return "", False
         trouble = self._replicas.trouble((record.spec.function, record.spec.revision))
         reason = trouble.reason if trouble else "it is starting"
         if record.previous and route and route.revision == record.previous.revision:
             reason = f"{reason}; what was deployed before it still serves"
-        return reason, trouble is None
+        return reason, trouble is None or trouble.passing

@@ -39,11 +39,11 @@ def rouse(store: Store, provider: Provider, replicas: Replicas, function: str) -
     return replicas.begun(key)
 
 
-def tell(store: Store, instance: Instance, told: Observed | None) -> None:
+def tell(store: Store, instance: Instance, told: Observed | None) -> bool:
     """Tells where a function answers, now that a replica of it is healthy, if it answered nowhere
-    when that was last ``told``; the route comes with a pass."""
+    when that was last ``told``; the route comes with a pass. False: there was nothing to tell."""
     if told and told.endpoints:
-        return
+        return False
     try:
         record = store.function(instance.function)
         if (
@@ -52,7 +52,7 @@ def tell(store: Store, instance: Instance, told: Observed | None) -> None:
             or record.previous
             or record.spec.revision != instance.revision
         ):
-            return
+            return False
         seen = Observed(
             available=1,
             endpoints=[instance.address],
@@ -63,3 +63,4 @@ def tell(store: Store, instance: Instance, told: Observed | None) -> None:
         store.note_observed(instance.function, seen)
     except RedisError as error:
         log.warning("store_unavailable", error=str(error))
+    return True

@@ -67,6 +67,8 @@ _QUIET = 0.2
 """Seconds after a fork in which none is forked ahead: while a process joins a control group, others
 of the whole machine cannot fork, nor begin a thread."""
 _WARM_TIMEOUT = 60.0
+_AGAIN = 5.0
+"""Seconds after which forking ahead is tried again."""
 _COVERED = ("/tmp/", "/run/", "/proc/", "/dev/")
 """What every child mounts anew: nothing that it still needs may lie below."""
 _ROOM = 300
@@ -128,6 +130,7 @@ class Parent:
         self._changed = threading.Condition()
         self._spares: list[_Spare] = []
         self._closed = False
+        self._hangs = False
         self._keeper = threading.Thread(target=self._keep_spares, name=f"warm-{name}", daemon=True)
         try:
             try:
@@ -182,8 +185,8 @@ class Parent:
 
     @property
     def broken(self) -> bool:
-        """Whether it has ended: it forks no more."""
-        return self._monitor == 0 or ended(self._lives, 0)
+        """Whether it has ended, or hangs: it forks no more."""
+        return self._hangs or self._monitor == 0 or ended(self._lives, 0)
 
     def last_words(self) -> str:
         """What it wrote and nobody has read yet, for people."""
@@ -210,10 +213,11 @@ class Parent:
             self._keeper.join()
         while self._spares:
             self._spares.pop().end()
-        for descriptor in (self._said, self._lives):
+        open_ = [self._said, self._lives]
+        self._said = self._lives = -1  # first: numbers are given out again
+        for descriptor in open_:
             if descriptor >= 0:
                 os.close(descriptor)
-        self._said = self._lives = -1
         self._group.remove()
 
     def _await_warm(self) -> None:
@@ -247,7 +251,9 @@ class Parent:
                 raise _Ended(str(error)) from error
             held.callback(os.close, tree)
             descriptors[mount.target] = tree
-        uid = cell.uid or 0
+        if cell.uid is None:
+            raise _Ended("the cell has no user: it would have root's")
+        uid = cell.uid
         names = self._launcher.network.nameservers if cell.network == "egress" else ()
         told = {
             "title": marker(name),
@@ -291,6 +297,7 @@ class Parent:
                 socket.send_fds(self._control, [how], sent)
             return _Spare(asked, group, *_hear(asked, child.SPARE))
         except BaseException as error:
+            self._hangs |= isinstance(error, TimeoutError | _Silent)
             asked.close()
             group.remove()
             if isinstance(error, OSError | _Ended):
@@ -310,7 +317,12 @@ class Parent:
                 spare = self._new_spare(parent.AHEAD)
             except Unforkable as error:
                 log.warning("no child is forked ahead: %s", error)
-                return
+                if self.broken:
+                    return
+                with self._changed:
+                    if not self._closed:
+                        self._changed.wait(_AGAIN)
+                continue
             with self._changed:
                 if not self._closed:
                     self._spares.append(spare)
@@ -321,6 +333,10 @@ class Parent:
 
 class _Ended(Exception):
     """A child ended before it was released."""
+
+
+class _Silent(_Ended):
+    """Nothing came in time."""
 
 
 @dataclass(frozen=True)
@@ -341,7 +357,7 @@ class _Spare:
             self.asked.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(document))
             socket.send_fds(self.asked, [document], descriptors)
         except OSError as error:
-            raise _Ended(f"the child ended: {error}") from error
+            raise _Ended(f"the child did not take its cell: {error}") from error
         pid, _ = _hear(self.asked, child.READY)
         return pid
 
@@ -442,6 +458,8 @@ def _hear(asked: socket.socket, wanted: bytes) -> tuple[int, int]:
     """
     try:
         data, told, _, _ = asked.recvmsg(2048, socket.CMSG_SPACE(_CREDENTIALS.size))
+    except TimeoutError as error:
+        raise _Silent(f"no answer within {START_TIMEOUT:g} s") from error
     except OSError as error:
         raise _Ended(f"the child did not answer: {error}") from error
     pid = _CREDENTIALS.unpack(told[0][2])[0] if told else 0

@@ -161,6 +161,8 @@ class Collector:
         """Since the start, of functions that are known."""
         self._refused: Counter[str] = Counter()
         """Of these, answered 429."""
+        self._since = 0.0
+        """Unix time of the start."""
         self._known: frozenset[str] = frozenset()
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -182,6 +184,7 @@ class Collector:
             listener.close()
             raise
         self._wake, waker = socket.socketpair()
+        self._since = time.time()
         self._thread = threading.Thread(
             target=self._run, args=(listener, waker), name="collector", daemon=True
         )
@@ -315,8 +318,9 @@ class Collector:
             return  # torn where the ring overflowed
         if line.function in self._known:
             self.tally.add(line.function, code(line.code), line.seconds)
-            self._requests[line.function] += 1
-            self._refused[line.function] += line.code == 429
+            if line.arrived + line.seconds >= self._since:  # what the ring kept is no load of now
+                self._requests[line.function] += 1
+                self._refused[line.function] += line.code == 429
             self._recent.add(line)
         for window in self.windows:
             if line.function in window.functions:

@@ -130,11 +130,15 @@ class Warmth:
         """Keeps parents for these and for no others."""
         if self.refused:
             return
+        there = list(functions)
         keys = {
             Key(spec.namespace, bundle.template)
-            for spec, bundle in functions
+            for spec, bundle in there
             if not self._reason(spec, bundle)
         }
+        known = {(spec.namespace, spec.artifact) for spec, _ in there}
+        for gone in self._reasons.keys() - known:
+            self._reasons.pop(gone, None)
         with self._lock:
             for key in [key for key in self._parents if key not in keys]:
                 log.info("warm_parent_ended", parent=str(key), reason="no function needs it")
@@ -178,6 +182,9 @@ class Warmth:
             except (Unforkable, SlipwayError, OSError) as error:
                 self._failed[key] = time.monotonic() + _AGAIN
                 log.warning("no_warm_parent", parent=str(key), reason=str(error))
+            except Exception:  # the thread lives on
+                self._failed[key] = time.monotonic() + _AGAIN
+                log.exception("no_warm_parent", parent=str(key))
             with self._lock:
                 self._wanted.pop(key, None)
                 if parent:
@@ -189,7 +196,10 @@ class Warmth:
         """Why functions of this bundle are not forked; looked at once."""
         key = (spec.namespace, spec.artifact)
         if key not in self._reasons:
-            reason = _foreign(self._settings, spec, bundle)
+            try:
+                reason = _foreign(self._settings, spec, bundle)
+            except Exception as error:  # of their files: whatever there may be in them
+                reason = f"it cannot be compared with this installation's ({error!r:.200})"
             self._reasons[key] = reason
             if reason and bundle.template in TEMPLATES:
                 log.info("not_forked", function=spec.function, reason=reason)

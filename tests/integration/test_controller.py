@@ -330,6 +330,60 @@ def test_only_what_a_release_changes_can_fail_it(world: World) -> None:
     assert world.until(lambda: {"f.ann", "g.ann"} == set(world.edge.table), controller, 10)
 
 
+def test_one_owner_s_torn_bundle_holds_up_nobody_else(world: World) -> None:
+    digest = world.artifact.removeprefix(PREFIX)
+    (world.settings.bundles / "ann" / digest / "bundle.json").write_bytes(b'{"template": ')
+    controller = world.controller()
+    torn, other = world.stage("ann", ["f"]), world.stage("bob", ["f"])
+    assert world.until(lambda: world.state(other) is State.LIVE, controller, 10)
+    assert world.until(lambda: world.state(torn) is State.FAILED, controller, 15)
+    assert "cannot be read" in world.store.release(torn).reason
+
+
+def test_what_passes_is_no_reason_to_send_anybody_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it to wake waits on: it is tried again at once."""
+    controller = world.controller()
+    world.deploy(TEXT="v1")
+    start, refusals = controller.provider.start, iter([True])
+    told: list[tuple[str, bool]] = []
+
+    def refusing(spec: FunctionSpec, stop: Callable[[], bool]) -> Instance:
+        if next(refusals, False):
+            raise Unavailable("no room for a process just now")
+        return start(spec, stop)
+
+    def seen() -> bool:
+        if (observed := world.store.observed("f.ann")) and observed.trouble:
+            told.append((observed.trouble, observed.starting))
+        return bool(observed and observed.endpoints)
+
+    monkeypatch.setattr(controller.provider, "start", refusing)
+    assert world.until(seen, controller, 10), told
+    assert "no room for a process just now" in {trouble for trouble, _ in told}
+    assert all(starting for _, starting in told)
+
+
+def test_a_request_that_a_gateway_forwards_is_drained_too(world: World) -> None:
+    """As the one that woke the function: no edge knows of it."""
+    controller = world.controller()
+    world.edge.busy = False
+    world.deploy(TEXT="v1")
+    assert world.until(lambda: "f.ann" in world.edge.table, controller, 10)
+    old = world.edge.table["f.ann"].endpoints
+    world.store.forwarding("a gateway", {"f.ann": 1})
+    world.deploy(TEXT="v2")
+    assert world.until(lambda: world.edge.table["f.ann"].endpoints != old, controller, 10)
+    assert not world.until(lambda: len(controller.provider.instances()) == 1, controller, 1), (
+        "it answers somebody"
+    )
+    assert [each.phase for each in controller.provider.instances()] == [Phase.RUNNING] * 2
+    world.store.forwarding("a gateway", {"f.ann": 0})
+    assert world.until(lambda: len(controller.provider.instances()) == 1, controller, 10)
+    assert world.texts() == {"v2"}
+
+
 def test_a_machine_that_refuses_for_a_moment_fails_no_release(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

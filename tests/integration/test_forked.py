@@ -219,6 +219,20 @@ def test_nothing_of_the_parent_or_of_others_is_in_sight(
             assert artifact.removeprefix("bundle:sha256:") not in text
 
 
+def test_what_it_reads_does_not_hang_on_our_umask(settings: Settings, artifact: str) -> None:
+    before = os.umask(0o077)
+    try:
+        provider = forked.warmed(ProcessProvider(settings, b"key"), artifact)
+        try:
+            instance = provider.start(spec(artifact))
+            assert was_forked(provider, instance)
+            assert all(ask(instance, "/look")["etc"])
+        finally:
+            provider.close()
+    finally:
+        os.umask(before)
+
+
 # ------------------------------------------------------------------------------------ which are
 
 
@@ -228,11 +242,13 @@ def test_nothing_of_the_parent_or_of_others_is_in_sight(
         ({"index.py": "import os\nexec(open('real.py').read())"}, {}, "index.py is not"),
         ({"slipway_watchdog/options.py": ""}, {}, "options.py is not"),
         ({"json.py": ""}, {}, "its own json"),
+        ({}, {"artifact": "uvloop/__init__.py,sha256=x,many\n"}, "it cannot be compared"),
+        ({}, {"artifact": ".,sha256=x,1\n\xff"}, "it cannot be compared"),
         ({}, {"env_vars": {"PYTHONHASHSEED": "1"}}, ""),
         ({}, {"env_vars": {"LD_PRELOAD": "/home/app/x.so"}}, ""),
         ({}, {"env_vars": {"LANG": "C"}}, ""),
         ({}, {"env_process": "python3 -O index.py"}, ""),
-        ({}, {"artifact": "another package"}, "its uvloop is 0.1, not"),
+        ({}, {"artifact": "uvloop/__init__.py,sha256=x,1\n"}, "its uvloop is 0.1, not"),
     ],
 )
 def test_what_is_not_as_the_parent_is_started(
@@ -241,11 +257,11 @@ def test_what_is_not_as_the_parent_is_started(
     provider = forked.warmed(ProcessProvider(settings, b"key"), artifact)
     try:
         other = forked.bundle(settings, {"function/handler.py": HANDLER, **files})
-        if more.pop("artifact", ""):
+        if record := more.pop("artifact", ""):
             (info,) = layer_folder(settings, "demo", forked.LAYER).glob("uvloop-*.dist-info")
             text = (info / "METADATA").read_text()
             (info / "METADATA").write_text(text.replace("Version: 0.", "Version: 0.1\nX: 0.", 1))
-            (info / "RECORD").write_text("uvloop/__init__.py,sha256=x,1\n")
+            (info / "RECORD").write_text(record, encoding="latin-1")
             provider._warmth._reasons.clear()
         instance = provider.start(spec(other, **more))
         assert not was_forked(provider, instance)

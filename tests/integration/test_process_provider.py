@@ -174,7 +174,7 @@ def test_a_start_that_fails_at_its_very_end_leaves_nothing(
         raise OSError(errno.EMFILE, "Too many open files")
 
     try:
-        monkeypatch.setattr(provider, "_watch", failing)
+        monkeypatch.setattr(provider._processes, "_watch", failing)
         with pytest.raises(OSError, match="Too many"):
             provider.start(FunctionSpec(name="full", namespace="demo", artifact=ARTIFACT))
         assert not processes("slipway:full.demo")

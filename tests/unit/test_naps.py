@@ -45,15 +45,15 @@ def test_only_what_sleeps_is_paused_and_not_more_than_wakes() -> None:
     f = spec("f", **{"com.openfaas.scale.min": "2"})
     ran = instance(f, "a", Phase.RUNNING)
     found = naps()
-    assert found.may_begin(ran, record(f), [])
-    assert found.may_begin(ran, record(f), [instance(f, "b")])
-    assert not found.may_begin(ran, record(f), [instance(f, "b"), instance(f, "c")])
-    assert not found.may_begin(ran, record(f, 1), []), "scaled down, not asleep"
-    assert not found.may_begin(ran, None, []), "deleted"
-    assert not found.may_begin(ran, record(spec("f")), []), "another revision sleeps"
+    assert found.may_begin(ran, record(f), 0)
+    assert found.may_begin(ran, record(f), 1)
+    assert not found.may_begin(ran, record(f), 2)
+    assert not found.may_begin(ran, record(f, 1), 0), "scaled down, not asleep"
+    assert not found.may_begin(ran, None, 0), "deleted"
+    assert not found.may_begin(ran, record(spec("f")), 0), "another revision sleeps"
     changing = msgspec.structs.replace(record(f), previous=spec("f"))
-    assert not found.may_begin(ran, changing, [])
-    assert not naps(pause="0s").may_begin(ran, record(f), [])
+    assert not found.may_begin(ran, changing, 0)
+    assert not naps(pause="0s").may_begin(ran, record(f), 0)
 
 
 def test_a_provider_that_pauses_nothing_is_never_asked_to() -> None:
@@ -61,7 +61,7 @@ def test_a_provider_that_pauses_nothing_is_never_asked_to() -> None:
         pauses = False
 
     f = spec("f")
-    assert not naps(Plain()).may_begin(instance(f, "a", Phase.RUNNING), record(f), [])
+    assert not naps(Plain()).may_begin(instance(f, "a", Phase.RUNNING), record(f), 0)
 
 
 def test_a_nap_has_its_time(clock: list[float]) -> None:

@@ -229,6 +229,7 @@ def _write_etc(files: dict[str, str]) -> None:
     for number, text in enumerate(files.values()):
         file = os.open(f"/tmp/{number}", os.O_WRONLY | os.O_CREAT, 0o444)
         os.write(file, text.encode())
+        os.fchmod(file, 0o444)  # whatever the umask is
         os.close(file)
     kernel.mount("", "/tmp", flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | _FLAGS)
     for number, target in enumerate(files):

@@ -25,7 +25,7 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR = MS_RDONLY | MS_NOSUID | MS_NODEV  # MOUNT_ATTR_* have the same numbers
 
-_PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP = 4, 15, 24
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 4, 24
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _SECCOMP_MODE_FILTER = 2
@@ -68,7 +68,8 @@ def detached_mount(source: str) -> int:
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     tree = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
     _check(f"open_tree {source}", tree)
-    attributes = struct.pack("=QQQQ", _MOUNT_ATTR, 0, 0, 0)  # struct mount_attr
+    # struct mount_attr; private, else what is mounted there on the host later would appear in it.
+    attributes = struct.pack("=QQQQ", _MOUNT_ATTR, 0, MS_PRIVATE, 0)
     try:
         result = _libc.syscall(
             _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, ctypes.c_size_t(len(attributes))
@@ -148,8 +149,3 @@ class Title:
         """What does not fit is cut off."""
         text = "\0".join(argv).encode()[: self._room - 1]
         ctypes.memmove(self._at, text.ljust(self._room, b"\0"), self._room)
-
-
-def set_name(name: str) -> None:
-    """The process' short name, of at most 15 bytes."""
-    _check("name", _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0))
