@@ -4,7 +4,8 @@ core/scaling.py).
 More replicas come at once. Requests that are refused (429, ``max_inflight``) are load that nobody
 can measure: while there are any there are twice as many, and again after half a second. Fewer come
 when fewer were enough for the whole of ``down.window``, with a tenth to spare, and then as many as
-the busiest moment in it asked for, so that a steady load moves nothing. Load is the mean over the last second or two.
+the busiest moment in it asked for, so that a steady load moves nothing. Load is the mean over the
+last second or two.
 
 All that is remembered is what was measured: the next controller begins to measure anew, and takes
 every function for one that was called just now. Of two controllers neither undoes what the other
