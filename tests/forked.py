@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from core.bundle import PREFIX, Bundle, Layer, layer_folder
 from core.models import FunctionSpec
 from core.settings import ROOT, Settings
 from runtime.providers.process import ProcessProvider
-from runtime.providers.warm import distributions
+from runtime.providers.seeds import closure, distributions
 from tests.waiting import until
 
 LAYER = Layer(kind="python", digest="b" * 64)
@@ -26,9 +26,12 @@ def bundle(
     files: Mapping[str, str],
     template: str = "python3-http",
     owner: str = "demo",
+    packages: Sequence[str] = (),
 ) -> str:
-    """Makes the bundle of ``owner`` with these files over those of the template; its artifact."""
-    digest = hashlib.sha256(json.dumps([template, *sorted(files.items())]).encode()).hexdigest()
+    """Makes the bundle of ``owner`` with these files over those of the template, and with these
+    packages beside those of the template; its artifact."""
+    told = [template, *sorted(files.items()), *packages]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     app = settings.bundles / owner / digest / "app"
     if app.exists():
         return PREFIX + digest
@@ -36,10 +39,12 @@ def bundle(
     for name, text in files.items():
         (app / name).parent.mkdir(exist_ok=True)
         (app / name).write_text(text)
-    made = Bundle(template=template, process=COMMAND, layers=[LAYER])
+    kind = Layer(kind="python", digest=hashlib.sha256(repr(packages).encode()).hexdigest())
+    used = kind if packages else LAYER
+    made = Bundle(template=template, process=COMMAND, layers=[used])
     (app.parent / "bundle.json").write_bytes(msgspec.json.encode(made))
-    layer = layer_folder(settings, owner, LAYER)
-    for each in distributions(template):
+    layer = layer_folder(settings, owner, used)
+    for each in (*distributions(template), *closure(packages)):
         for file in each.files or ():
             if ".." not in file.parts and not (layer / file).exists():
                 (layer / file).parent.mkdir(parents=True, exist_ok=True)

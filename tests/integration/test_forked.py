@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from core.bundle import HOME, layer_folder
+from core.bundle import HOME, LAYER_MOUNTS, layer_folder
 from core.models import FunctionSpec
 from core.sandbox import PATH, Cell, Mount, Network, Outlets, Process, Sandbox, alive, program
 from core.settings import Settings
-from runtime.providers import Instance, warm
+from runtime.providers import Instance, seeds, warm
 from runtime.providers.process import ProcessProvider
 from tests import forked
 from tests.contracts.test_provider import ask, exited
@@ -84,6 +84,9 @@ def seen():
         "foreign": [name for name in sys.modules if name.partition(".")[0] == "core"],
         "children": [int(name) for name in os.listdir("/proc") if name.isdigit()],
     }
+
+def modules():
+    return sorted({name.partition(".")[0] for name in sys.modules})
 
 def reach(pids):
     import ctypes
@@ -233,6 +236,44 @@ def test_what_it_reads_does_not_hang_on_our_umask(settings: Settings, artifact: 
         os.umask(before)
 
 
+POPULAR = """
+import sys
+THERE = sorted({"requests", "urllib3"} & set(sys.modules))
+import requests
+
+def handle(event, context):
+    return {"statusCode": 200, "body": __import__("json").dumps([THERE, requests.__file__])}
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "there"),
+    [
+        ({}, ["requests", "urllib3"]),
+        ({"chardet.py": ""}, []),
+        ({"urllib3/__init__.py": ""}, None),
+    ],
+)
+def test_popular_packages_are_there_already_where_they_are_the_same(
+    settings: Settings, artifact: str, files: dict[str, str], there: list[str] | None
+) -> None:
+    fetches = forked.bundle(
+        settings, {"function/handler.py": POPULAR, **files}, packages=["requests"]
+    )
+    provider = forked.warmed(ProcessProvider(settings, b"key"), fetches, artifact)
+    try:
+        plain = provider.start(spec(artifact))
+        assert was_forked(provider, plain)
+        assert [name for name in ask(plain, "/modules") if name == "requests"] == []
+        instance = provider.start(spec(fetches))
+        assert was_forked(provider, instance)
+        if there is not None:
+            assert ask(instance, "/") == [there, f"{LAYER_MOUNTS['python']}/requests/__init__.py"]
+        assert provider._warmth._packages["demo", fetches] == (("requests",) if there else ())
+    finally:
+        provider.close()
+
+
 # ------------------------------------------------------------------------------------ which are
 
 
@@ -242,6 +283,7 @@ def test_what_it_reads_does_not_hang_on_our_umask(settings: Settings, artifact: 
         ({"index.py": "import os\nexec(open('real.py').read())"}, {}, "index.py is not"),
         ({"slipway_watchdog/options.py": ""}, {}, "options.py is not"),
         ({"json.py": ""}, {}, "its own json"),
+        ({"uvloop.py": ""}, {}, "its own uvloop"),
         ({}, {"artifact": "uvloop/__init__.py,sha256=x,many\n"}, "it cannot be compared"),
         ({}, {"artifact": ".,sha256=x,1\n\xff"}, "it cannot be compared"),
         ({}, {"env_vars": {"PYTHONHASHSEED": "1"}}, ""),
@@ -454,7 +496,7 @@ def test_a_forked_cell_has_the_network_that_was_ready_for_it(tmp_path: Path) -> 
     network.setup()
     outlets = Outlets(network)
     sandbox = Sandbox("forkt", network)
-    parent = sandbox.warm(warm.seed("python3-http"), "net", outlets)
+    parent = sandbox.warm(seeds.seed("python3-http"), "net", outlets)
     started: list[Process] = []
     try:
         outlets.want()

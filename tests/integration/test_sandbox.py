@@ -42,7 +42,7 @@ from core.sandbox import (
 )
 from core.sandbox.launch import marker
 from core.sandbox.sandbox import _follow
-from runtime.providers.warm import seed
+from runtime.providers.seeds import seed
 from tests.waiting import PATIENCE, until
 
 ROOT = os.geteuid() == 0
