@@ -109,9 +109,12 @@ class Replicas:
 
         Replicas at a ``routed`` address were healthy when it last looked and stay in the routes:
         otherwise its restart would take every function out of them. Any other one has to answer
-        first, and has the time of a fresh start for it.
+        first, and has the time of a fresh start for it. What ended while nobody looked may have
+        been taken by a power cut: it is started again, and has to end once more to count.
         """
         for instance in self.provider.instances():
+            if instance.phase is Phase.EXITED:
+                self._condemned.add(instance.id)
             if instance.phase is not Phase.RUNNING:
                 continue
             ready = instance.address in routed
@@ -130,7 +133,7 @@ class Replicas:
         with self._lock:
             for id_ in gone:
                 self._health.pop(id_, None)
-                self._condemned.discard(id_)
+            self._condemned &= {instance.id for instance in found}
         return found
 
     def ready(self) -> set[str]:

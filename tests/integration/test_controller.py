@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -216,6 +218,21 @@ def test_a_restart_while_staging_makes_nothing_unhealthy_live(world: World) -> N
     assert world.until(lambda: world.state(sick) is State.FAILED, two, 15)
     assert "f " in world.store.release(sick).reason
     assert world.edge.table["f.ann"] == good
+
+
+def test_a_power_cut_while_staging_is_not_the_release_s_fault(world: World) -> None:
+    one = world.controller()
+    release = world.stage("ann", ["f"], SICK="0.5")
+    assert world.until(lambda: len(one.provider.instances()) == 1, one, 5)
+    one.replicas.close()
+    (staged,) = one.provider.instances()
+    cut = one.provider.process(staged)  # type: ignore[attr-defined]  # the process provider's
+    os.kill(cut.pid, signal.SIGKILL)
+    until(lambda: [each.phase for each in one.provider.instances()] == [Phase.EXITED], 5)
+    two = world.controller()
+    assert world.until(lambda: world.state(release) is not State.STAGING, two, 10)
+    assert world.state(release) is State.LIVE
+    assert staged.id not in {each.id for each in two.provider.instances()}
 
 
 def test_a_revert_to_what_is_still_draining_goes_on_with_it(world: World) -> None:
