@@ -52,6 +52,14 @@ def size(text: str) -> int:
     return int(value)
 
 
+def _answers_size(text: str) -> int:
+    value = size(text)
+    if value < 2**20:
+        message = "write at least 1Mi: a call whose answer cannot be kept has failed"
+        raise ValueError(message)
+    return value
+
+
 def _log_size(text: str) -> int:
     value = size(text)
     if value > 64 * 2**20:  # whoever reads a log makes all others wait 10 ms for each megabyte
@@ -286,7 +294,7 @@ class Settings:
         3600.0, seconds, "time that the answer of an asynchronous call can be read"
     )
     async_results: int = _setting(
-        128 * 2**20, size, "bytes of such answers that are kept; the oldest go first"
+        128 * 2**20, _answers_size, "bytes of such answers that are kept; the oldest go first"
     )
     dead_letters_keep: float = _setting(
         7 * 24 * 3600.0, seconds, "time that asynchronous calls which failed for good are kept"
@@ -412,7 +420,7 @@ class Settings:
             masked = _MASK if each.metadata["secret"] and value else value
             if isinstance(masked, tuple):
                 masked = ",".join(masked)
-            elif each.metadata["read"] in (size, _log_size):
+            elif each.metadata["read"] in (size, _answers_size, _log_size):
                 masked = _size_text(value)
             elif each.metadata["read"] is seconds:
                 masked = f"{value:g}s"

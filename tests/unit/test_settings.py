@@ -16,6 +16,7 @@ def test_every_mistake_is_told_at_once() -> None:
         "SLIPWAY_EDGE": "nginx",
         "SLIPWAY_BUILD_MEMORY": "much",
         "SLIPWAY_FUNCTION_LOG": "65Mi",
+        "SLIPWAY_ASYNC_RESULTS": "0",
     }
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(env)
@@ -25,6 +26,7 @@ def test_every_mistake_is_told_at_once() -> None:
     assert "choose one of haproxy, none" in text
     assert "SLIPWAY_BUILD_MEMORY='much'" in text
     assert "SLIPWAY_FUNCTION_LOG='65Mi': write at most 64Mi" in text
+    assert "SLIPWAY_ASYNC_RESULTS='0': write at least 1Mi" in text
 
 
 def test_other_peoples_variables_are_not_read() -> None:
