@@ -75,7 +75,9 @@ def run(repeat: int) -> Result:
         figures=figures,
         notes=[
             f"{count} wakes of each kind, each beside a start by hand; a call counts from just "
-            "before it connects to the last byte. Who calls runs at once, as if on another machine."
+            "before it connects to the last byte. Who calls runs at once, as if on another "
+            "machine. requests is of the version that the installation has, and so in a warm "
+            "parent; any other one is imported as the function wakes."
         ],
     )
 
