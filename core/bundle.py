@@ -72,20 +72,29 @@ def layer_folder(settings: Settings, namespace: str, layer: Layer) -> Path:
     return Path(f"{settings.layers}/{names.namespace(namespace)}/{layer.digest}")
 
 
+class Torn(NotFound):
+    """A bundle whose description cannot be understood."""
+
+
 def read_bundle(settings: Settings, namespace: str, artifact: str) -> Bundle:
     """Reads a bundle's description.
 
     Raises:
         NotFound: the owner has no such bundle, or a layer of it is gone.
-        Unavailable: its description cannot be read.
+        Torn: its description is no such thing.
+        Unavailable: it cannot be read now.
     """
     folder = bundle_folder(settings, namespace, artifact)
     try:
         bundle = msgspec.json.decode((folder / "bundle.json").read_bytes(), type=Bundle)
     except FileNotFoundError as error:
         raise NotFound(f"{namespace} has no {artifact}: push its repository again") from error
-    except (OSError, msgspec.MsgspecError) as error:
+    except OSError as error:
         raise Unavailable(f"{artifact} of {namespace} cannot be read: {error}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Torn(
+            f"{artifact} of {namespace} is damaged ({error}): 'slipway redeploy' builds it anew"
+        ) from error
     for layer in bundle.layers:
         if not layer_folder(settings, namespace, layer).is_dir():
             raise NotFound(f"the {layer.kind} dependencies of {artifact} are gone: push again")

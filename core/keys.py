@@ -64,7 +64,8 @@ CALLS_SIZE = f"{ROOT}:calls-size"
 """string (int) · as CALLS · for ever: bytes of all calls that were not made yet."""
 
 CALLS_SIZES = f"{ROOT}:calls-sizes"
-"""hash ``name.namespace`` → the same of one function · as CALLS_SIZE · while it is not 0."""
+"""hash ``name.namespace`` → the same of one function, ``.namespace`` → of one owner · as CALLS_SIZE
+· while it is not 0."""
 
 PARKED = f"{ROOT}:calls-parked"
 """set of what asynchronous calls wait for, each with a stream ``parked`` · queue worker · as long

@@ -156,7 +156,7 @@ class Observed(Struct, frozen=True):
     trouble: str = ""
     """Why fewer are available than desired, for people."""
     starting: bool = False
-    """Whether fewer are only because they are being started, and none has failed."""
+    """Whether fewer are only because they are being started, and none has failed for good."""
     deployment: str = ""
     """``FunctionSpec.deployment`` of what was desired then."""
     revision: str = ""

@@ -68,7 +68,8 @@ def call() -> Response:
         NotFound: there is no such function (OpenFaaS' community edition keeps such calls), or call.
         InvalidRequest: of path or callback; or the body broke off.
         TooLarge: the body has more than ``SLIPWAY_ASYNC_MAX_BODY``.
-        Unavailable: the queue is full, or this function has its share of it; or the disk is full.
+        Unavailable: the queue is full, or this function or its owner has its share of it; or the
+            disk is full.
     """
     gateway = here()
     path, mark, query = raw_target(request.environ).partition("?")

@@ -33,6 +33,8 @@ class _Sleeper:
     over: threading.Event = field(default_factory=threading.Event)
     waiting: int = 0
     seen: Observed | None = None
+    trouble: str = ""
+    """What was last told of why it does not answer."""
     error: SlipwayError | None = None
 
 
@@ -86,8 +88,9 @@ class Waking:
         if sleeper.error:
             raise sleeper.error
         if sleeper.seen is None:
+            told = f" ({sleeper.trouble})" if sleeper.trouble else ""
             raise NoEndpoints(
-                f"{function} did not wake within {self._patience:g} s: call again, and see "
+                f"{function} did not wake within {self._patience:g} s{told}: call again, and see "
                 f"'slipway describe {function}'"
             )
         return sleeper.seen
@@ -125,6 +128,7 @@ class Waking:
             elif failed := failure(record, seen):
                 sleeper.error = NoEndpoints(failed)
             else:
+                sleeper.trouble = _told(record, seen) if seen and seen.trouble else ""
                 continue
             with self._lock:
                 self._sleepers.pop(function, None)
@@ -135,8 +139,10 @@ def failure(record: FunctionRecord, seen: Observed | None) -> str:
     """Why a function that is desired to run does not; empty while that is not known."""
     if seen is None or not seen.trouble or seen.starting:
         return ""
-    function = record.spec.function
-    told = seen.trouble
+    return f"no endpoints available for {record.spec.function}: {_told(record, seen)}"
+
+
+def _told(record: FunctionRecord, seen: Observed) -> str:
     if record.spec.foreign:  # it may quote what a registry answered, and anybody may ask
-        told = f"it does not run: 'slipway describe {function}' says why"
-    return f"no endpoints available for {function}: {told}"
+        return f"it does not run: 'slipway describe {record.spec.function}' says why"
+    return seen.trouble

@@ -103,12 +103,14 @@ class Leaving:
                     continue
                 forwarded = self._store.forwarded() if forwarded is None else forwarded
                 held = forwarded[instance.function]
-                if held and now - self._since.get(id_, now) <= self._settings.drain_timeout:
-                    continue
                 record, asleep = records.get(instance.function), paused[instance.function]
-                naps = not held and instance.phase is Phase.RUNNING
+                naps = instance.phase is Phase.RUNNING
                 naps = naps and self._naps.may_begin(instance, record, asleep)
-                if naps and self._pause(instance):
+                # Without an edge these may be the new one's, without end: SIGTERM lets them finish.
+                waits = held and (naps or self._settings.edge != "none")
+                if waits and now - self._since.get(id_, now) <= self._settings.drain_timeout:
+                    continue
+                if naps and not held and self._pause(instance):
                     paused[instance.function] += 1
                 elif self._terminate(instance):
                     self._told[id_] = now

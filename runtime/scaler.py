@@ -3,9 +3,8 @@ core/scaling.py).
 
 More replicas come at once. Requests that are refused (429, ``max_inflight``) are load that nobody
 can measure: while there are any there are twice as many, and again after half a second. Fewer come
-when fewer were enough for the whole of ``down.window``, with a tenth to spare, and then as many as
-the busiest moment in it asked for, so that a steady load moves nothing. Load is the mean over the
-last second or two.
+when fewer would have done for the busiest moment in the whole of ``down.window`` and a tenth more,
+and then so many, so that a steady load moves nothing. Load is the mean over the last second or two.
 
 All that is remembered is what was measured: the next controller begins to measure anew, and takes
 every function for one that was called just now. Of two controllers neither undoes what the other
@@ -76,6 +75,7 @@ class History:
         if rule != self.rule:
             self.loads.clear()  # of another kind, it may be
             self.wanted.clear()
+            self.since = now
         self.record, self.rule = record, rule
 
     def see(self, now: float, requests: int, refused: int, under_way: int, cpu: float) -> None:

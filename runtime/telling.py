@@ -13,6 +13,9 @@ from runtime.replicas import Replicas
 TELL_EVERY = 10.0
 """Seconds after which what was observed is written again: a store may have lost its last second."""
 
+PASSES = 2
+"""Failures in a row that may pass, while whoever waits for a function is not sent away."""
+
 
 class Telling:
     """Of all functions."""
@@ -22,6 +25,7 @@ class Telling:
         self._replicas = replicas
         self._told: dict[str, Observed] = {}
         self._told_at = 0.0
+        self._overtaken = False
 
     def last(self, function: str) -> Observed | None:
         """What was told of one."""
@@ -33,7 +37,7 @@ class Telling:
 
     def overtaken(self) -> None:
         """Somebody else told something: the next word is written even if it is our last one."""
-        self._told_at = float("-inf")
+        self._overtaken = True
 
     def tell(self, records: Mapping[str, FunctionRecord], table: Mapping[str, Route]) -> None:
         """Writes what was observed."""
@@ -50,18 +54,19 @@ class Telling:
                 deployment=record.spec.deployment,
                 revision=route.revision if route else "",
             )
-        stale = time.monotonic() - self._told_at > TELL_EVERY
+        stale = self._overtaken or time.monotonic() - self._told_at > TELL_EVERY
+        self._overtaken = False
         if observed != self._told or stale:
             self._store.save_observed(observed)
             self._told, self._told_at = observed, time.monotonic()
 
     def _trouble(self, record: FunctionRecord, route: Route | None) -> tuple[str, bool]:
         """Why fewer replicas are available than desired, or not those of the last deploy; and
-        whether it is no more than that they are being started, once more where that passes."""
+        whether it is no more than that they are being started, as after what seems to pass."""
         if not record.previous and len(route.endpoints if route else ()) >= record.replicas:
             return "", False
         trouble = self._replicas.trouble((record.spec.function, record.spec.revision))
         reason = trouble.reason if trouble else "it is starting"
         if record.previous and route and route.revision == record.previous.revision:
             reason = f"{reason}; what was deployed before it still serves"
-        return reason, trouble is None or trouble.passing
+        return reason, trouble is None or (trouble.passing and trouble.failures <= PASSES)

@@ -44,7 +44,7 @@ def bundle(
     made = Bundle(template=template, process=COMMAND, layers=[used])
     (app.parent / "bundle.json").write_bytes(msgspec.json.encode(made))
     layer = layer_folder(settings, owner, used)
-    for each in (*distributions(template), *closure(packages)):
+    for each in (*distributions(template), *closure(tuple(packages))):
         for file in each.files or ():
             if ".." not in file.parts and not (layer / file).exists():
                 (layer / file).parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder import bundles, dependencies, functiontests, tool
 from builder.templates import LABEL, Template, available, own_name
-from core.bundle import Bundle, read_bundle
+from core.bundle import Bundle, Torn, discard_bundle, read_bundle
 from core.errors import InvalidRequest, NotSupported, SlipwayError
 from core.settings import Settings
 
@@ -78,9 +77,13 @@ class ProcessEngine:
     def there(self, namespace: str, artifacts: Collection[str]) -> set[str]:
         found = set()
         for artifact in artifacts:
-            with contextlib.suppress(SlipwayError):
+            try:
                 read_bundle(self.settings, namespace, artifact)
                 found.add(artifact)
+            except Torn:  # else what is built anew would find its name taken
+                discard_bundle(self.settings, namespace, artifact)
+            except SlipwayError:
+                continue
         return found
 
     def assemble(self, job: Job, tools: Tools) -> Job:

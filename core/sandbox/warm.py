@@ -306,6 +306,7 @@ class Parent:
 
     def _keep_spares(self) -> None:
         """A thread: forks ahead, and again whenever one was taken."""
+        told = ""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or len(self._spares) < SPARES)
@@ -316,13 +317,16 @@ class Parent:
             try:
                 spare = self._new_spare(parent.AHEAD)
             except Unforkable as error:
-                log.warning("no child is forked ahead: %s", error)
+                if str(error) != told:
+                    log.warning("no child is forked ahead: %s", error)
+                told = str(error)
                 if self.broken:
                     return
                 with self._changed:
                     if not self._closed:
                         self._changed.wait(_AGAIN)
                 continue
+            told = ""
             with self._changed:
                 if not self._closed:
                     self._spares.append(spare)

@@ -109,13 +109,16 @@ local function postpone(id, set, till)
 end
 
 local function trim(set, total, now, bytes, number, spare, gone)
+  local postponed
   for _ = 1, MOST do
     local oldest, till = unpack(R('ZRANGE', set, 0, 0, 'WITHSCORES'))
     local held = tonumber(R('GET', total) or 0)
     if not oldest or oldest == spare then return end
     if tonumber(till) > tonumber(now) and held <= tonumber(bytes)
         and R('ZCARD', set) <= tonumber(number) then return end
+    if oldest == postponed then return end  -- all of them
     if R('HEXISTS', CALL .. oldest, 'tell') == 1 then  -- its answer is still to be posted
+      postponed = postponed or oldest
       postpone(oldest, set, math.max(now + 60, R('ZRANGE', set, -1, -1, 'WITHSCORES')[2]))
     else
       for _, name in ipairs(drop(oldest, set, total)) do table.insert(gone, name) end

@@ -303,6 +303,7 @@ class Collector:
             data = b""
         if not data:
             return False
+        self._since = min(self._since, time.time())  # a clock may be set back
         lines = (connection.rest + data).split(b"\n")
         connection.rest = lines.pop()[-_MAX_LINE:]
         with self.lock:

@@ -64,6 +64,8 @@ LOOKED_FOR = frozenset(
     ("backports", "brotli", "brotlicffi", "chardet", "OpenSSL", "simplejson", "socks")
 )
 """What these look for and do without: with one of them a function would have others."""
+PATCHES = frozenset(("eventlet", "gevent", "grequests"))
+"""What changes the standard library before others import it."""
 _PLACES = (HOME, LAYER_MOUNTS["python"], "/var/openfaas/secrets")
 
 
@@ -107,12 +109,15 @@ def foreign(settings: Settings, spec: FunctionSpec, bundle: Bundle) -> str:
 def popular(settings: Settings, spec: FunctionSpec, bundle: Bundle) -> tuple[str, ...]:
     """Which of ``POPULAR`` a function that is not foreign has as this installation has them."""
     app, layer = _folders(settings, spec, bundle)
-    if layer is None or LOOKED_FOR & _top_levels(app, layer):
+    if layer is None or (LOOKED_FOR | PATCHES) & _top_levels(app, layer):
+        return ()
+    if any(layer.glob("*.pth")):  # they may import, and the template has them read before all else
         return ()
     return tuple(
         name
         for name in POPULAR
-        if not _different(closure([name]), layer) and not _names(closure([name])) & _top_levels(app)
+        if not _different(closure((name,)), layer)
+        and not _names(closure((name,))) & _top_levels(app)
     )
 
 
@@ -125,7 +130,7 @@ def seed(template: str, packages: Sequence[str] = ()) -> Seed:
         Mount(folder / _FILES, f"{HOME}/{_FILES}"),
         Mount((folder / _PACKAGE).resolve(), f"{HOME}/{_PACKAGE}"),
     ]
-    there = {each.name: each for each in (*distributions(template), *closure(packages))}
+    there = {each.name: each for each in (*distributions(template), *closure(tuple(packages)))}
     for each in there.values():
         for name in _entries(each):
             if (source := Path(str(each.locate_file(name)))).exists():
@@ -141,14 +146,15 @@ def seed(template: str, packages: Sequence[str] = ()) -> Seed:
     )
 
 
-@functools.cache
 def distributions(template: str) -> Sequence[Distribution]:
     """The packages that a template requires, and what these require, as installed here."""
     text = (ROOT / "templates" / template / "requirements.txt").read_text()
-    return closure(line for line in text.splitlines() if line and not line.startswith("#"))
+    lines = text.splitlines()
+    return closure(tuple(line for line in lines if line and not line.startswith("#")))
 
 
-def closure(requirements: Iterable[str]) -> Sequence[Distribution]:
+@functools.cache
+def closure(requirements: tuple[str, ...]) -> Sequence[Distribution]:
     """What is required, and what that requires, as installed here."""
     todo = list(map(Requirement, requirements))
     found: dict[str, Distribution] = {}
@@ -175,11 +181,12 @@ def _different(packages: Iterable[Distribution], layer: Path) -> str:
     for ours in packages:
         name = ours.name
         found = next(iter(Distribution.discover(name=name, path=[str(layer)])), None)
-        if found is None or _contents(found) != _contents(ours):
+        if found is None or _contents(found) != _our_contents(ours):
             return f"its {name} is {found.version if found else 'not there'}, not {ours.version}"
     return ""
 
 
+@functools.cache
 def _entries(package: Distribution) -> list[str]:
     """Files and folders that a package consists of."""
     return sorted({Path(str(file)).parts[0] for file in package.files or ()} - {".."})
@@ -191,6 +198,11 @@ def _names(packages: Iterable[Distribution]) -> set[str]:
 
 def _top_levels(*folders: Path) -> set[str]:
     return {each.name.partition(".")[0] for folder in folders for each in folder.iterdir()}
+
+
+@functools.cache
+def _our_contents(distribution: Distribution) -> set[tuple[str, str]]:
+    return _contents(distribution)
 
 
 def _contents(distribution: Distribution) -> set[tuple[str, str]]:

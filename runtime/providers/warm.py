@@ -75,15 +75,15 @@ class Warmth:
             return None
         key = self._key(spec, bundle)
         with self._lock:
-            parent = self._parents.get(key)
+            parent, broken = self._parents.get(key), None
             if parent and parent.broken:
-                del self._parents[key]
-                parent.close()
-                parent = None
+                parent, broken = None, self._parents.pop(key)
             if parent:
                 self._parents.move_to_end(key)
             else:
                 self._want(key)
+        if broken:
+            broken.close()  # one that hangs takes its time
         return parent
 
     def prepare(self, functions: Iterable[tuple[FunctionSpec, Bundle]]) -> None:
@@ -159,14 +159,20 @@ class Warmth:
     def _reason(self, spec: FunctionSpec, bundle: Bundle) -> str:
         """Why functions of this bundle are not forked; looked at once."""
         key = (spec.namespace, spec.artifact)
-        if key not in self._reasons:
+        if (known := self._reasons.get(key)) is not None:
+            return known
+        try:
+            reason = foreign(self._settings, spec, bundle)
+        except OSError as error:  # another time it may be known
+            return f"its files cannot be read: {error}"
+        except Exception as error:  # of their files: whatever there may be in them
+            reason = f"it cannot be compared with this installation's ({error!r:.200})"
+        if not reason:
             try:
-                reason = foreign(self._settings, spec, bundle)
-                if not reason:
-                    self._packages[key] = popular(self._settings, spec, bundle)
-            except Exception as error:  # of their files: whatever there may be in them
-                reason = f"it cannot be compared with this installation's ({error!r:.200})"
-            self._reasons[key] = reason
-            if reason and bundle.template in TEMPLATES:
-                log.info("not_forked", function=spec.function, reason=reason)
-        return self._reasons[key]
+                self._packages[key] = popular(self._settings, spec, bundle)
+            except Exception as error:
+                log.info("packages_not_shared", function=spec.function, reason=repr(error)[:200])
+        elif bundle.template in TEMPLATES:
+            log.info("not_forked", function=spec.function, reason=reason)
+        self._reasons[key] = reason
+        return reason

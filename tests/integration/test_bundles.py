@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from builder import bundles
-from core.bundle import PREFIX, Bundle, Layer, bundle_folder, read_bundle
+from builder.engines.process import ProcessEngine
+from core.bundle import PREFIX, Bundle, Layer, Torn, bundle_folder, read_bundle
 from core.errors import BuildFailed, NotFound, Unavailable
 from core.settings import Settings
 
@@ -101,6 +102,21 @@ def test_two_at_once_give_one(tmp_path: Path, settings: Settings) -> None:
     assert len(found) == 6
     assert len(set(found)) == 1
     assert names_in(settings.bundles / "alice") == [found[0].removeprefix(PREFIX)]
+
+
+def test_one_that_is_torn_is_made_anew(tmp_path: Path, settings: Settings) -> None:
+    """Else its name would stay taken, whatever is pushed."""
+    engine = ProcessEngine(settings)
+    artifact = bundles.publish(settings, "alice", app(tmp_path / "a", FILES), BUNDLE)
+    assert engine.there("alice", [artifact]) == {artifact}
+    description = bundle_folder(settings, "alice", artifact) / "bundle.json"
+    description.chmod(0o644)
+    description.write_bytes(b'{"template": ')
+    with pytest.raises(Torn, match="redeploy"):
+        read_bundle(settings, "alice", artifact)
+    assert engine.there("alice", [artifact]) == set()
+    assert bundles.publish(settings, "alice", app(tmp_path / "b", FILES), BUNDLE) == artifact
+    assert engine.there("alice", [artifact]) == {artifact}
 
 
 @pytest.mark.parametrize("damage", ["change", "remove", "add", "link"])

@@ -354,7 +354,7 @@ def test_one_owner_s_torn_bundle_holds_up_nobody_else(world: World) -> None:
     torn, other = world.stage("ann", ["f"]), world.stage("bob", ["f"])
     assert world.until(lambda: world.state(other) is State.LIVE, controller, 10)
     assert world.until(lambda: world.state(torn) is State.FAILED, controller, 15)
-    assert "cannot be read" in world.store.release(torn).reason
+    assert "is damaged" in world.store.release(torn).reason
 
 
 def test_what_passes_is_no_reason_to_send_anybody_away(

@@ -251,6 +251,7 @@ def handle(event, context):
     [
         ({}, ["requests", "urllib3"]),
         ({"chardet.py": ""}, []),
+        ({"gevent/__init__.py": ""}, []),
         ({"urllib3/__init__.py": ""}, None),
     ],
 )

@@ -145,6 +145,19 @@ def test_a_load_of_another_kind_is_measured_anew() -> None:
     assert max(world.told[-200:]) == 1, "requests so far are no requests under way"
 
 
+def test_a_new_rule_ends_nothing_before_its_window() -> None:
+    world = World(**{**GROWS, TYPE: "capacity"})
+    world.run(60, under_way=lambda _: 60)
+    assert world.replicas == 7
+    world.rule = scaling.rule({**GROWS, TYPE: "capacity", TARGET: "20"})
+    world.set(7)
+    world.told.clear()
+    world.run(29)
+    assert set(world.told) == {7}
+    world.run(5)
+    assert world.replicas == 1
+
+
 def test_without_a_label_that_says_so_load_changes_nothing() -> None:
     world = World(**{MIN: "2"})
     world.run(60, under_way=lambda _: 500)

@@ -40,7 +40,7 @@ def test_what_popular_packages_look_for_is_known(tmp_path: Path) -> None:
     for package, modules in seeds.POPULAR.items():
         folder = tmp_path / package
         folder.mkdir()
-        for each in seeds.closure([package]):
+        for each in seeds.closure((package,)):
             for name in {Path(str(file)).parts[0] for file in each.files or ()} - {".."}:
                 (folder / name).symlink_to(str(each.locate_file(name)))
         told = [str(folder), json.dumps(modules)]
