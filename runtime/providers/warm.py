@@ -80,10 +80,12 @@ class Warmth:
                 parent, broken = None, self._parents.pop(key)
             if parent:
                 self._parents.move_to_end(key)
-            else:
+            elif not broken:
                 self._want(key)
         if broken:
-            broken.close()  # one that hangs takes its time
+            broken.close()  # one that hangs takes its time, and has the name of the next one
+            with self._lock:
+                self._want(key)
         return parent
 
     def prepare(self, functions: Iterable[tuple[FunctionSpec, Bundle]]) -> None:
