@@ -57,6 +57,7 @@ def warmed(provider: ProcessProvider, *artifacts: str, owner: str = "demo") -> P
     provider.prepare(
         [FunctionSpec(name="any", namespace=owner, artifact=artifact) for artifact in artifacts]
     )
-    until(lambda: provider._warmth._parents, why=lambda: str(provider._warmth._reasons))
-    until(lambda: all(each._spares for each in provider._warmth._parents.values()))
+    warmth = provider._warmth
+    until(lambda: warmth._parents and not warmth._wanted, why=lambda: str(warmth._reasons))
+    until(lambda: all(each._spares for each in warmth._parents.values()))
     return provider
