@@ -18,11 +18,12 @@ _PATH = "/system/dead-letters"
 
 
 @click.group(name="dead-letters", invoke_without_command=True)
+@arguments.OUTPUT
 @click.pass_context
-def dead_letters(ctx: click.Context) -> None:
+def dead_letters(ctx: click.Context, output: str) -> None:
     """List, show, replay and remove asynchronous calls that failed for good."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_)
+        ctx.invoke(list_, output=output)
 
 
 @dead_letters.command(name="list")
@@ -82,6 +83,8 @@ def replay(context: Context, id_: Any, function: str, output: str) -> None:
     else:
         for each in found["replayed"]:
             click.echo(each)
+        if not found["replayed"] and not found["left"]:
+            click.echo(f"{function} has no dead letters", err=True)
     if found["left"]:
         raise SlipwayError(f"{found['left']} more stay: {found['reason']}")
 

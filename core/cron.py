@@ -109,7 +109,10 @@ def _fields(line: str) -> str:
             raise InvalidRequest(f"{_shown(line)} is none of {known}: write one of them, or a line")
         return DESCRIPTORS[line]
     if re.match(r"(CRON_)?TZ=", line):
-        raise InvalidRequest(f"{_shown(line)} names a time zone: it has an annotation of its own")
+        raise InvalidRequest(
+            f"{_shown(line)} names a time zone: that has an annotation of its own, "
+            "com.slipway.schedule.timezone"
+        )
     fields = re.split(r"[ \t]+", line)
     if len(fields) != len(_FIELDS):
         names = ", ".join(name for name, _, _ in _FIELDS)

@@ -19,6 +19,7 @@ set; else what was set by hand stays. Bad values are refused where a function co
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +30,9 @@ from core.settings import seconds
 
 MAX_REPLICAS = 20
 """Of one function, whatever its labels say."""
+_PREFIX = "com.openfaas.scale."
 MIN, MAX, FACTOR, TYPE, TARGET, PROPORTION, WINDOW, ZERO, IDLE = (
-    f"com.openfaas.scale.{each}"
+    f"{_PREFIX}{each}"
     for each in (
         "min",
         "max",
@@ -133,6 +135,16 @@ def mistakes(labels: Labels) -> Iterator[tuple[str, str]]:
                 yield name, f"is {_shown(labels[name])}: {error}"
     if not wrong and MIN in labels and MAX in labels and int(labels[MIN]) > int(labels[MAX]):
         yield MIN, f"is {labels[MIN]}, which is above {MAX}, {labels[MAX]}"
+
+
+def warnings(labels: Labels) -> Iterator[tuple[str, str]]:
+    """(label, why it has no effect)."""
+    for name in labels or ():
+        if name.startswith(_PREFIX) and name not in _READERS:
+            known = [each.removeprefix(_PREFIX) for each in _READERS]
+            near = difflib.get_close_matches(name.removeprefix(_PREFIX)[:80], known, n=1)
+            hint = f"did you mean {_PREFIX}{near[0]}?" if near else f"known are {', '.join(known)}"
+            yield name, f"has no effect: {hint}"
 
 
 def _read(labels: Labels, name: str, default: str, read: Callable[[str], Value]) -> Value:

@@ -124,6 +124,8 @@ class Values:
         lines = _key_lines(node)
         for key, wrong in scaling.mistakes(found):
             self.mistake(lines[key], f"{what}.{key} {wrong}")
+        for key, told in scaling.warnings(found):
+            self.warn(lines[key], f"{what}.{key[:80]} {told}")
         return found
 
     def annotations(self, node: Node, what: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from werkzeug.routing import Rule
 
 from core.addresses import is_inside
 from core.errors import InvalidRequest, SlipwayError
-from core.models import Call
+from core.models import Call, FunctionSpec
 from core.openfaas import SERVED_BY
 from core.settings import Settings
 from core.store.calls import INLINE, body_file
@@ -80,7 +80,8 @@ def call() -> Response:
         gateway.named(name)  # else 404: neither a call's id nor a function
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
-    function = gateway.named(name).spec.function
+    spec = gateway.named(name).spec
+    function = spec.function
     target = f"/{rest}{mark}{query}"
     if not _TARGET.fullmatch(target):
         raise InvalidRequest("the path has characters that no URL may have: percent-encode them")
@@ -95,8 +96,8 @@ def call() -> Response:
         given=given if _CALL_ID.fullmatch(given) else "",
     )
     with ExitStack() as places:
-        places.callback(gateway.pools.calls.take(function))
-        pieces = _pieces(gateway, request.environ, function, places)
+        places.callback(gateway.pools.calls.take(function, spec.namespace))
+        pieces = _pieces(gateway, request.environ, spec, places)
         body = gateway.bodies.take(pieces, body_file(kept.id))
         held = body.length if body.path else None
         kept = msgspec.structs.replace(kept, body=body.data, held=held)
@@ -114,7 +115,7 @@ def call() -> Response:
 
 
 def _pieces(
-    gateway: Gateway, environ: dict[str, Any], function: str, places: ExitStack
+    gateway: Gateway, environ: dict[str, Any], spec: FunctionSpec, places: ExitStack
 ) -> Iterator[bytes]:
     """Of the body; of one that is large only once there is a place for it. One that the queue could
     never hold is too large."""
@@ -124,7 +125,7 @@ def _pieces(
     for piece in bounded(environ, limit, BODY_SECONDS, BODY_PACE):
         got += len(piece)
         if small and got > INLINE:
-            places.callback(gateway.pools.large_bodies.take(function))
+            places.callback(gateway.pools.large_bodies.take(spec.function, spec.namespace))
             small = False
         yield piece
 

@@ -67,7 +67,7 @@ class Attempts:
                 answer = failed(502, str(error), hopeless=True)
         took = time.monotonic() - begun
         outcome = outcome_of(answer, policy, taken.retries)
-        if outcome.state is not CallState.DONE:
+        if outcome.state is not CallState.DONE and not line.cut:
             log.info(
                 "call_failed_for_good" if outcome.state is CallState.FAILED else "call_tried_again",
                 **{"call": call.id, "function": call.name, "status": answer.status},

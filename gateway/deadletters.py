@@ -123,7 +123,8 @@ def replay_all() -> Response:
             left, reason = left + len(ids) - number_, str(error)
             break
         except Conflict as error:
-            left, reason = left + 1, str(error)
+            if gateway.store.is_dead_letter(id_):  # else another was quicker
+                left, reason = left + 1, str(error)
         except NotFound as error:  # of the function: of all; of the letter: another was quicker
             if gateway.store.function(function) is None:
                 raise

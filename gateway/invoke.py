@@ -174,20 +174,23 @@ def _refuse_upgrade(gateway: Gateway, function: str) -> None:
 
 
 def _find(
-    gateway: Gateway, function: str, record: FunctionRecord | None = None
+    gateway: Gateway,
+    function: str,
+    record: FunctionRecord | None = None,
+    refused: frozenset[str] = frozenset(),
 ) -> tuple[list[str], float]:
     """(its endpoints when last seen, how long it may be silent). One that sleeps is woken.
-    ``record``: what was desired of it just now.
+    ``record``: what was desired of it just now; ``refused``: endpoints that are none.
 
     Raises:
         NotFound: there is no such function any more.
         NoEndpoints: there is, but nothing healthy to answer.
     """
     record, observed = _seen(gateway, function, record)
-    if observed is None or not observed.endpoints:
+    if observed is None or refused.issuperset(observed.endpoints):
         if record.replicas and (failed := failure(record, observed)):
             raise NoEndpoints(failed)
-        observed = gateway.waking.wait(function)
+        observed = gateway.waking.wait(function, refused)
     return observed.endpoints, patience_of(record.spec) or USUAL
 
 
@@ -237,7 +240,8 @@ def _connect(
 ) -> Connection:
     """Connects to the endpoint with the fewest requests of ours; one that refuses is passed over.
 
-    Where all refuse, a release may just have replaced them: those that are new are tried, too.
+    Where all refuse, they ended since the controller looked: as at a release, or before all was
+    started again. What takes their place is waited for.
 
     Raises:
         NotFound, NoEndpoints: as ``_find``; or everything there is refuses.
@@ -254,7 +258,7 @@ def _connect(
                 continue
             connection.sock.settimeout(patience)
             return connection
-        endpoints, _ = _find(gateway, function)
+        endpoints, _ = _find(gateway, function, refused=frozenset(tried))
     raise NoEndpoints(f"no endpoints available for {function}: all {len(tried)} refuse")
 
 

@@ -76,8 +76,8 @@ class Pools:
         self.followers = Pool("log followers", 8)
         self.invocations = Pool("invocations through the gateway", 336, share=112, group=224)
         self.waiting = Pool("requests that wait for a release", 24, share=8)
-        self.calls = Pool("asynchronous calls that are being sent", 12, share=4)
-        self.large_bodies = Pool("large bodies of asynchronous calls", 8, share=3)
+        self.calls = Pool("asynchronous calls that are being sent", 112, share=64, group=88)
+        self.large_bodies = Pool("large bodies of asynchronous calls", 24, share=12, group=16)
         self.large_answers = Pool("readers of large answers", 16, share=4, group=8)
         self.metrics = Pool("readers of metrics", 2)
         self.usage = Pool("measurements that are waited for", 4)
@@ -87,6 +87,6 @@ class Pools:
         self.large_webhooks = Pool("webhooks of more than 1 MB", 3, advice=redeliver)
 
 
-THREADS = 464
+THREADS = 580
 """Of the one worker: the slots of all pools, and 14 for what is short. A thread begins when it is
 first needed."""

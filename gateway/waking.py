@@ -46,7 +46,7 @@ class Waking:
         self._store = store
         self._patience = health_timeout + LEEWAY
         self._lock = threading.Lock()
-        self._sleepers: dict[str, _Sleeper] = {}
+        self._sleepers: dict[tuple[str, frozenset[str]], _Sleeper] = {}
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -62,8 +62,8 @@ class Waking:
         if self._thread:
             self._thread.join()
 
-    def wait(self, function: str) -> Observed:
-        """Where it answers, once it does; wakes it if it sleeps.
+    def wait(self, function: str, refused: frozenset[str] = frozenset()) -> Observed:
+        """Where it answers, once it does anywhere but where it ``refused``; wakes it if it sleeps.
 
         Raises:
             NotFound: it is gone.
@@ -71,7 +71,7 @@ class Waking:
                 if it asks for no ``initialDelay`` beside that.
         """
         with self._lock:
-            sleeper = self._sleepers.setdefault(function, _Sleeper())
+            sleeper = self._sleepers.setdefault((function, refused), _Sleeper())
             sleeper.waiting += 1
             first = sleeper.waiting == 1
         self.start()
@@ -83,8 +83,8 @@ class Waking:
         finally:
             with self._lock:
                 sleeper.waiting -= 1
-                if not sleeper.waiting and self._sleepers.get(function) is sleeper:
-                    del self._sleepers[function]
+                if not sleeper.waiting and self._sleepers.get((function, refused)) is sleeper:
+                    del self._sleepers[function, refused]
         if sleeper.error:
             raise sleeper.error
         if sleeper.seen is None:
@@ -114,16 +114,17 @@ class Waking:
             sleepers = dict(self._sleepers)
         if not sleepers:
             return
-        records = self._store.of_names(sleepers)
-        observed = self._store.observed_of(list(sleepers))
-        for function, sleeper in sleepers.items():
+        functions = list({function for function, _ in sleepers})
+        records = self._store.of_names(functions)
+        observed = self._store.observed_of(functions)
+        for (function, refused), sleeper in sleepers.items():
             record, seen = records.get(function), observed.get(function)
             if record and not record.replicas:
                 self._store.rouse(function)  # who was to do that has died, or it fell asleep again
                 continue
             if record is None:
                 sleeper.error = NotFound(f"there is no function {function}: see 'slipway list'")
-            elif seen and seen.endpoints:
+            elif seen and not refused.issuperset(seen.endpoints):
                 sleeper.seen = seen
             elif failed := failure(record, seen):
                 sleeper.error = NoEndpoints(failed)
@@ -131,7 +132,7 @@ class Waking:
                 sleeper.trouble = _told(record, seen) if seen and seen.trouble else ""
                 continue
             with self._lock:
-                self._sleepers.pop(function, None)
+                self._sleepers.pop((function, refused), None)
             sleeper.over.set()
 
 

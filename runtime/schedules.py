@@ -184,7 +184,7 @@ def run_of(function: str, due: Planned, now: float) -> tuple[Planned, Call]:
         missed = 1 + sum(1 for _ in islice(until_late, COUNTED - 1))
     after = msgspec.structs.replace(
         due,
-        next=cron.after(now),
+        next=cron.after(now - LATE if missed else now),  # one that is not late is made by itself
         looked=int(now),
         last=LastRun(at=moment(now), call_id=call.id),
         missed=Missed(count=missed, since=moment(due.next)) if missed else due.missed,

@@ -110,7 +110,7 @@ class Settled(Base):
 
     def dead_letter(self, id_: str) -> KeptCall:
         """Raises NotFound: there is none of that id."""
-        kept = self.kept_call(id_) if self._is_dead(id_) else None
+        kept = self.kept_call(id_) if self.is_dead_letter(id_) else None
         if kept is None:
             raise _no_letter(id_)
         return kept
@@ -160,7 +160,7 @@ class Settled(Base):
         )
         return {text(name) for name in (body, answer) if name}
 
-    def _is_dead(self, id_: str) -> bool:
+    def is_dead_letter(self, id_: str) -> bool:
         return self.redis.zscore(keys.DEAD_LETTERS, id_) is not None
 
     def _script(self, script: str, *told: Any) -> list[Any]:

@@ -431,6 +431,8 @@ def _function_headers(domain: str, condition: str = "") -> str:
             tests.append(f"!{known}")
         if "Security" in rule and domain:  # a host of functions is an origin of its own
             tests.append("!{ var(txn.ns) -m found }")
+        if "Security" in rule and condition:  # the gateway has put it there, but for our own errors
+            tests.append(f'!{{ res.fhdr(Content-Security-Policy) -m str "{SANDBOX}" }}')
         lines.append(f"  {rule}" + (f" if {' '.join(tests)}" if tests else ""))
     return "\n".join(lines)
 

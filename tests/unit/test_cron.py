@@ -89,7 +89,7 @@ def test_clocks_change_as_with_debian_s_cron(line: str, since: str, expected: li
         ("@reboot", "is none of @hourly, @daily"),
         ("@every 5m", "is none of @hourly, @daily"),
         ("@Daily", "is none of"),
-        ("CRON_TZ=Europe/Berlin 0 9 * * *", "it has an annotation of its own"),
+        ("CRON_TZ=Europe/Berlin 0 9 * * *", "that has an annotation of its own"),
         ("60 * * * *", "the minute, '60', is none: write 0-59"),
         ("0 24 * * *", "the hour, '24', is none: write 0-23"),
         ("0 0 0 * *", "the day of the month, '0', is none: write 1-31"),

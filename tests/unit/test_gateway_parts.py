@@ -67,6 +67,12 @@ def test_one_function_leaves_two_thirds_for_others_and_its_owner_one() -> None:
     assert pool.share < pool.group <= pool.slots * 2 / 3
 
 
+def test_no_owner_has_all_that_anybody_may_ask_for() -> None:
+    pools = Pools()
+    for pool in (pools.invocations, pools.calls, pools.large_bodies, pools.large_answers):
+        assert 0 < pool.share < pool.group < pool.slots, pool.kind
+
+
 def test_threads_are_left_for_short_requests() -> None:
     pools = Pools()
     taken = sum(pool.slots for pool in vars(pools).values())

@@ -605,6 +605,25 @@ unheard: of
     assert read(text).functions[0].platforms == "linux/arm64"
 
 
+def test_labels_of_scaling_that_are_none_are_told() -> None:
+    text = """\
+provider:
+  name: openfaas
+functions:
+  f:
+    lang: x
+    handler: f
+    labels:
+      com.openfaas.scale.targett: "5"
+      com.openfaas.scale.0: "1"
+      com.example.scale: "2"
+"""
+    (first, told), (second, all_) = warned(text)
+    assert (first, second) == (8, 9)
+    assert "did you mean com.openfaas.scale.target?" in told
+    assert "zero-duration" in all_
+
+
 # Environment files.
 
 

@@ -32,6 +32,7 @@ from gateway.bodies import Bodies, Body
 from gateway.callbacks import connect as connect_to
 from gateway.callbacks import post
 from gateway.making import make
+from gateway.pools import Pools
 from gateway.queue_worker import QueueWorker
 from supervisor import parts
 from tests.integration.gateway.calls import CALL_ID, OK, ONCE, Callbacks, Platform, echo, platform
@@ -359,18 +360,23 @@ def test_nobody_holds_all_of_the_worker(platform: Platform) -> None:
 
 
 def test_slow_senders_leave_room_for_others(platform: Platform) -> None:
-    head = b"POST /async-function/f.sent HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfour"
-    with (
-        platform.function("f.sent", echo([])),
-        platform.function("g.sent2", echo([])),
-        ExitStack() as senders,
-    ):
-        for _ in range(12):
-            sender = socket.create_connection(("127.0.0.1", platform.gateway.settings.port), 10)
-            senders.enter_context(sender).sendall(head)
-        path = "/async-function/f.sent"
-        until(lambda: platform.gateway.anonymous("POST", path).status_code == 503, 3)
-        platform.call("g.sent2")
+    """Those of small bodies and of large ones."""
+    head = b"POST /async-function/f.sent HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n"
+    path, pools, port = "/async-function/f.sent", Pools(), platform.gateway.settings.port
+    with platform.function("f.sent", echo([])), platform.function("g.sent2", echo([])):
+        for many, body in ((pools.calls.share, b"x"), (pools.large_bodies.share, b"x" * 20_000)):
+            with ExitStack() as senders:
+                for _ in range(many + 3):
+                    sender = socket.create_connection(("127.0.0.1", port), 10)
+                    senders.enter_context(sender).sendall(head + body)
+
+                def refused(body: bytes = body) -> str:
+                    answer = platform.gateway.anonymous("POST", path, data=body)
+                    return answer.text if answer.status_code == 503 else ""
+
+                text = until(refused, 5)
+                assert f"f.sent has {many} of the" in text
+                platform.call("g.sent2", data=body)
         platform.idle()
 
 

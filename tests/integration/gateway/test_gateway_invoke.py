@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -276,8 +277,21 @@ def test_an_endpoint_that_refuses_is_passed_over(
         deploy(store, "two.inv", [gone, upstream.address, "127.0.0.1:1"])
         answers = [gateway.anonymous("GET", "/function/two.inv").status_code for _ in range(10)]
         assert answers == [200] * 10
-        deploy(store, "two.inv", [gone])
-        assert gateway.anonymous("GET", "/function/two.inv").status_code == 503
+        # All refuse, as they ended with the machine: who calls waits for those that are started.
+        with ThreadPoolExecutor() as pool:
+            deploy(store, "two.inv", [gone])
+            waits = pool.submit(gateway.anonymous, "GET", "/function/two.inv")
+            time.sleep(0.5)
+            assert not waits.done()
+            deploy(store, "two.inv", [gone, upstream.address])
+            assert waits.result(10).status_code == 200
+            deploy(store, "two.inv", [gone])
+            waits = pool.submit(gateway.anonymous, "GET", "/function/two.inv")
+            time.sleep(0.5)
+            assert not waits.done()
+            deploy(store, "two.inv", [], "exited with status 3")
+            told = waits.result(10)
+            assert (told.status_code, "exited with status 3" in told.text) == (503, True)
 
 
 @pytest.mark.parametrize(
