@@ -296,14 +296,17 @@ ring access
 """
 
 
-def _defaults(settings: Settings) -> str:
-    idle = max(min(KEEP_ALIVE, settings.drain_timeout), 1.0)
-    errors = "\n".join(
+def _error(status: int, text: str) -> str:
+    return (
         f'  http-error status {status} content-type "text/plain; charset=utf-8" '
         f'string "{text}\\n" hdr X-OpenFaaS-Internal proxy'
         f"{' hdr Retry-After 1' if status == 503 else ''}"
-        for status, text in _ERRORS.items()
     )
+
+
+def _defaults(settings: Settings) -> str:
+    idle = max(min(KEEP_ALIVE, settings.drain_timeout), 1.0)
+    errors = "\n".join(_error(status, text) for status, text in _ERRORS.items())
     return f"""\
 defaults every
   mode http
@@ -448,6 +451,7 @@ backend {GATEWAY} from every
   http-request wait-for-body time 3s if {{ path_beg /webhooks/ }} small
   http-request wait-for-body time 10s if {{ path_beg /async-function/ }}
   http-response del-header Server
+{_error(502, _GATEWAY_GONE)}
 {_function_headers(settings.domain, "{ var(txn.fn) -m found }")}
   server gateway unix@{settings.gateway_socket} pool-purge-delay 200ms
 """
@@ -497,6 +501,7 @@ if !{{ res.hdr(Content-Type) -m found }} !{{ status 101 304 }}
 """
 
 
+_GATEWAY_GONE = "The gateway broke off: it is probably being restarted. What it had may be done."
 # What the edge itself answers. 400 and 408 are not here: HAProxy 2.8 writes those of malformed and
 # unfinished requests before a frontend's own texts count.
 _ERRORS = {

@@ -50,6 +50,10 @@ functions:
     lang: python3-http
     handler: ./busy
     environment: {{max_inflight: '1'}}
+  once:
+    lang: python3-http
+    handler: ./busy
+    annotations: {{com.openfaas.retry.attempts: '0'}}
 """
 DROWSY = """
 import os
@@ -269,3 +273,34 @@ def test_it_grows_under_load_and_shrinks_again(platform: Platform) -> None:
 def test_more_than_it_takes_at_once_is_429(platform: Platform) -> None:
     statuses = Counter(each.status for each in together(4, lambda: platform.call("narrow.ann")))
     assert statuses.keys() == {200, 429}, statuses
+
+
+def test_whoever_calls_right_after_a_start_waits_for_the_replicas(platform: Platform) -> None:
+    """Nothing listens where the last controller saw them, and calls that wait have one attempt."""
+    ids = []
+    for _ in range(12):
+        told = platform.request("/async-function/once.ann", method="POST")
+        assert told.status == 202, told
+        ids.append(told.headers["X-Call-Id"])
+    assert platform.stop() == 0
+    platform.start(wait=False)
+    seen: Counter[int] = Counter()
+
+    def polled() -> bool:
+        try:
+            seen[platform.request("/function/once.ann").status] += 1
+        except OSError:
+            return False  # nothing listens yet
+        return True
+
+    until(polled, 60, platform.logs)
+    for _ in range(5):
+        polled()
+    assert set(seen) == {200}, platform.logs()
+
+    def over() -> set[str]:
+        rows = [json.loads(platform.request(f"/async-function/{id_}").body) for id_ in ids]
+        states = {f"{row['state']}: {row['reason']}" for row in rows}
+        return states if not {state for state in states if state[0] in "qr"} else set()
+
+    assert until(over, 60, platform.logs) == {"done: "}
