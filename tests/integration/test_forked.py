@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,10 @@ def called(what: str) -> list[int]:
 
 
 def groups(settings: Settings) -> list[str]:
-    found = Path("/sys/fs/cgroup").glob(f"**/slipway-{settings.mark}/*/")
-    return sorted({each.name for each in found})
+    while True:
+        with suppress(FileNotFoundError):  # another test's went while we looked
+            found = Path("/sys/fs/cgroup").glob(f"**/slipway-{settings.mark}/*/")
+            return sorted({each.name for each in found})
 
 
 def parent_pids(settings: Settings) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import select
 import socket
 import ssl
 import threading
@@ -359,24 +360,27 @@ def test_nobody_holds_all_of_the_worker(platform: Platform) -> None:
     assert platform.store.parked() == set()
 
 
-def test_slow_senders_leave_room_for_others(platform: Platform) -> None:
+@pytest.mark.parametrize("kind", ["calls", "large_bodies"])
+def test_slow_senders_leave_room_for_others(platform: Platform, kind: str) -> None:
     """Those of small bodies and of large ones."""
-    head = b"POST /async-function/f.sent HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n"
-    path, pools, port = "/async-function/f.sent", Pools(), platform.gateway.settings.port
-    with platform.function("f.sent", echo([])), platform.function("g.sent2", echo([])):
-        for many, body in ((pools.calls.share, b"x"), (pools.large_bodies.share, b"x" * 20_000)):
-            with ExitStack() as senders:
-                for _ in range(many + 3):
-                    sender = socket.create_connection(("127.0.0.1", port), 10)
-                    senders.enter_context(sender).sendall(head + body)
+    name, many = f"f.sent-{kind[:5]}", getattr(Pools(), kind).share
+    body = b"x" * (20_000 if kind == "large_bodies" else 1)
+    path, port = f"/async-function/{name}", platform.gateway.settings.port
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n".encode()
 
-                def refused(body: bytes = body) -> str:
-                    answer = platform.gateway.anonymous("POST", path, data=body)
-                    return answer.text if answer.status_code == 503 else ""
-
-                text = until(refused, 5)
-                assert f"f.sent has {many} of the" in text
-                platform.call("g.sent2", data=body)
+    with platform.function(name, echo([])), platform.function("g.sent2", echo([])):
+        with ExitStack() as stack:
+            senders = []
+            for _ in range(many + 3):
+                sender = socket.create_connection(("127.0.0.1", port), 10)
+                stack.enter_context(sender).sendall(head + body)
+                senders.append(sender)
+            refused = until(lambda: len(r := select.select(senders, [], [], 0)[0]) == 3 and r, 5)
+            for sender in refused:
+                answer = b"".join(iter(lambda sender=sender: sender.recv(4096), b"")).decode()  # type: ignore[misc]  # of this turn
+                assert answer.startswith("HTTP/1.1 503")
+                assert f"{name} has {many} of the" in answer
+            platform.call("g.sent2", data=body)
         platform.idle()
 
 
