@@ -127,13 +127,13 @@ class Replicas:
     def instances(self) -> list[Instance]:
         """All instances; forgets what is known of those that are gone."""
         with self._lock:
-            known = set(self._health)
+            known = {*self._health, *self._condemned}
         found = list(self.provider.instances())
         gone = known - {instance.id for instance in found}
         with self._lock:
             for id_ in gone:
                 self._health.pop(id_, None)
-            self._condemned &= {instance.id for instance in found}
+                self._condemned.discard(id_)
         return found
 
     def ready(self) -> set[str]:
