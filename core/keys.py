@@ -15,6 +15,10 @@ RELEASES = f"{ROOT}:releases"
 REPOSITORIES = f"{ROOT}:repositories"
 """hash repository key → JSON Repository · gateway · for ever."""
 
+FORGE_REPOSITORIES = f"{ROOT}:repositories:at-forges"
+"""hash ``<forge> <the forge's id>`` → repository key, of those without a parent · store, with
+REPOSITORIES · as those."""
+
 NAMESPACES = f"{ROOT}:namespaces"
 """hash namespace → who holds it (``git`` or ``<forge URL>#<owner id>``) · gateway · for ever."""
 
@@ -246,6 +250,13 @@ def traffic(of: str) -> str:
     return f"{ROOT}:traffic:{of}"
 
 
-BACKED_UP = (NAMESPACES, NAMESPACE_TEXTS, VARIABLES, REPOSITORIES, SECRETS)
+BACKED_UP = (
+    NAMESPACES,
+    NAMESPACE_TEXTS,
+    VARIABLES,
+    REPOSITORIES,
+    FORGE_REPOSITORIES,
+    SECRETS,
+)
 """Hashes that `slipway backup` keeps whole: what nobody else could tell again. See also
 ``core.store.snapshot``."""

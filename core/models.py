@@ -88,6 +88,12 @@ class FunctionSpec(Struct, frozen=True, omit_defaults=True, dict=True):
     secrets: list[str] | None = None
     secret_versions: dict[str, str] | None = None
     """Secret → its version when this was deployed: a changed value is a new revision."""
+    secrets_namespace: str = ""
+    """Where its secrets are, if that is not its own namespace: those of previews."""
+    sealed: dict[str, str] | None = None
+    """Secret → its value as the commit has it, sealed: opened by the runtime alone."""
+    repository_id: str = ""
+    """What ``sealed`` is bound to beside namespace and name; written by the gateway."""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     constraints: list[str] | None = None
@@ -350,23 +356,64 @@ class Warm(Struct, frozen=True):
     """Unix time."""
 
 
+class Request(Struct, frozen=True):
+    """A pull or merge request whose preview a repository is."""
+
+    number: int
+    """As the forge counts them within the repository."""
+    title: str = ""
+    url: str = ""
+    """Its page at the forge."""
+    commit: str = ""
+    """Its head when we last heard of it: a hint."""
+    fork: bool = False
+    """Whether the head lies in another repository, by the repositories' ids: nobody vouches for
+    it."""
+    approved: str = ""
+    """The commit that somebody of the owner approved, where it needs that."""
+    updated_at: str = ""
+
+
 class Repository(Struct, frozen=True):
-    """A repository that Slipway knows."""
+    """A repository that Slipway knows; or, with a ``parent``, one of its environments or previews,
+    which is built of another branch into a namespace of its own and else is a repository as any."""
 
     namespace: str
     name: str
     source: str
-    """``git`` for our own remote, else the forge: ``github``."""
+    """``git`` for our own remote, else the forge: ``github``, ``gitlab`` or ``gitea``."""
     full_name: str = ""
-    """``owner/name`` at the forge; the clone URL is the forge's base + this, never a payload's."""
+    """``owner/name`` at the forge, at GitLab with all groups; the clone URL is the forge's base +
+    this, never a payload's."""
     forge_id: str = ""
     """The forge's own id of the repository: a renamed one keeps it."""
+    owner_id: str = ""
+    """The forge's own id of its owner: at GitLab of the outermost group."""
     deploy_branch: str = ""
-    """Empty until the first of main/master is pushed to our own remote."""
+    """Empty until the first of main/master is pushed to our own remote. Of a preview the whole
+    reference, such as ``refs/pull/5/head``."""
+    public: bool = False
+    """Whether the forge shows it to everybody."""
+    installation: str = ""
+    """Id of the GitHub App's installation that vouches for it; empty: none."""
+    parent: str = ""
+    """Key of the repository whose environment or preview this is."""
+    environment: str = ""
+    """Its name where it is an environment: ``staging``."""
+    request: Request | None = None
+    """Of a preview."""
+    gone: str = ""
+    """Why nothing of it is deployed any more, whatever its branch has: it was deleted, the App
+    was uninstalled, the request was closed."""
 
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def trusted(self) -> bool:
+        """Whether only those who may write to the repository decide what is in it."""
+        return self.request is None or not self.request.fork
 
 
 class LogLine(Struct, frozen=True):

@@ -6,6 +6,7 @@ and ``-``, at most 63 characters, a letter or digit at both ends.
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from core.errors import InvalidRequest
@@ -14,7 +15,7 @@ DEFAULT_NAMESPACE = "openfaas-fn"
 RESERVED = frozenset({"openfaas-fn", "openfaas", "system", "slipway"})
 
 LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-REPOSITORY = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]{0,99}")
+REPOSITORY = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]{0,199}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SECRET = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 ROLLBACK = re.compile(r"b[1-9][0-9]{0,15}")
@@ -50,12 +51,27 @@ def owner_namespace(value: str) -> str:
     return value
 
 
+def derived_namespace(owner: str, suffix: str) -> str:
+    """``<owner>--<suffix>``: where an environment or a preview of the owner lives. An owner's name
+    too long for that is cut, and a hash of all of it keeps two apart.
+
+    Raises:
+        InvalidRequest: the suffix is too long, or the two make no label.
+    """
+    if len(owner) + 2 + len(suffix) > 63:
+        mark = hashlib.sha256(owner.encode()).hexdigest()[:8]
+        owner = f"{owner[: max(1, 63 - 11 - len(suffix))].rstrip('-')}-{mark}"
+    if not suffix or "--" in suffix:
+        raise InvalidRequest(f"{_shown(suffix)} cannot follow '--' in a namespace")
+    return namespace(f"{owner}--{suffix}")
+
+
 def repository_name(value: str) -> str:
     """Returns a repository's name as forges allow it, or raises InvalidRequest."""
     if not REPOSITORY.fullmatch(value) or value.endswith((".git", ".lock")) or ".." in value:
         raise InvalidRequest(
             f"{_shown(value)} is not a repository name: use letters, digits, '-', '_' and '.', "
-            "at most 100 characters, not '..', and no '.git' or '.lock' at the end"
+            "at most 200 characters, not '..', and no '.git' or '.lock' at the end"
         )
     return value
 

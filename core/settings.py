@@ -367,8 +367,60 @@ class Settings:
         "", str, "addresses of the functions' own network; unset: a /20 of 10.64.0.0/10"
     )
     github_url: str = _setting("https://github.com", _url, "where GitHub repositories are cloned")
+    github_api_url: str = _setting(
+        "", _url, "GitHub's API; unset: of github.com its own, else `<SLIPWAY_GITHUB_URL>/api/v3`"
+    )
     github_webhook_secret: str = _setting(
-        "", str, "secret of GitHub's webhooks; unset: they are refused", secret=True
+        "",
+        str,
+        "secret of GitHub's webhooks; unset: that of the App made at `/setup/github`, else they "
+        "are refused",
+        secret=True,
+    )
+    github_app_id: str = _setting("", str, "id of a GitHub App of your own")
+    github_app_key_file: Path | None = _setting(
+        None, _path, "file with that App's private key (PEM)"
+    )
+    github_token_file: Path | None = _setting(
+        None, _path, "without an App: file with a token that reads repositories, sets statuses"
+    )
+    github_client_id: str = _setting("", str, "OAuth client for signing in with GitHub")
+    github_client_secret_file: Path | None = _setting(None, _path, "file with that client's secret")
+    github_report: str = _setting(
+        "checks",
+        _choice("checks", "statuses"),
+        "what an App shows at GitHub: check runs, or commit statuses",
+    )
+    gitlab_url: str = _setting("https://gitlab.com", _url, "your GitLab")
+    gitlab_webhook_secret: str = _setting(
+        "", str, "secret token of GitLab's webhooks; unset: they are refused", secret=True
+    )
+    gitlab_token_file: Path | None = _setting(
+        None, _path, "file with an access token of GitLab (scope api): statuses, private projects"
+    )
+    gitlab_client_id: str = _setting("", str, "OAuth application for signing in with GitLab")
+    gitlab_client_secret_file: Path | None = _setting(
+        None, _path, "file with that application's secret"
+    )
+    gitea_url: str = _setting("https://gitea.com", _url, "your Gitea or Forgejo")
+    gitea_webhook_secret: str = _setting(
+        "", str, "secret of Gitea's webhooks; unset: they are refused", secret=True
+    )
+    gitea_token_file: Path | None = _setting(
+        None, _path, "file with an access token of Gitea: statuses, private repositories"
+    )
+    policy: str = _setting(
+        "",
+        str,
+        "who may deploy, and how much: a file, a URL, or `git:<namespace>/<repository>:<path>` of "
+        "Slipway's own remote; unset: everybody whose events are signed",
+    )
+    sweep: float = _setting(
+        30.0, seconds, "time between two looks at a branch's head at a forge; 0s: hooks alone count"
+    )
+    previews: bool = _setting(True, _flag, "whether pull and merge requests get previews")
+    preview_lifetime: float = _setting(
+        7 * 24 * 3600.0, seconds, "time after its last push that a preview is kept"
     )
     allow_hosts: tuple[str, ...] = _setting(
         (), _words, "hosts on inside addresses that clones and callbacks may reach, by comma"
@@ -523,6 +575,15 @@ class Settings:
         return f"http://127.0.0.1:{self.local_port}" if self.local_port else self.user_url
 
     @property
+    def github_api(self) -> str:
+        """GitHub's REST API (https://docs.github.com/rest); of an Enterprise Server below its own
+        address."""
+        if self.github_api_url:
+            return self.github_api_url
+        own = self.github_url == "https://github.com"
+        return "https://api.github.com" if own else f"{self.github_url}/api/v3"
+
+    @property
     def user_url(self) -> str:
         """The URL that users are told."""
         if self.public_url:
@@ -563,6 +624,11 @@ class Settings:
     def secrets_key(self) -> Path:
         """File with the key that secrets are sealed with; not for the builder."""
         return self.secrets_key_file or self.state / "secrets-key"
+
+    @property
+    def forges_folder(self) -> Path:
+        """What we know ourselves by at forges: the App's key and secrets; not for the builder."""
+        return self.state / "forges"
 
     @property
     def demo_folder(self) -> Path:

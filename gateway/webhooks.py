@@ -12,7 +12,7 @@ from core import logging, names, queues
 from core.errors import InvalidRequest
 from core.models import Repository
 from core.names import NO_COMMIT
-from forges import github
+from forges.github import webhooks as github
 from gateway.context import Gateway, here
 from gateway.streams import content_length, whole
 

@@ -44,7 +44,22 @@ class Repositories(Base):
         return sorted(text(name) for name in self.redis.hkeys(keys.NAMESPACES))
 
     def save_repository(self, repository: Repository) -> None:
-        self.redis.hset(keys.REPOSITORIES, repository.key, encode(repository))
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.REPOSITORIES, repository.key, encode(repository))
+            if repository.forge_id and not repository.parent:
+                pipe.hset(keys.FORGE_REPOSITORIES, _at_forge(repository), repository.key)
+            pipe.execute()
+
+    def repository_at(self, forge: str, id_: str) -> Repository | None:
+        """What a forge's repository is here, by the forge's own id of it: however it is called now.
+        None: nothing."""
+        key = text(self.redis.hget(keys.FORGE_REPOSITORIES, f"{forge} {id_}"))
+        found = self.find_repository(key) if key else None
+        return found if found and (found.source, found.forge_id) == (forge, id_) else None
+
+    def children(self, key: str) -> list[Repository]:
+        """The environments and previews of a repository."""
+        return [each for each in self.repositories() if each.parent == key]
 
     def repository(self, namespace: str, name: str) -> Repository:
         """Raises NotFound where Slipway does not know the repository."""
@@ -60,3 +75,7 @@ class Repositories(Base):
     def repositories(self) -> list[Repository]:
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.REPOSITORIES))
         return [msgspec.json.decode(raw, type=Repository) for _, raw in sorted(rows.items())]
+
+
+def _at_forge(repository: Repository) -> str:
+    return f"{repository.source} {repository.forge_id}"

@@ -17,7 +17,7 @@ from core.openfaas import (
     Scale,
     SystemInfo,
 )
-from forges import github
+from forges.github import webhooks as github
 from gateway.calls import CallStatus
 from gateway.deadletters import DeadLetter, Replayed, WholeLetter
 from gateway.health import Health

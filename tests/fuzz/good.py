@@ -14,7 +14,7 @@ import msgspec
 from schemathesis.core import NOT_SET
 
 from core.models import Artifacts, Release, Rollback
-from forges import github
+from forges.github import webhooks as github
 from tests.integration.gateway.harness import artifact
 
 KNOWN = "known"

@@ -80,11 +80,12 @@ def test_every_setting_arrives(service: str) -> None:
     known = {PREFIX + each.name.upper() for each in fields(Settings)}
     assert {name for name in environment if name.startswith(PREFIX)} <= known
     missing = {name.removeprefix(PREFIX).lower() for name in known - set(environment)}
+    forges = {name.removeprefix(PREFIX).lower() for name in FILE["x-forges"]}
     own = {
         "gateway": {"registry_password_file"},
-        "builder": {"github_webhook_secret", "secrets_key_file"},
-        "queue": {"github_webhook_secret", "registry_password_file", "secrets_key_file"},
-        "runtime": {"github_webhook_secret"},
+        "builder": {*forges, "secrets_key_file"},
+        "queue": {*forges, "registry_password_file", "secrets_key_file"},
+        "runtime": forges,
     }
     assert missing == NOT_PASSED | own[service]
 

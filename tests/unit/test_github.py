@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import BadCredentials, InvalidRequest
-from forges import github
+from forges.github import webhooks as github
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "projects" / "github"
 PUSHES: list[dict[str, Any]] = json.loads((EXAMPLES / "push.json").read_text())

@@ -1,0 +1,156 @@
+"""One forge's REST API over HTTPS: JSON in, JSON out, within bounds.
+
+A client library for each forge (PyGithub, python-gitlab) would bring three ways to retry, to follow
+redirects and to tell errors; what is asked here is some twenty calls, which need one.
+No redirect is followed: it could lead to an inside address, or take the token elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import requests
+
+from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError, Unavailable
+
+CONNECT_SECONDS, READ_SECONDS = 5.0, 15.0
+MAX_ANSWER = 8 * 2**20
+"""Bytes."""
+_MAX_WAIT = 3600.0
+"""Seconds: GitHub's limits are counted by the hour."""
+
+
+class Later(Unavailable):
+    """The forge is away, or has had enough of us for now."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds, as the forge says; 0: it does not."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back. ``status`` 304 has no body."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Case-insensitive."""
+    body: Any
+
+
+class Api:
+    """``base``: the API's address, without ``/`` at the end; the administrator's word."""
+
+    def __init__(self, base: str, who: str) -> None:
+        self.base = base
+        self._who = who
+        self._session = requests.Session()
+        self._session.max_redirects = 0
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str | int] | None = None,
+        body: Any = None,
+        expect: type[Any] = object,
+    ) -> Answer:
+        """``path`` begins with ``/``; its parts are quoted by the caller. ``expect``: what the
+        answer's JSON is read as (msgspec).
+
+        Raises:
+            Later: it does not answer, says 5xx, or limits how often it may be asked.
+            NotAllowed: 401, 403.
+            NotFound: 404, 410, 451.
+            Conflict: 409.
+            InvalidRequest: other 4xx; a redirect (renamed); an answer that is not as ``expect``.
+        """
+        told = {"Accept": "application/json", "User-Agent": "slipway", **(headers or {})}
+        data = None
+        if body is not None:
+            told["Content-Type"] = "application/json"
+            data = msgspec.json.encode(body)
+        try:
+            with self._session.request(
+                method,
+                self.base + path,
+                params=dict(query) if query else None,
+                data=data,
+                headers=told,
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                allow_redirects=False,
+                stream=True,
+                auth=_nobody,
+            ) as answer:
+                content = self._whole(answer)
+        except requests.RequestException as error:
+            raise Later(f"{self._who} does not answer ({type(error).__name__})") from error
+        self._refuse(method, path, answer, content)
+        return Answer(answer.status_code, answer.headers, self._read(content, expect))
+
+    def _whole(self, answer: requests.Response) -> bytes:
+        """All of it; READ_SECONDS bounds a silence only, so the whole has a bound as well."""
+        end = time.monotonic() + 2 * READ_SECONDS
+        content = b""
+        for part in answer.iter_content(2**16):
+            content += part
+            if len(content) > MAX_ANSWER or time.monotonic() > end:
+                raise Later(f"{self._who} answers with more than is read, or too slowly")
+        return content
+
+    def _read(self, content: bytes, expect: type[Any]) -> Any:
+        if not content:
+            return None
+        try:
+            return msgspec.json.decode(content, type=expect)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequest(f"{self._who} answers with what is not understood") from error
+
+    def _refuse(self, method: str, path: str, answer: requests.Response, content: bytes) -> None:
+        status = answer.status_code
+        if status < 300 or status == 304:
+            return
+        told = f"{self._who} answers {method} {path.partition('?')[0]} with {status}"
+        if said := _message(content):
+            told += f": {said}"
+        wait = _wait(answer)
+        if status >= 500 or status in (408, 425, 429) or (status == 403 and wait):
+            raise Later(told, wait)
+        kinds: dict[int, type[SlipwayError]] = {
+            **dict.fromkeys((401, 403), NotAllowed),
+            **dict.fromkeys((404, 410, 451), NotFound),
+            409: Conflict,
+        }
+        raise kinds.get(status, InvalidRequest)(told)
+
+
+def _wait(answer: requests.Response) -> float:
+    """Seconds until it may be asked again, as it says; 0: it says nothing of limits."""
+    given = answer.headers.get("Retry-After", "")
+    if given.isdecimal():
+        return min(float(given), _MAX_WAIT)
+    for prefix in ("X-RateLimit", "RateLimit"):
+        reset = answer.headers.get(f"{prefix}-Reset", "")
+        if answer.headers.get(f"{prefix}-Remaining") == "0" and reset.isdecimal():
+            return min(max(float(reset) - time.time(), 1.0), _MAX_WAIT)
+    return 0.0
+
+
+def _message(content: bytes) -> str:
+    """What the forge says in words: GitHub, GitLab and Gitea all have a ``message``."""
+    try:
+        said = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    told = said.get("message", "") if isinstance(said, dict) else ""
+    return " ".join(str(told).split())[:300]
+
+
+def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps a .netrc from adding credentials of its own."""
+    return request
