@@ -18,6 +18,10 @@ class NotServed(CheckoutFailed):
     """The server does not serve a single commit by its id, or not at depth 1."""
 
 
+class NotThere(CheckoutFailed):
+    """The server has no such commit, or shows it no more."""
+
+
 def run(git: HardenedGit, url: str, *command: str) -> str:
     """One git command that speaks with ``url``; what it said on stdout.
 
@@ -53,7 +57,7 @@ _CAUSES: list[tuple[str, str, type[CheckoutFailed], bool]] = [
     (
         r"not our ref|couldn't find remote ref",
         "does not have the commit: was it replaced by a forced push?",
-        CheckoutFailed,
+        NotThere,
         False,
     ),
     (

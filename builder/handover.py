@@ -9,9 +9,17 @@ import msgspec
 import requests
 
 from core.errors import Conflict, NotFound, SlipwayError, Unavailable
-from core.models import Artifact, Artifacts, Release
+from core.models import Artifact, Artifacts, Release, Repository
 from core.settings import Settings
 from core.signing import secret_file
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """How a forge's repository is fetched; see gateway/origins.py."""
+
+    authorization: str = ""
+    trouble: str = ""
+
 
 PATIENCE = 60.0
 """Seconds in which a gateway that restarts may come back."""
@@ -26,6 +34,17 @@ def hand_over(settings: Settings, release: Release, artifacts: Sequence[Artifact
     """
     body = msgspec.json.encode(Artifacts(commit=release.commit, functions=list(artifacts)))
     ask(settings, "PUT", f"/system/releases/{release.id}/artifacts", body)
+
+
+def opened_by_gateway(settings: Settings, repository: Repository) -> Opened:
+    """What opens a private repository of a forge for reading. Raises as ``ask``."""
+    path = f"/internal/repositories/{repository.key}/credential"
+    return msgspec.json.decode(ask(settings, "GET", path), type=Opened)
+
+
+def have_looked_at(settings: Settings, repository: Repository) -> None:
+    """Has the forge asked what became of a repository that cannot be fetched. Raises as ``ask``."""
+    ask(settings, "POST", f"/internal/repositories/{repository.key}/look")
 
 
 def ask(settings: Settings, method: str, path: str, body: bytes | None = None) -> bytes:

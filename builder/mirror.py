@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from builder import folders
 from builder.giterrors import TOO_LARGE, NotServed, Unclear, run, shown
+from builder.handover import Opened, opened_by_gateway
 from builder.hardened_git import GitFailed, HardenedGit
 from builder.source import DAMAGE_MARK, Damaged, Source
 from core import names
@@ -37,6 +38,9 @@ from core.signing import secret_file
 
 T = TypeVar("T")
 
+_MAX_GROUPS = 22
+"""Parts of a full name: GitLab nests groups twenty deep."""
+_PART = re.compile(r"[A-Za-z0-9_.][-A-Za-z0-9_.]{0,254}")
 _MAX_PACKS = 50
 """Packs of a mirror before it is made anew: one commit at depth 1 is cheaper than to repack."""
 _MAX_LISTING = 64 * 2**20
@@ -59,18 +63,24 @@ class Origin:
     url: str
     local: bool = False
     credential: str = field(default="", repr=False)
+    trouble: str = ""
+    """Why there is no credential, where that may be why it cannot be fetched."""
 
 
 def origin(settings: Settings, repository: Repository) -> Origin:
-    """A forge's repository at the forge. One of our own git remote by its path; where that is not
-    on this machine, over HTTP from the gateway with the builder's token.
+    """A forge's repository at the forge, opened by what the gateway gives for it unless everybody
+    may read it. One of our own git remote by its path; where that is not on this machine, over HTTP
+    from the gateway with the builder's token.
 
     Raises:
         ConfigError: the builder's token cannot be read.
+        Unavailable: the gateway, or the forge behind it, did not answer in time.
         Others: as ``clone_url``.
     """
     if repository.source != "git":
-        return Origin(clone_url(settings, repository))
+        url = clone_url(settings, repository)
+        opened = Opened() if repository.public else opened_by_gateway(settings, repository)
+        return Origin(url, credential=opened.authorization, trouble=opened.trouble)
     if settings.git_folder.is_dir():
         return Origin(local_url(settings, repository), local=True)
     url = f"{settings.base_url}/git/{_own(repository)}"
@@ -90,22 +100,32 @@ def clone_url(settings: Settings, repository: Repository) -> str:
         NotAllowed, Unavailable: as ``check_host``.
         NotSupported: the source is a forge that this version does not know.
     """
-    bases = {"github": settings.github_url}
+    bases = _bases(settings)
     if repository.source not in bases:
         raise NotSupported(f"repositories of {repository.source!r} cannot be fetched here yet")
-    owner, slash, name = repository.full_name.partition("/")
-    if not slash:
+    parts = repository.full_name.split("/")
+    most = _MAX_GROUPS if repository.source == "gitlab" else 2
+    parts_fit = all(_PART.fullmatch(part) and part not in (".", "..") for part in parts)
+    if not 2 <= len(parts) <= most or not parts_fit or parts[-1].endswith(".git"):
         raise InvalidRequest(f"{repository.full_name[:80]!r} is not owner/name of a repository")
-    base = bases[repository.source]
-    url = f"{base}/{names.repository_name(owner)}/{names.repository_name(name)}.git"
+    url = f"{bases[repository.source]}/{'/'.join(parts)}.git"
     check_host(settings, url)
     return url
+
+
+def _bases(settings: Settings) -> dict[str, str]:
+    return {
+        "github": settings.github_url,
+        "gitlab": settings.gitlab_url,
+        "gitea": settings.gitea_url,
+    }
 
 
 def check_host(settings: Settings, url: str) -> None:
     """Refuses a URL whose host has an inside address.
 
-    The host of the configured forge and those of SLIPWAY_ALLOW_HOSTS are the administrator's word.
+    The hosts of the configured forges and those of SLIPWAY_ALLOW_HOSTS are the administrator's
+    word.
 
     Raises:
         NotAllowed: the host has an inside address.
@@ -113,7 +133,7 @@ def check_host(settings: Settings, url: str) -> None:
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if host != urlsplit(settings.github_url).hostname:
+    if host not in {urlsplit(base).hostname for base in _bases(settings).values()}:
         outside_addresses(host, parts.port or 443, allow_hosts=settings.allow_hosts)
 
 

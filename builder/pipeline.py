@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +21,16 @@ import msgspec
 from builder import buildsecrets, diskbound, folders
 from builder.changes import in_words
 from builder.context import write_context
-from builder.handover import hand_over
-from builder.mirror import Mirror, NoBranch, origin
+from builder.giterrors import NotServed, NotThere
+from builder.handover import hand_over, have_looked_at
+from builder.mirror import Mirror, NoBranch, Origin, origin
 from builder.plan import plan
 from builder.secrets import build_secret, room
 from builder.source import Source
 from builder.templates import laid_out
 from builder.work import Job, Tools, show
 from core import failpoints
-from core.errors import Unavailable
+from core.errors import CheckoutFailed, Unavailable
 from core.models import Artifact, Build, Release, Repository, State
 from core.names import NO_COMMIT
 
@@ -115,18 +117,20 @@ def branch_gone(release: Release, repository: Repository, tools: Tools) -> bool:
     """
     if release.commit != NO_COMMIT:
         return False
-    if repository.source == "git":
+    if repository.source == "git" or repository.gone:
         return True
     told = f"looking whether {release.branch} was deleted"
     with tools.steps.step("checkout", told=told) as out:
         mirror = Mirror(
             tools.settings, repository.namespace, repository.name, check=tools.steps.check
         )
-        url = origin(tools.settings, repository).url
+        where = origin(tools.settings, repository)
         patience = time.monotonic() + LAG
         try:
             while True:
-                tools.steps.patiently(lambda: mirror.head(url, release.branch))
+                tools.steps.patiently(
+                    lambda: mirror.head(where.url, release.branch, credential=where.credential)
+                )
                 if time.monotonic() > patience:
                     return False
                 tools.steps.pause(1.0)
@@ -144,25 +148,46 @@ def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Re
         mirror = Mirror(
             tools.settings, repository.namespace, repository.name, check=tools.steps.check
         )
-        own = repository.source == "git"
         where = origin(tools.settings, repository)
-        if not own and not tools.store.pinned(release.id):
-            head = _head(mirror, where.url, release, tools)
-            if head != release.commit:
-                release = tools.store.set_commit(release.id, head)
-        source = tools.steps.patiently(
-            lambda: mirror.fetch(
-                where.url,
-                release.commit,
-                branch=release.branch,
-                local=where.local,
-                credential=where.credential,
-            )
+        if repository.source == "git" or tools.store.pinned(release.id):
+            return _fetched(mirror, where, release, tools)
+        try:
+            with suppress(NotServed, NotThere):  # replaced by a forced push while we looked
+                return _at_head(mirror, where, release, tools)
+            return _at_head(mirror, where, release, tools)
+        except CheckoutFailed as error:
+            if error.retryable:
+                raise
+            # Renamed, made private, deleted: the gateway asks the forge, and releases it anew.
+            have_looked_at(tools.settings, repository)
+            raise type(error)(f"{error}{where.trouble and f'; {where.trouble}'}") from error
+
+
+def _at_head(
+    mirror: Mirror, where: Origin, release: Release, tools: Tools
+) -> tuple[Release, Source]:
+    head = _head(mirror, where, release, tools)
+    if head != release.commit:
+        release = tools.store.set_commit(release.id, head)
+    return _fetched(mirror, where, release, tools)
+
+
+def _fetched(
+    mirror: Mirror, where: Origin, release: Release, tools: Tools
+) -> tuple[Release, Source]:
+    source = tools.steps.patiently(
+        lambda: mirror.fetch(
+            where.url,
+            release.commit,
+            branch=release.branch,
+            local=where.local,
+            credential=where.credential,
         )
-        return release, source
+    )
+    return release, source
 
 
-def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
+def _head(mirror: Mirror, where: Origin, release: Release, tools: Tools) -> str:
     """The branch's head at the forge.
 
     A forge may tell of a push before all its servers show it. Where the event's commit is new and
@@ -170,7 +195,9 @@ def _head(mirror: Mirror, url: str, release: Release, tools: Tools) -> str:
     """
     patience = time.monotonic() + LAG
     while True:
-        _, head = tools.steps.patiently(lambda: mirror.head(url, release.branch))
+        _, head = tools.steps.patiently(
+            lambda: mirror.head(where.url, release.branch, credential=where.credential)
+        )
         if head == release.commit or release.commit == NO_COMMIT or time.monotonic() > patience:
             return head
         known = tools.store.releases(release.namespace, release.repository, limit=20)

@@ -19,6 +19,18 @@ FORGE_REPOSITORIES = f"{ROOT}:repositories:at-forges"
 """hash ``<forge> <the forge's id>`` → repository key, of those without a parent · store, with
 REPOSITORIES · as those."""
 
+LOOKS = f"{ROOT}:repositories:looks"
+"""hash ``<forge> <the forge's id>`` → JSON Look: what is to be asked of a forge before anything is
+done about the repository · gateway · until it was asked."""
+
+HOOKS = f"{ROOT}:hooks"
+"""hash id → JSON Hook, a webhook of one repository with a secret of its own · gateway · until it is
+deleted."""
+
+OWNERS = f"{ROOT}:owners"
+"""hash ``<forge URL>#<owner id>`` → the namespace that the admin gave that owner · gateway · for
+ever."""
+
 NAMESPACES = f"{ROOT}:namespaces"
 """hash namespace → who holds it (``git`` or ``<forge URL>#<owner id>``) · gateway · for ever."""
 
@@ -256,6 +268,8 @@ BACKED_UP = (
     VARIABLES,
     REPOSITORIES,
     FORGE_REPOSITORIES,
+    HOOKS,
+    OWNERS,
     SECRETS,
 )
 """Hashes that `slipway backup` keeps whole: what nobody else could tell again. See also

@@ -19,6 +19,9 @@ import msgspec
 from core.models import Repository
 from forges.events import Event, ForgeRepository, PullRequest
 
+MAX_BODY = 25_000_000
+"""Bytes of an event: GitHub caps payloads at 25 MB, as GitLab does by default."""
+
 
 class Webhooks(Protocol):
     """One forge's events. All of its methods are quick and ask nobody."""
@@ -149,6 +152,11 @@ class Forge(Protocol):
         """What the forge says of it now, found by its id: it may have another name, another owner.
 
         Raises NotFound: it was deleted, or is hidden from us."""
+        ...
+
+    def installation(self, repository: Repository) -> str:
+        """Id of the App's installation that has this repository now; '' where none has. Of forges
+        without Apps, and of GitHub where we are none, '' always."""
         ...
 
     def requests(self, repository: Repository) -> Sequence[PullRequest]:

@@ -12,6 +12,7 @@ from gateway import (
     bare,
     deadletters,
     deploy,
+    forgehooks,
     functionlogs,
     functions,
     heads,
@@ -19,9 +20,12 @@ from gateway import (
     hosts,
     internal,
     invoke,
+    looks,
     metrics,
     namespaces,
     openapi,
+    origins,
+    owners,
     problems,
     prune,
     releases,
@@ -65,8 +69,11 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         secrets,
         variables,
         webhooks,
+        forgehooks,
+        owners,
         remote,
         internal,
+        origins,
         invoke,
         asynchronous,
         deadletters,
@@ -89,6 +96,7 @@ def create_app(settings: Settings, store: Store) -> Gateway:
             name="branches",
             daemon=True,
         ).start()
+        threading.Thread(target=looks.watch, args=[app], name="looks", daemon=True).start()
         heads.watch(settings, store)
 
     app.begin = begin

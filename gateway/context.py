@@ -16,6 +16,7 @@ from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store
 from core.store.metrics import Tally
+from forges import Forge, known
 from gateway import hosts
 from gateway.bodies import Bodies
 from gateway.followers import Followers
@@ -49,6 +50,9 @@ class Gateway(Flask):
         self.waking = Waking(store, settings.health_timeout)
         self.rolled_back = threading.Event()
         """Set where a rollback has no branch yet."""
+        self.look = threading.Event()
+        """Set where a forge is to be asked."""
+        self._forges: dict[str, Forge] = {}
         self.tally = Tally("gateway")
         self.password = secret_file(settings.password_file)
         self.builder_token = secret_file(settings.token_file)
@@ -61,6 +65,12 @@ class Gateway(Flask):
         )
         self.begin: Callable[[], None] = lambda: None
         """What is to be done once as it starts, beside the first requests."""
+
+    def forge(self, name: str) -> Forge:
+        """The client of a forge. Raises as ``forges.known.forge``."""
+        if name not in self._forges:
+            self._forges[name] = known.forge(self.settings, name)
+        return self._forges[name]
 
     def named(self, name: str) -> FunctionRecord:
         """What is desired of the function that a path names. Raises NotFound: there is no such."""

@@ -1,24 +1,34 @@
-"""Events of forges: an event tells us to look, no more.
+"""Events of forges, as they come in: an event tells us to look, no more.
 
 The signature comes first, over the raw bytes, before the event's kind or the JSON is looked at.
+What then is done about it stands in ``arrivals``.
+
+    /webhooks/<forge>           the installation's own webhook, an App's say: for all repositories
+    /webhooks/<forge>/<hook>    that of one repository, with a secret of its own
 """
 
 from __future__ import annotations
 
 import msgspec
 from flask import Blueprint, Response, request
+from requests.structures import CaseInsensitiveDict
 
-from core import logging, names, queues
-from core.errors import InvalidRequest
-from core.models import Repository
-from core.names import NO_COMMIT
-from forges.github import webhooks as github
+from core import logging
+from core.errors import BadCredentials, NotAllowed, NotFound
+from core.sealing import SealingKey
+from core.settings import Settings
+from core.store.forges import Hook
+from forges import MAX_BODY, Webhooks
+from forges.events import Ping
+from forges.github.webhooks import GitHubWebhooks
+from gateway import arrivals
 from gateway.context import Gateway, here
 from gateway.streams import content_length, whole
 
 bp = Blueprint("webhooks", __name__, url_prefix="/webhooks")
 log = logging.get()
 
+FORGES: dict[str, Webhooks] = {each.name: each for each in (GitHubWebhooks(),)}
 SMALL = 10**6
 """Bytes: almost every event. They have places of their own, and little time."""
 SECONDS, LARGE_SECONDS = 3.0, 10.0
@@ -26,87 +36,74 @@ SECONDS, LARGE_SECONDS = 3.0, 10.0
 
 
 class Noted(msgspec.Struct):
-    """Answer to a push that makes a release."""
+    """Answer to an event that makes a release."""
 
     release: str
-    """Its id."""
+    """Its id; the first, where it makes several."""
+    releases: list[str]
+    """All of them: those of environments as well."""
 
 
-@bp.post("/github")
-def from_github() -> Response:
-    """202 ``{"release": id}`` for a push to the deploy branch, or its deletion; text for what makes
-    no release."""
+@bp.post("/<forge>", defaults={"hook": ""})
+@bp.post("/<forge>/<hook>")
+def event(forge: str, hook: str) -> Response:
+    """202 ``{"release": id}`` for a push to a branch that is deployed, or its deletion; text for
+    what makes no release."""
     gateway = here()
-    secret = gateway.settings.github_webhook_secret
-    signature = request.headers.get(github.SIGNATURE, "")
-    github.check_configured(secret, signature)
+    if forge not in FORGES:
+        raise NotFound(f"there is no forge {forge[:40]!r} here: {', '.join(FORGES)} are")
+    webhooks = FORGES[forge]
+    own = _hook(gateway, forge, hook) if hook else None
+    secret = opened(gateway, own) if own else _secret(gateway.settings, forge)
+    headers = CaseInsensitiveDict(request.headers.items())
+    webhooks.check_configured(secret, headers)
     length = content_length(request.environ)
     small = length is not None and length <= SMALL
     give_back = (gateway.pools.webhooks if small else gateway.pools.large_webhooks).take()
     try:
-        body = whole(request.environ, github.MAX_BODY, SECONDS if small else LARGE_SECONDS)
-        github.check_signature(secret, body, signature)
+        body = whole(request.environ, MAX_BODY, SECONDS if small else LARGE_SECONDS)
+        webhooks.check(secret, headers, body)
     finally:
         give_back()
-    event = request.headers.get(github.EVENT, "")
-    if event == "ping":
-        return _text("pong: pushes to the default branch will be released", 200)
-    if event != "push":
-        return _text(f"nothing to do for the event {event[:50]!r}", 202)
-    push = github.parse_push(body)
-    if not push.branch:
-        return _text(f"not deployed: {push.ref} is not a branch", 202)
-    if push.deleted and push.branch != push.default_branch:
-        return _text(f"not deployed: {push.ref} was deleted", 202)
-    if push.branch != push.default_branch:
-        return _text(
-            f"not deployed: {push.branch} is not the default branch ({push.default_branch})", 202
-        )
-    return _release(gateway, push)
+    said = webhooks.read(headers, body)
+    id_ = webhooks.delivery(headers)
+    only = None
+    if own:
+        repository = getattr(said, "repository", None)
+        only = gateway.store.bind_hook(own.id, repository.id).forge_id if repository else ""
+    told = arrivals.arrived(gateway, said, (forge, id_) if id_ else None, only)
+    made = [each.id for each in told.releases]
+    log.info("webhook", forge=forge, kind=type(said).__name__, releases=made)
+    if made:
+        noted = Noted(made[0], made)
+        return Response(msgspec.json.encode(noted), 202, content_type="application/json")
+    status = 200 if isinstance(said, Ping) else 202
+    return Response(told.text, status, content_type="text/plain; charset=utf-8")
 
 
-def _release(gateway: Gateway, push: github.Push) -> Response:
-    namespace = namespace_of(push.owner)
-    store = gateway.store
-    if push.deleted and not store.find_repository(f"{namespace}/{push.name}"):
-        told = f"{push.ref} was deleted, and nothing of {push.full_name} is here"
-        return _text(f"not deployed: {told}", 202)
-    repository = Repository(
-        namespace=namespace,
-        name=push.name,
-        source="github",
-        full_name=push.full_name,
-        forge_id=str(push.repository_id),
-        deploy_branch=push.branch,
-    )
-    holder = f"{gateway.settings.github_url}#{push.owner_id}"
-    store.claim_namespace(namespace, holder, repository)
-    store.save_repository(repository)
-    delivery = github.delivery_id(request.headers.get(github.DELIVERY, ""))
-    release = store.create_release(
-        repository,
-        NO_COMMIT if push.deleted else push.commit,
-        push.branch,
-        delivery=("github", delivery) if delivery else None,
-    )
-    queues.dispatch(store, repository.key)
-    log.info("webhook", forge="github", repository=repository.key, release=release.id)
-    return Response(msgspec.json.encode(Noted(release.id)), 202, content_type="application/json")
+def _secret(settings: Settings, forge: str) -> str:
+    """Of the installation's own webhook; '' where there is none."""
+    return {
+        "github": settings.github_webhook_secret,
+        "gitlab": settings.gitlab_webhook_secret,
+        "gitea": settings.gitea_webhook_secret,
+    }[forge]
 
 
-def namespace_of(owner: str) -> str:
-    """The namespace of a login: the same in lower case, where that is one.
-
-    Raises:
-        InvalidRequest: it is not, naming the rule.
-    """
+def _hook(gateway: Gateway, forge: str, id_: str) -> Hook:
+    """Raises BadCredentials for one that is not there: who guesses learns nothing."""
     try:
-        return names.owner_namespace(owner.lower())
-    except InvalidRequest as error:
-        raise InvalidRequest(
-            f"the owner {owner!r} has no namespace of the same name: {error}"
-        ) from error
+        hook = gateway.store.hook(id_)
+    except NotFound:
+        hook = None
+    if hook is None or hook.forge != forge:
+        raise BadCredentials("there is no such hook: make one with 'slipway hook create'")
+    return hook
 
 
-def _text(told: str, status: int) -> Response:
-    return Response(told, status, content_type="text/plain; charset=utf-8")
+def opened(gateway: Gateway, hook: Hook) -> str:
+    """A hook's secret. Raises NotAllowed: its key is gone."""
+    value = SealingKey.read(gateway.settings.secrets_key).open(hook.secret, f"hook {hook.id}")
+    if value is None:
+        raise NotAllowed(f"the secret of the hook {hook.id} does not open: make the hook anew")
+    return value.decode()

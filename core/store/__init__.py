@@ -8,6 +8,7 @@ from __future__ import annotations
 from core.store.base import connect, repository_key
 from core.store.calls import Calls
 from core.store.deployments import Deployments
+from core.store.forges import Forges
 from core.store.logs import LogEnd, Logs
 from core.store.metrics import Metrics
 from core.store.parts import BUILDERS, Parts
@@ -27,6 +28,7 @@ __all__ = ["BUILDERS", "LogEnd", "Store", "connect", "of_repository", "repositor
 
 class Store(
     Snapshots,
+    Forges,
     Repositories,
     Deployments,
     Schedules,

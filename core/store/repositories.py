@@ -27,18 +27,20 @@ class Repositories(Base):
 
         def change(pipe: Pipeline) -> None:
             held = text(pipe.hget(keys.NAMESPACES, namespace)) or holder
+            linked = text(pipe.hget(keys.OWNERS, holder)) == namespace
             pipe.multi()
-            if held != holder:
+            if held != holder and not linked:
                 whose = "Slipway's own git remote" if held == "git" else held
                 raise Conflict(
                     f"the namespace {namespace!r} belongs to {whose}: use another namespace, or "
-                    "have the admin link the two owners"
+                    f"have the admin link the two owners ('slipway owner link {holder} "
+                    f"{namespace}')"
                 )
             pipe.hsetnx(keys.NAMESPACES, namespace, holder)
             if repository:
                 pipe.hsetnx(keys.REPOSITORIES, repository.key, encode(repository))
 
-        self._transaction(change, keys.NAMESPACES)
+        self._transaction(change, keys.NAMESPACES, keys.OWNERS)
 
     def namespaces(self) -> list[str]:
         return sorted(text(name) for name in self.redis.hkeys(keys.NAMESPACES))

@@ -14,6 +14,7 @@ from typing import Any
 from core import images, names, scaling
 from core.stackvalues import ENV_NAME
 from core.store.settled import MOST_DEAD
+from forges import known
 from gateway.asynchronous import MADE_ID
 from gateway.functionlogs import INSTANCE, MOST_LINES
 from gateway.releases import MAX_LIST
@@ -35,6 +36,7 @@ RELEASE = _whole(names.RELEASE)
 ROLLBACK = _whole(names.ROLLBACK)
 CALL = _whole(MADE_ID)
 REPLICA = _whole(INSTANCE)
+FORGE: Limit = {"enum": list(known.NAMES)}
 LINES = {"minimum": -MOST_LINES, "maximum": MOST_LINES}
 LISTED = {"minimum": 1, "maximum": MAX_LIST}
 LETTERS = {"minimum": 1, "maximum": MOST_DEAD}

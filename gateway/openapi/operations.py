@@ -20,10 +20,12 @@ from core.openfaas import (
 from forges.github import webhooks as github
 from gateway.calls import CallStatus
 from gateway.deadletters import DeadLetter, Replayed, WholeLetter
+from gateway.forgehooks import ListedHook, NewHook, WantedHook
 from gateway.health import Health
 from gateway.logreading import Message
 from gateway.openapi import limits
 from gateway.openapi.limits import Limit
+from gateway.owners import LinkedOwner, UnlinkedOwner
 from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
 from gateway.rollbacks import Back
@@ -746,32 +748,101 @@ def _system() -> list[Operation]:
                 Answer(status=503, description="Some do not", type=Health),
             ),
         ),
+    ]
+
+
+def _forges() -> list[Operation]:
+    tag = "forges"
+    event = Operation(
+        method="POST",
+        path="/webhooks/{forge}",
+        id="event",
+        tag=tag,
+        named=limits.FORGE,
+        summary="An event of any repository of a forge; signed with the installation's secret",
+        who="open",
+        takes_bytes=True,
+        query=tuple(
+            Query(name=name, description=description, where="header")
+            for name, description in (
+                (github.SIGNATURE, "of GitHub: `sha256=` and the HMAC of the body by the secret"),
+                (github.EVENT, "of GitHub: `push` makes a release of the default branch's head"),
+                (github.DELIVERY, "of GitHub: the same once more makes no second release"),
+            )
+        ),
+        answers=(
+            Answer(status=200, description="A `ping` was understood", media=TEXT),
+            Answer(
+                status=202,
+                description="The releases that it makes, or why it makes none",
+                type=Noted,
+                or_text=True,
+            ),
+        ),
+        errors=(400, 401, 403, 404, 409, 413),
+    )
+    return [
+        event,
+        replace(
+            event,
+            path="/webhooks/{forge}/{hook}",
+            id="eventOfHook",
+            summary="An event of one repository; signed with the secret of its own hook",
+        ),
+        Operation(
+            method="GET",
+            path="/system/hooks",
+            id="listHooks",
+            tag=tag,
+            summary="Webhooks of single repositories, the oldest first",
+            answers=(Answer(status=200, description="Hooks", type=list[ListedHook]),),
+        ),
         Operation(
             method="POST",
-            path="/webhooks/github",
-            id="fromGitHub",
+            path="/system/hooks",
+            id="createHook",
             tag=tag,
-            summary="An event of a repository; signed",
-            who="open",
-            takes_bytes=True,
-            query=tuple(
-                Query(name=name, description=description, where="header")
-                for name, description in (
-                    (github.SIGNATURE, "`sha256=` and the HMAC of the body by the secret"),
-                    (github.EVENT, "`push` makes a release of the default branch's head"),
-                    (github.DELIVERY, "the same once more makes no second release"),
-                )
-            ),
-            answers=(
-                Answer(status=200, description="A `ping` was understood", media=TEXT),
-                Answer(
-                    status=202,
-                    description="The release that it makes, or why it makes none",
-                    type=Noted,
-                    or_text=True,
-                ),
-            ),
-            errors=(400, 401, 404, 413),
+            summary="Makes a webhook for one repository, with a secret that is told this once",
+            body=WantedHook,
+            answers=(Answer(status=201, description="The hook", type=NewHook),),
+            errors=(400, 409, 413),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/hooks/{id}",
+            id="deleteHook",
+            tag=tag,
+            summary="Deletes one: its events are refused",
+            answers=(Answer(status=202, description="It is gone"),),
+            errors=(404,),
+        ),
+        Operation(
+            method="GET",
+            path="/system/owners",
+            id="listOwners",
+            tag=tag,
+            summary="Owners at forges to whom the admin gave a namespace",
+            answers=(Answer(status=200, description="Owners", type=list[LinkedOwner]),),
+        ),
+        Operation(
+            method="PUT",
+            path="/system/owners",
+            id="linkOwner",
+            tag=tag,
+            summary="Gives an owner a namespace, shared with who holds it",
+            body=LinkedOwner,
+            answers=(Answer(status=202, description="It counts for the next event"),),
+            errors=(400, 413),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/owners",
+            id="unlinkOwner",
+            tag=tag,
+            summary="Takes it back",
+            body=UnlinkedOwner,
+            answers=(Answer(status=202, description="What is deployed stays"),),
+            errors=(400, 404, 413),
         ),
     ]
 
@@ -785,4 +856,5 @@ OPERATIONS = [
     *_calls(),
     *_dead_letters(),
     *_system(),
+    *_forges(),
 ]

@@ -29,6 +29,10 @@ CALL = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 """Id of an asynchronous call that waits."""
 LETTER = "2c5f39cb-30b2-42e3-994e-1127e4ddb538"
 """Id of one that failed for good."""
+HOOK = "0123456789abcdef"
+"""Id of a webhook of one repository."""
+OWNER = "https://github.com#2"
+"""Who has a namespace from the admin."""
 BODILESS = ("Get", "Head", "Options")
 WITH_BODY = ("Post", "Put", "Patch", "Delete")
 SECRET = "it is a secret to everybody"
@@ -167,6 +171,12 @@ def good_requests(
         "replayDeadLetter": Request(path={"id": LETTER}),
         "replayDeadLetters": Request(query={"function": KNOWN}),
         "removeDeadLetter": Request(path={"id": LETTER}),
+        "listHooks": Request(),
+        "createHook": Request(body={"forge": "github", "repository": "ann/fns"}),
+        "deleteHook": Request(path={"id": HOOK}),
+        "listOwners": Request(),
+        "linkOwner": Request(body={"owner": OWNER, "namespace": KNOWN}),
+        "unlinkOwner": Request(body={"owner": OWNER}),
     }
     others = {
         "createFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
@@ -190,7 +200,8 @@ def good_requests(
     return {
         **{id_: [each] for id_, each in found.items()},
         **{id_: [found[id_], each] for id_, each in others.items()},
-        "fromGitHub": _events(),
+        "event": _events(),
+        "eventOfHook": _events(hook=HOOK),
     }
 
 
@@ -201,7 +212,7 @@ def _image(release: Release) -> Any:
     return msgspec.structs.replace(made, artifact=image, spec=spec)
 
 
-def _events() -> list[Request]:
+def _events(**more: str) -> list[Request]:
     push = {
         "ref": "refs/heads/main",
         "after": "a" * 40,
@@ -217,6 +228,7 @@ def _events() -> list[Request]:
     body = json.dumps(push).encode()
     return [
         Request(
+            path={"forge": "github", **more},
             headers={github.SIGNATURE: signature(body), github.EVENT: event},
             body=body,
             media="*/*",

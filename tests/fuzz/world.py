@@ -33,9 +33,21 @@ from core.pruning import Answer, Pruned
 from core.store import Store, connect
 from core.store.base import encode
 from core.store.calls import Answered
+from core.store.forges import new_hook
 from gateway.prune import PARTS
 from runtime.schedules import Schedules
-from tests.fuzz.good import CALL, CLAIMED, EMPTY, KNOWN, LETTER, MOVED, SECRET, good_requests
+from tests.fuzz.good import (
+    CALL,
+    CLAIMED,
+    EMPTY,
+    HOOK,
+    KNOWN,
+    LETTER,
+    MOVED,
+    OWNER,
+    SECRET,
+    good_requests,
+)
 from tests.integration.gateway.harness import BUILDER, Gateway, go_live, line, running
 
 
@@ -153,6 +165,9 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     schedules.tell(store.functions())
     schedules.look()
     _calls(gateway, store)
+    sealed = key.seal(SECRET.encode(), f"hook {HOOK}")
+    store.add_hook(new_hook(HOOK, "github", f"{KNOWN}/{KNOWN}", sealed))
+    store.link_owner(OWNER, KNOWN)
     for part in ("worker", "queue", "controller"):
         store.beat(part, 86_400)
     building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))

@@ -25,7 +25,12 @@ from tests.e2e.forge import serving
 
 OWN = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
 HUB = Repository(
-    namespace="alice", name="fns", source="github", full_name="Alice/fns", deploy_branch="master"
+    namespace="alice",
+    name="fns",
+    source="github",
+    full_name="Alice/fns",
+    deploy_branch="master",
+    public=True,
 )
 
 

@@ -33,6 +33,7 @@ HUB = Repository(
     source="github",
     full_name="Alice/fns",
     deploy_branch="master",
+    public=True,
 )
 
 

@@ -135,6 +135,7 @@ HUB = Repository(
     source="github",
     full_name="Alice/fns",
     deploy_branch="master",
+    public=True,
 )
 
 
@@ -227,7 +228,9 @@ def test_a_sweep_that_hangs_holds_up_nothing_else(settings: Settings, store: Sto
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         settings = replace(settings, github_url=url, workers=1)
-        store.save_repository(msgspec.structs.replace(FNS, source="github", full_name="Alice/fns"))
+        store.save_repository(
+            msgspec.structs.replace(FNS, source="github", full_name="Alice/fns", public=True)
+        )
         pool = subprocess.Popen(
             [sys.executable, "-m", "builder.worker"], env={**os.environ, **settings.environment()}
         )

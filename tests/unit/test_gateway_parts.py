@@ -10,12 +10,13 @@ import pytest
 
 from core.errors import BadCredentials, InvalidRequest, Unavailable
 from core.models import FunctionRecord, FunctionSpec, Observed, now
+from core.store import Store
 from gateway import invoke
+from gateway.adoption import namespace_of
 from gateway.context import raw_target
 from gateway.internal import Update, not_deployed, read_updates
 from gateway.pools import THREADS, Pool, Pools
 from gateway.pushes import Pushes
-from gateway.webhooks import namespace_of
 
 OLD, NEW, NONE = "a" * 40, "b" * 40, "0" * 40
 
@@ -134,11 +135,14 @@ def test_targets_in_origin_form(given: str, target: str) -> None:
     assert raw_target({"RAW_URI": given}) == target
 
 
-def test_logins_and_namespaces() -> None:
-    assert namespace_of("Codertocat") == "codertocat"
+def test_logins_and_namespaces(store: Store) -> None:
+    holder = "https://github.com#7"
+    assert namespace_of(store, "Codertocat", holder) == "codertocat"
     for login in ("kube-ann", "OpenFaaS", "under_score", "a--b", "System"):
         with pytest.raises(InvalidRequest, match=login):
-            namespace_of(login)
+            namespace_of(store, login, holder)
+    store.link_owner(holder, "given")
+    assert namespace_of(store, "under_score", holder) == "given"
 
 
 LONG_AGO, NOW = "2026-01-01T00:00:00.000Z", "now"

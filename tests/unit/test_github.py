@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from core.errors import BadCredentials, InvalidRequest
+from forges.events import Event, Push
 from forges.github import webhooks as github
 
+GITHUB = github.GitHubWebhooks()
 EXAMPLES = Path(__file__).resolve().parents[1] / "projects" / "github"
 PUSHES: list[dict[str, Any]] = json.loads((EXAMPLES / "push.json").read_text())
 PUSH = next(each for each in PUSHES if each["ref"] == "refs/heads/master")
@@ -21,17 +23,23 @@ BODY = b"Hello, World!"
 SIGNATURE = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
 
 
-def parse(**changes: Any) -> github.Push:
-    return github.parse_push(json.dumps({**PUSH, **changes}).encode())
+def read(body: bytes, event: str = "push") -> Event:
+    return GITHUB.read({github.EVENT: event}, body)
 
 
-def named(full_name: str) -> github.Push:
+def parse(**changes: Any) -> Push:
+    push = read(json.dumps({**PUSH, **changes}).encode())
+    assert isinstance(push, Push)
+    return push
+
+
+def named(full_name: str) -> Push:
     name = full_name.rpartition("/")[2]
     return parse(repository={**PUSH["repository"], "full_name": full_name, "name": name})
 
 
 def test_the_documented_signature_is_accepted() -> None:
-    github.check_signature(SECRET, BODY, SIGNATURE)
+    GITHUB.check(SECRET, {github.SIGNATURE: SIGNATURE}, BODY)
 
 
 @pytest.mark.parametrize(
@@ -51,24 +59,27 @@ def test_the_documented_signature_is_accepted() -> None:
 )
 def test_anything_else_is_refused(secret: str, body: bytes, signature: str) -> None:
     with pytest.raises(BadCredentials):
-        github.check_signature(secret, body, signature)
+        GITHUB.check(secret, {github.SIGNATURE: signature}, body)
 
 
 def test_a_push_is_read() -> None:
     push = parse()
-    assert (push.owner, push.name, push.full_name) == (
+    said = push.repository
+    assert (said.owner, said.name, said.full_name) == (
         "Codertocat",
         "Hello-World",
         "Codertocat/Hello-World",
     )
-    assert (push.branch, push.default_branch, push.deleted) == ("master", "master", False)
-    assert (push.owner_id, push.repository_id) == (21031067, PUSH["repository"]["id"])
+    assert (push.branch, said.default_branch, push.deleted) == ("master", "master", False)
+    assert (said.owner_id, said.id) == ("21031067", str(PUSH["repository"]["id"]))
+    assert said.public is not PUSH["repository"]["private"]
     assert push.commit == PUSH["after"]
 
 
 @pytest.mark.parametrize("payload", PUSHES, ids=lambda each: each["ref"])
 def test_tags_and_deletions_are_told(payload: dict[str, Any]) -> None:
-    push = github.parse_push(json.dumps(payload).encode())
+    push = read(json.dumps(payload).encode())
+    assert isinstance(push, Push)
     assert bool(push.branch) is payload["ref"].startswith("refs/heads/")
     assert push.deleted is payload["deleted"]
 
@@ -92,7 +103,7 @@ def test_a_full_name_must_be_of_the_repository() -> None:
 )
 def test_what_is_no_push_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        github.parse_push(body)
+        read(body)
 
 
 def test_a_commit_must_be_one() -> None:
@@ -101,7 +112,11 @@ def test_a_commit_must_be_one() -> None:
             parse(after=after)
 
 
+def delivered(guid: str) -> str:
+    return GITHUB.delivery({github.DELIVERY: guid})
+
+
 def test_delivery_ids() -> None:
     guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958"
-    assert github.delivery_id(guid) == guid
-    assert github.delivery_id("a:b") == github.delivery_id("x" * 65) == ""
+    assert delivered(guid) == guid
+    assert delivered("a:b") == delivered("x" * 65) == ""

@@ -174,10 +174,19 @@ def test_names_that_do_not_fit_are_refused(
 def test_a_namespace_belongs_to_one_owner(gateway: Gateway, store: Store) -> None:
     assert send(gateway, "push", PUSH).status_code == 202
     owner = {**PUSH["repository"]["owner"], "id": 1}
-    other = {**PUSH["repository"], "owner": owner}
+    other = {**PUSH["repository"], "owner": owner, "id": 2}
     answer = send(gateway, "push", {**PUSH, "repository": other}, X_GitHub_Delivery="2")
     assert answer.status_code == 409
     assert "https://github.com#21031067" in answer.text
+    assert len(store.releases()) == 1
+
+
+def test_an_event_that_says_another_owner_is_asked_about(gateway: Gateway, store: Store) -> None:
+    assert send(gateway, "push", PUSH).status_code == 202
+    owner = {**PUSH["repository"]["owner"], "id": 1}
+    other = {**PUSH["repository"], "owner": owner}
+    answer = send(gateway, "push", {**PUSH, "repository": other}, X_GitHub_Delivery="2")
+    assert (answer.status_code, "is asked for" in answer.text) == (202, True)
     assert len(store.releases()) == 1
 
 
@@ -263,4 +272,4 @@ def test_a_body_is_held_once_and_only_until_its_signature_is_checked(gateway: Ga
 def test_json_of_any_depth_is_no_accident_of_ours(gateway: Gateway) -> None:
     for body in (b"[" * 99_999, b'{"deep": ' + b"[" * 99_999, b'{"a":' * 99_999):
         answer = send(gateway, "push", body)
-        assert (answer.status_code, "not a push event" in answer.text) == (400, True)
+        assert (answer.status_code, "not such an event" in answer.text) == (400, True)

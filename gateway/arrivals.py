@@ -1,0 +1,170 @@
+"""What is done about an event of a forge, once it is known who sent it. An event tells us to look,
+no more: deliveries may be lost, doubled, shuffled or late.
+
+- A push of a branch that is deployed makes a release; which commit is released is asked of the
+  forge when the build begins.
+- Where an event says anything else than what is known of the repository (another name, another
+  owner, gone), the forge is asked before anything is done (``looks``): a late delivery changes
+  nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from core import queues
+from core.errors import NotAllowed, Unavailable
+from core.models import Release, Repository
+from core.names import NO_COMMIT
+from core.store.forges import Look
+from forges.events import (
+    Event,
+    ForgeRepository,
+    Ignored,
+    InstallationChanged,
+    Ping,
+    PullRequest,
+    Push,
+    RepositoryChange,
+    RepositoryChanged,
+)
+from gateway import adoption
+from gateway.context import Gateway
+
+PONG = "pong: pushes to the default branch will be released"
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What whoever looks at the delivery is told; ``releases``: those that it made."""
+
+    text: str = ""
+    releases: tuple[Release, ...] = ()
+
+
+def arrived(
+    gateway: Gateway, event: Event, delivery: tuple[str, str] | None, only: str | None = None
+) -> Told:
+    """``delivery``: (forge, its id). ``only``: id of the one repository that the sender may speak
+    for; None: of all.
+
+    Raises:
+        NotAllowed: it speaks of another repository, or its owner may not deploy.
+        Conflict, InvalidRequest: as ``adoption.adopt``.
+        Unavailable: too much waits to be asked of the forge.
+    """
+    if only is not None:
+        _speaks_for(event, only)
+    if isinstance(event, Push):
+        return _pushed(gateway, event, delivery)
+    if isinstance(event, RepositoryChanged):
+        return _changed(gateway, event)
+    if isinstance(event, InstallationChanged):
+        return _installed(gateway, event)
+    if isinstance(event, PullRequest):
+        return Told("pull and merge requests have no previews here")
+    return Told(PONG if isinstance(event, Ping) else event.why)
+
+
+def _speaks_for(event: Event, only: str) -> None:
+    if isinstance(event, InstallationChanged) or (
+        not isinstance(event, Ignored | Ping) and event.repository.id != only
+    ):
+        raise NotAllowed(
+            "the secret that signed this is of another repository's hook: it counts for that "
+            "repository alone"
+        )
+
+
+def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> Told:
+    said, store = event.repository, gateway.store
+    if not event.branch:
+        return Told(f"not deployed: {event.ref} is not a branch")
+    known = store.repository_at(said.forge, said.id)
+    if known is None:
+        if event.branch != said.default_branch:
+            return _not_deployed(event, said.default_branch)
+        if event.deleted:
+            told = f"{event.ref} was deleted, and nothing of {said.full_name} is here"
+            return Told(f"not deployed: {told}")
+        if not said.owner_id:
+            return _look(gateway, said, event.installation, commit=event.commit)
+        known = adoption.adopt(gateway, said, event.installation, None)
+    elif differs(known, said, event.installation) or known.gone:
+        return _look(gateway, said, event.installation, commit=event.commit)
+    targets = [each for each in _family(gateway, known) if each.deploy_branch == event.branch]
+    if not targets:
+        return _not_deployed(event, known.deploy_branch)
+    commit = NO_COMMIT if event.deleted else event.commit
+    made = []
+    for number, each in enumerate(targets):
+        again = (delivery[0], f"{delivery[1]}-{number}") if delivery and number else delivery
+        made.append(store.create_release(each, commit, event.branch, delivery=again))
+        queues.dispatch(store, each.key)
+    return Told(releases=tuple(made))
+
+
+def _not_deployed(event: Push, deployed: str) -> Told:
+    what = "was deleted" if event.deleted else f"is not the default branch ({deployed})"
+    return Told(f"not deployed: {event.branch} {what}")
+
+
+def _family(gateway: Gateway, known: Repository) -> Iterable[Repository]:
+    """A repository and what of it is deployed from other branches."""
+    children = gateway.store.children(known.key)
+    return [known, *(each for each in children if not each.gone and not each.request)]
+
+
+def differs(known: Repository, said: ForgeRepository, installation: str) -> bool:
+    """Whether an event says of a repository what is not known of it."""
+    return (
+        known.full_name != said.full_name
+        or (said.owner_id not in ("", known.owner_id))
+        or (said.default_branch not in ("", known.deploy_branch))
+        or known.public != said.public
+        or (installation not in ("", known.installation))
+    )
+
+
+def _changed(gateway: Gateway, event: RepositoryChanged) -> Told:
+    said = event.repository
+    if gateway.store.repository_at(said.forge, said.id) is None:
+        return Told(f"nothing of {said.full_name} is here")
+    gone = event.change is RepositoryChange.DELETED
+    why = "the repository was deleted" if gone else ""
+    return _look(gateway, said, event.installation, why=why)
+
+
+def _installed(gateway: Gateway, event: InstallationChanged) -> Told:
+    store = gateway.store
+    for said in event.added:
+        _look(gateway, said, event.installation)
+    gone = [store.repository_at("github", id_) for id_ in event.removed]
+    if event.uninstalled:
+        gone += [
+            each
+            for each in store.repositories()
+            if each.installation == event.installation and not each.parent
+        ]
+    why = "the App was uninstalled, or this repository was taken from it"
+    for known in filter(None, gone):
+        _look(gateway, adoption.said_of(known, event.owner), event.installation, why=why)
+    return Told(f"{len(event.added)} repositories added, {len(gone)} removed: they are looked at")
+
+
+def _look(
+    gateway: Gateway, said: ForgeRepository, installation: str, *, commit: str = "", why: str = ""
+) -> Told:
+    look = Look(
+        forge=said.forge,
+        forge_id=said.id,
+        said=msgspec.json.encode(said),
+        installation=installation,
+        commit=commit,
+        why=why,
+    )
+    if not gateway.store.ask_to_look(look):
+        raise Unavailable("too many repositories wait to be looked at: redeliver this later")
+    gateway.look.set()
+    return Told(f"{said.forge} is asked for {said.full_name} first: what is new there is released")

@@ -1,0 +1,129 @@
+"""Asks forges about repositories of which an event said something new, and acts on the answer: on
+what is so now, and not on what a delivery says, which may be late.
+
+A look that was asked for waits in the store until it was taken; whatever dies in between, it is
+taken again, with the same result. Where a forge has told us of no way to ask it (no token, and the
+repository is private), the event itself has to do: it was signed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from redis.exceptions import RedisError
+
+from core import logging, queues
+from core.errors import NotAllowed, NotFound, SlipwayError, Unavailable
+from core.models import Repository
+from core.store.forges import Look
+from forges import Forge
+from forges.events import ForgeRepository
+from gateway import adoption
+
+if TYPE_CHECKING:
+    from gateway.context import Gateway
+
+EVERY = 2.0
+"""Seconds between two looks into the list; at once when it is asked to."""
+FIRST, MOST = 2.0, 600.0
+"""Seconds until a forge that is away is asked again: twice as many each time."""
+ATTEMPTS = 12
+
+log = logging.get()
+
+
+def watch(gateway: Gateway) -> None:
+    """Runs for ever, in a thread of its own."""
+    while True:
+        try:
+            gateway.look.wait(EVERY)
+            gateway.look.clear()
+            for look in gateway.store.looks():
+                take(gateway, look)
+        except RedisError as error:
+            log.warning("looks_not_taken", reason=str(error))
+            time.sleep(EVERY)
+        except Exception:
+            log.exception("looks_not_taken")
+            time.sleep(EVERY)
+
+
+def take(gateway: Gateway, look: Look) -> None:
+    """Asks once, and forgets the look unless the forge is away."""
+    again = None
+    try:
+        _act(gateway, look, gateway.forge(look.forge))
+    except Unavailable as error:
+        again = _later(look, getattr(error, "retry_after", 0.0))
+        log.info("look_later", forge=look.forge, id=look.forge_id, reason=str(error))
+    except SlipwayError as error:  # a namespace that is somebody else's, say: the admin's to solve
+        log.warning("look_refused", forge=look.forge, id=look.forge_id, reason=str(error))
+    gateway.store.looked(look, again)
+
+
+def _later(look: Look, wait: float) -> Look | None:
+    if look.tries >= ATTEMPTS:
+        return None
+    pause = max(wait, min(FIRST * 2**look.tries, MOST) * random.uniform(0.8, 1.2))
+    return msgspec.structs.replace(look, due=time.time() + pause, tries=look.tries + 1)
+
+
+def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
+    store = gateway.store
+    said = msgspec.json.decode(look.said, type=ForgeRepository)
+    there = store.repository_at(look.forge, look.forge_id)
+    asked = there or _stranger(said, look)
+    try:
+        now = forge.describe(asked)
+        if asked.installation and not forge.installation(asked):
+            raise NotFound("no installation of the App has it any more")
+    except NotFound as error:
+        if there and not there.gone:
+            adoption.take_down(store, there, look.why or str(error))
+        return
+    except NotAllowed as error:
+        log.info("look_not_allowed", forge=look.forge, id=look.forge_id, reason=str(error))
+        if look.why:
+            if there and not there.gone:
+                adoption.take_down(store, there, look.why)
+            return
+        now = said
+    record = adoption.adopt(gateway, now, look.installation, there)
+    moved = there is not None and record.deploy_branch != there.deploy_branch
+    if look.commit or there is None or there.gone or moved:
+        _release(gateway, record, look.commit or _head(forge, record))
+
+
+def _head(forge: Forge, record: Repository) -> str:
+    """'': nobody can tell now; the sweep of branch heads will."""
+    try:
+        found = forge.head(record, f"refs/heads/{record.deploy_branch}")
+    except (NotAllowed, NotFound):
+        return ""
+    return found.commit if found else ""
+
+
+def _release(gateway: Gateway, record: Repository, commit: str) -> None:
+    if not commit or not record.deploy_branch:
+        log.info("repository_without_head", repository=record.key)
+        return
+    gateway.store.create_release(record, commit, record.deploy_branch)
+    queues.dispatch(gateway.store, record.key)
+
+
+def _stranger(said: ForgeRepository, look: Look) -> Repository:
+    """A repository that is not known yet, as far as its forge's client needs it."""
+    return Repository(
+        namespace=said.owner.lower(),
+        name=said.name,
+        source=said.forge,
+        full_name=said.full_name,
+        forge_id=said.id,
+        owner_id=said.owner_id,
+        deploy_branch=said.default_branch,
+        public=said.public,
+        installation=look.installation,
+    )

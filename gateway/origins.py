@@ -1,0 +1,72 @@
+"""What the builder asks about a forge's repository, with its own token: how it is opened for
+reading, and that the forge be asked anew. Keys and tokens of forges stay with the gateway; what it
+gives away opens one repository, for an hour at most where the forge can do that."""
+
+from __future__ import annotations
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from core import logging, names
+from core.errors import BadCredentials, NotFound, SlipwayError, Unavailable
+from core.models import Repository
+from core.store.forges import Look
+from gateway import adoption
+from gateway.auth import BUILDER, caller
+from gateway.context import Gateway, here
+
+bp = Blueprint("origins", __name__, url_prefix="/internal/repositories")
+log = logging.get()
+
+
+class Opened(msgspec.Struct):
+    """How a repository is fetched."""
+
+    authorization: str = ""
+    """Value of the HTTP header; empty: none is needed, or there is none to be had."""
+    trouble: str = ""
+    """Why there is none."""
+
+
+@bp.get("/<namespace>/<name>/credential")
+def credential(namespace: str, name: str) -> Response:
+    """``{authorization, trouble}``. 503 where the forge that would give it is away."""
+    gateway, repository = _asked(namespace, name)
+    opened = Opened()
+    try:
+        opened.authorization = gateway.forge(repository.source).clone_credential(repository)
+    except Unavailable:
+        raise
+    except SlipwayError as error:
+        opened.trouble = str(error)
+    return Response(
+        msgspec.json.encode(opened),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+@bp.post("/<namespace>/<name>/look")
+def look(namespace: str, name: str) -> Response:
+    """It could not be fetched: it may have another name by now, or be gone."""
+    gateway, repository = _asked(namespace, name)
+    parent = gateway.store.find_repository(repository.parent) if repository.parent else repository
+    if parent and parent.forge_id:
+        owner = parent.full_name.partition("/")[0]
+        said = adoption.said_of(parent, owner)
+        wanted = Look(forge=parent.source, forge_id=parent.forge_id, said=msgspec.json.encode(said))
+        gateway.store.ask_to_look(wanted)
+        gateway.look.set()
+    return Response(status=202)
+
+
+def _asked(namespace: str, name: str) -> tuple[Gateway, Repository]:
+    gateway = here()
+    if caller(gateway, request.headers.get("Authorization", "")) != BUILDER:
+        raise BadCredentials("invalid credentials")
+    names.namespace(namespace)
+    names.repository_name(name)
+    repository = gateway.store.repository(namespace, name)
+    if repository.source == "git":
+        raise NotFound(f"{repository.key} is of our own git remote: no forge has it")
+    return gateway, repository
