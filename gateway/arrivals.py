@@ -106,8 +106,9 @@ def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> 
 
 
 def _not_deployed(event: Push, deployed: str) -> Told:
-    what = "was deleted" if event.deleted else f"is not the default branch ({deployed})"
-    return Told(f"not deployed: {event.branch} {what}")
+    if event.deleted:
+        return Told(f"not deployed: {event.ref} was deleted")
+    return Told(f"not deployed: {event.branch} is not the default branch ({deployed})")
 
 
 def _family(gateway: Gateway, known: Repository) -> Iterable[Repository]:

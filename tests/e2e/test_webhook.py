@@ -283,7 +283,7 @@ def test_a_body_that_is_no_push_is_refused(hooked: Platform, forge: Forge, body:
     before = state(hooked, forge)
     answer = deliver(hooked, body)
     assert answer.status == 400
-    assert "the body is not a push event in JSON" in answer.text
+    assert "the body is not such an event in JSON" in answer.text
     assert "is the webhook's content type application/json?" in answer.text
     unharmed(hooked, forge, before)
 
@@ -340,7 +340,7 @@ def test_only_the_configured_forge_is_asked(
     "full_name",
     [
         *("../../etc", "a/../b", "a/b/c", "/b", "a/", "a", "a/b.git", "-a/b", "a/-b", "a b/c"),
-        *("a/b?x=1", "a/b#c", "a@evil.example/b", "a:x/b", "a\n/b", "a/b\x00", "a/" + "n" * 200),
+        *("a/b?x=1", "a/b#c", "a@evil.example/b", "a:x/b", "a\n/b", "a/b\x00", "a/" + "n" * 201),
     ],
 )
 def test_a_name_that_is_none_is_refused(hooked: Platform, forge: Forge, full_name: str) -> None:
@@ -360,6 +360,7 @@ def test_an_owner_who_is_somebody_else_is_refused(hooked: Platform, forge: Forge
     before = state(hooked, forge)
     payload = push("a" * 40)
     payload["repository"]["owner"]["id"] += 1
+    payload["repository"]["id"] += 1
     answer = deliver(hooked, payload)
     assert answer.status == 409
     assert OWNER in answer.text
