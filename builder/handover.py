@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from urllib.parse import urlencode
 
 import msgspec
 import requests
@@ -19,6 +20,15 @@ class Opened(msgspec.Struct, frozen=True):
 
     authorization: str = ""
     trouble: str = ""
+
+
+class HeadTold(msgspec.Struct, frozen=True):
+    """What a branch is at, as the forge told the gateway; see gateway/origins.py."""
+
+    commit: str = ""
+    etag: str = ""
+    unchanged: bool = False
+    by_git: bool = False
 
 
 PATIENCE = 60.0
@@ -42,13 +52,28 @@ def opened_by_gateway(settings: Settings, repository: Repository) -> Opened:
     return msgspec.json.decode(ask(settings, "GET", path), type=Opened)
 
 
+def head_by_gateway(settings: Settings, repository: Repository, etag: str) -> HeadTold:
+    """What the deployed branch is at, by the forge's API where it may be asked. Raises as ``ask``,
+    which is not patient: it is asked again anyway."""
+    path = f"/internal/repositories/{repository.key}/head?{urlencode({'etag': etag})}"
+    return msgspec.json.decode(ask(settings, "GET", path, patience=0.0), type=HeadTold)
+
+
 def have_looked_at(settings: Settings, repository: Repository) -> None:
     """Has the forge asked what became of a repository that cannot be fetched. Raises as ``ask``."""
     ask(settings, "POST", f"/internal/repositories/{repository.key}/look")
 
 
-def ask(settings: Settings, method: str, path: str, body: bytes | None = None) -> bytes:
-    """Asks the gateway with the builder's token, and again while it restarts; returns its answer.
+def ask(
+    settings: Settings,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    patience: float = PATIENCE,
+) -> bytes:
+    """Asks the gateway with the builder's token, and again while it restarts, for ``patience``
+    seconds; returns its answer.
 
     Raises:
         NotFound, Conflict: in the gateway's words.
@@ -58,7 +83,7 @@ def ask(settings: Settings, method: str, path: str, body: bytes | None = None) -
         "Authorization": f"Bearer {secret_file(settings.token_file)}",
         "Content-Type": "application/json",
     }
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     pause = 0.05
     with requests.Session() as session:
         session.trust_env = False  # the gateway is ours: no proxy, no .netrc
@@ -78,7 +103,7 @@ def ask(settings: Settings, method: str, path: str, body: bytes | None = None) -
                         raise kind(told)
                 if answer.status_code not in (502, 503, 504):
                     raise SlipwayError(f"the gateway refused {method} {path} with {trouble}")
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 raise Unavailable(
                     f"the gateway at {settings.base_url} did not take {method} {path}: {trouble}"
                 )

@@ -15,6 +15,7 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ T = TypeVar("T")
 _MAX_GROUPS = 22
 """Parts of a full name: GitLab nests groups twenty deep."""
 _PART = re.compile(r"[A-Za-z0-9_.][-A-Za-z0-9_.]{0,254}")
+_HISTORY, _HISTORY_SECONDS = 500, 30.0
+"""Commits that are looked back, and the time for it."""
 _MAX_PACKS = 50
 """Packs of a mirror before it is made anew: one commit at depth 1 is cheaper than to repack."""
 _MAX_LISTING = 64 * 2**20
@@ -245,6 +248,27 @@ class Mirror:
         kinds = ("--glob=refs/slipway/heads", "--glob=refs/slipway/tags")
         listing = run(git, url, "rev-list", *kinds)
         return re.findall(rf"^{prefix}[0-9a-f]*$", listing, re.MULTILINE)
+
+    def leads_to(self, url: str, older: str, newer: str, *, credential: str = "") -> bool:
+        """Whether ``older`` is in the history of ``newer``, as far back as is looked: in a
+        repository of its own, which has commits only and is removed.
+
+        Raises:
+            CheckoutFailed: as ``fetch``.
+        """
+        self.git_dir.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=".history-", dir=self.git_dir.parent) as name:
+            folder = Path(name)
+            plain = HardenedGit(folder, timeout=60)
+            plain.execute(["git", "init", "--quiet", "--bare", "--template=", str(folder)])
+            git = self._git(
+                url, folder, _MAX_LISTING, False, credential, self._check, _HISTORY_SECONDS
+            )
+            flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+            depth = (f"--depth={_HISTORY}", "--filter=tree:0")
+            run(git, url, "fetch", *flags, *depth, "--", url, f"{names.commit(newer)}:refs/newer")
+            known = plain.execute(["git", "rev-list", "refs/newer"])
+            return names.commit(older) in str(known).split()
 
     def has(self, commit: str) -> bool:
         """Whether the mirror has a commit, so that nothing is fetched for it."""

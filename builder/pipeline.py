@@ -30,7 +30,7 @@ from builder.source import Source
 from builder.templates import laid_out
 from builder.work import Job, Tools, show
 from core import failpoints
-from core.errors import CheckoutFailed, Unavailable
+from core.errors import CheckoutFailed, Conflict, Unavailable
 from core.models import Artifact, Build, Release, Repository, State
 from core.names import NO_COMMIT
 
@@ -168,6 +168,7 @@ def _at_head(
 ) -> tuple[Release, Source]:
     head = _head(mirror, where, release, tools)
     if head != release.commit:
+        _drop_stale(release, head, tools)
         release = tools.store.set_commit(release.id, head)
     return _fetched(mirror, where, release, tools)
 
@@ -190,10 +191,16 @@ def _fetched(
 def _head(mirror: Mirror, where: Origin, release: Release, tools: Tools) -> str:
     """The branch's head at the forge.
 
-    A forge may tell of a push before all its servers show it. Where the event's commit is new and
-    the head is one that was released before, it is asked again for ``LAG`` seconds.
+    A forge may tell of a push before all its servers show it. Where the event's commit is new, not
+    in the history of the head, and the head is one that was released before, it is asked again for
+    ``LAG`` seconds.
     """
     patience = time.monotonic() + LAG
+
+    @functools.cache
+    def stale() -> bool:
+        return mirror.leads_to(where.url, release.commit, head, credential=where.credential)
+
     while True:
         _, head = tools.steps.patiently(
             lambda: mirror.head(where.url, release.branch, credential=where.credential)
@@ -202,9 +209,23 @@ def _head(mirror: Mirror, where: Origin, release: Release, tools: Tools) -> str:
             return head
         known = tools.store.releases(release.namespace, release.repository, limit=20)
         earlier = {each.commit for each in known if each.number < release.number}
-        if head not in earlier or release.commit in earlier:
+        if head not in earlier or release.commit in earlier or stale():
             return head
         tools.steps.pause(1.0)
+
+
+def _drop_stale(release: Release, head: str, tools: Tools) -> None:
+    """Ends the release of an event that came late where the head, which is another commit, is live
+    already.
+
+    Raises:
+        Conflict: it was ended.
+    """
+    live = tools.store.live_release(f"{release.namespace}/{release.repository}")
+    if live and tools.store.release(live).commit == head and not tools.store.pinned(live):
+        told = f"{head[:7]}, which is the branch's head, is live already ({live})"
+        tools.store.move(release.id, _BUILDER, State.SUPERSEDED, told)
+        raise Conflict(told)
 
 
 def assemble(job: Job, source: Source, folder: Path, secret: Path, tools: Tools) -> Job:

@@ -26,6 +26,7 @@ from rq.worker_pool import WorkerPool
 import builder.jobs  # noqa: F401  # imported for the forks
 from builder import lease
 from builder.engines import engine_for
+from builder.forgeheads import ForgeHeads
 from builder.sweep import Sweep, Upkeep
 from core import cgroup, cores, logging, queues
 from core.alive import place
@@ -71,6 +72,7 @@ class BuildWorker(Worker):
             lambda: store.beat(f"worker:{self.name}", BEAT_LIFE, place()),
             Sweep(store).run,
             Upkeep(settings, store).run,
+            ForgeHeads(settings, store).run,
         ):
             threading.Thread(target=_again_and_again, args=(duty,), daemon=True).start()
         log.info("worker_started", pid=os.getpid())

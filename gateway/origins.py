@@ -8,7 +8,14 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from core import logging, names
-from core.errors import BadCredentials, NotFound, SlipwayError, Unavailable
+from core.errors import (
+    BadCredentials,
+    NotAllowed,
+    NotFound,
+    NotSupported,
+    SlipwayError,
+    Unavailable,
+)
 from core.models import Repository
 from core.store.forges import Look
 from gateway import adoption
@@ -18,6 +25,8 @@ from gateway.context import Gateway, here
 bp = Blueprint("origins", __name__, url_prefix="/internal/repositories")
 log = logging.get()
 
+MAX_ETAG = 200
+
 
 class Opened(msgspec.Struct):
     """How a repository is fetched."""
@@ -26,6 +35,34 @@ class Opened(msgspec.Struct):
     """Value of the HTTP header; empty: none is needed, or there is none to be had."""
     trouble: str = ""
     """Why there is none."""
+
+
+class HeadTold(msgspec.Struct):
+    """What a deployed branch is at."""
+
+    commit: str = ""
+    """Empty: there is no such branch, or it is ``unchanged``."""
+    etag: str = ""
+    """For the next question."""
+    unchanged: bool = False
+    by_git: bool = False
+    """The forge's API cannot be asked: git has to."""
+
+
+@bp.get("/<namespace>/<name>/head")
+def head(namespace: str, name: str) -> Response:
+    """``?etag=``, of the last answer. 503 where the forge is away, or has had enough of us."""
+    gateway, repository = _asked(namespace, name)
+    etag = request.args.get("etag", "")[:MAX_ETAG]
+    branch = repository.deploy_branch
+    reference = branch if repository.request else f"refs/heads/{branch}"
+    try:
+        found = gateway.forge(repository.source).head(repository, reference, etag)
+    except (NotAllowed, NotFound, NotSupported):
+        told = HeadTold(by_git=True)
+    else:
+        told = HeadTold(found.commit, found.etag) if found else HeadTold("", etag, unchanged=True)
+    return Response(msgspec.json.encode(told), content_type="application/json")
 
 
 @bp.get("/<namespace>/<name>/credential")

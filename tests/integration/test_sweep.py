@@ -8,9 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import psutil
@@ -19,12 +17,11 @@ import pytest
 from builder import lease
 from builder import sweep as module
 from builder.lease import Lease
-from builder.sweep import ATTEMPTS, Duty, Sweep, Upkeep
+from builder.sweep import ATTEMPTS, Duty, Sweep
 from core import cgroup, keys, queues
 from core.models import Repository, State
 from core.settings import Settings
 from core.store import Store
-from tests.e2e.forge import Forge, Project, serving
 from tests.waiting import until
 
 FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
@@ -100,124 +97,6 @@ def test_a_duty_is_one_workers(store: Store) -> None:
     time.sleep(0.15)
     assert second.mine(), "lost by silence"
     assert not first.mine()
-
-
-# Heads at forges.
-
-
-@pytest.fixture
-def forge(short_tmp: Path) -> Iterator[Forge]:
-    with serving(short_tmp / "forge") as there:
-        yield there
-
-
-@pytest.fixture
-def project(forge: Forge) -> Project:
-    return forge.repository("Alice/fns")
-
-
-@pytest.fixture
-def upkeep(settings: Settings, store: Store, forge: Forge) -> Callable[[], Upkeep]:
-    """A worker's upkeep, its first turn taken, as after a start."""
-
-    def turn() -> Upkeep:
-        store.redis.delete(keys.lock("upkeep"))
-        upkeep = Upkeep(replace(settings, github_url=forge.url), store)
-        upkeep.run()
-        return upkeep
-
-    return turn
-
-
-HUB = Repository(
-    namespace="alice",
-    name="fns",
-    source="github",
-    full_name="Alice/fns",
-    deploy_branch="master",
-    public=True,
-)
-
-
-def commits(store: Store) -> list[str]:
-    return [release.commit for release in store.releases("alice", "fns")]
-
-
-def test_an_event_that_was_lost_is_found_at_the_forge(
-    store: Store, project: Project, upkeep: Callable[[], Upkeep]
-) -> None:
-    store.save_repository(HUB)
-    old = project.commit({"x": "1"})
-    upkeep()
-    assert commits(store) == [old]
-    assert queues.waits_in_queue(store, store.releases("alice", "fns")[0].id, 1)
-    upkeep()
-    assert commits(store) == [old], "it has a release"
-    new = project.commit({"x": "2"})
-    upkeep()
-    assert commits(store) == [new, old]
-
-
-def test_a_head_that_failed_is_not_tried_for_ever(
-    store: Store, project: Project, upkeep: Callable[[], Upkeep]
-) -> None:
-    store.save_repository(HUB)
-    release = store.create_release(HUB, project.commit({"x": "1"}), "master")
-    store.move(release.id, [State.QUEUED], State.FAILED, "its own fault")
-    upkeep()
-    assert len(commits(store)) == 1
-
-
-def test_what_the_event_said_is_not_what_was_released(
-    store: Store, project: Project, upkeep: Callable[[], Upkeep]
-) -> None:
-    """The forge showed the old head as the build began, longer than it was asked again."""
-    store.save_repository(HUB)
-    old, new = project.commit({"x": "1"}), project.commit({"x": "2"})
-    release = store.create_release(HUB, new, "master")
-    store.move(release.id, [State.QUEUED], State.BUILDING)
-    store.set_commit(release.id, old)
-    upkeep()
-    assert commits(store) == [new, old]
-
-
-def test_an_older_commit_that_the_admin_released_stays(
-    store: Store, project: Project, upkeep: Callable[[], Upkeep]
-) -> None:
-    store.save_repository(HUB)
-    old, new = project.commit({"x": "1"}), project.commit({"x": "2"})
-    for commit, pinned in ((new, False), (old, True)):
-        release = store.create_release(HUB, commit, "master", again=True, pinned=pinned)
-        store.move(release.id, [State.QUEUED], State.FAILED)
-    upkeep()
-    assert commits(store) == [old, new]
-
-
-def test_a_forge_is_asked_now_and_then(
-    store: Store,
-    forge: Forge,
-    project: Project,
-    upkeep: Callable[[], Upkeep],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    forge.away = True
-    store.save_repository(HUB)
-    project.commit({"x": "1"})
-    mine = upkeep()
-    asked = len(forge.asked)
-    assert asked, "away: only logged"
-    forge.away = False
-    other = msgspec.structs.replace(HUB, name="other")
-    store.save_repository(other)  # its event has just come
-    for _ in range(3):
-        mine.run()
-    assert len(forge.asked) == asked
-    monkeypatch.setattr(module, "FORGE_EVERY", 0.0)
-    mine.run()
-    assert len(commits(store)) == 1
-    assert len(store.releases("alice", "other")) == 0, "one question a turn"
-    mine.run()
-    assert len(store.releases("alice", "other")) == 1
 
 
 # The worker that does it all.
