@@ -440,7 +440,7 @@ def _installation(github: GitHub, asked: Asked, repository: Repository) -> Answe
     raise Refused(404)
 
 
-def _conversion(github: GitHub, asked: Asked, code: str) -> Answer:
+def _conversion(github: GitHub, _: Asked, code: str) -> Answer:
     app = github.manifests.pop(code, None)
     if app is None:
         raise Refused(404)
