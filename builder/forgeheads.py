@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from builder.duty import Duty
-from builder.handover import head_by_gateway
+from builder.handover import have_looked_at, head_by_gateway
 from builder.mirror import Mirror, NoBranch, origin
 from core import logging, queues
-from core.errors import NotFound, SlipwayError
+from core.errors import CheckoutFailed, NotFound, SlipwayError
 from core.models import Release, Repository
 from core.names import NO_COMMIT
 from core.settings import Settings
@@ -111,11 +111,20 @@ class ForgeHeads:
             asked.failures = min(asked.failures + 1, 10)
             every = min(every * 2**asked.failures, max(every, _most(error)))
             log.warning("head_unknown", repository=repository.key, reason=str(error)[:300])
+            if isinstance(error, CheckoutFailed) and not error.retryable:
+                self._have_looked_at(repository)
         except Exception:
             log.exception("head_unknown", repository=repository.key)
         asked.due = max(asked.due + every, time.monotonic())
         if asked.back:
             asked.due = min(asked.due, asked.back_since + LAG)
+
+    def _have_looked_at(self, repository: Repository) -> None:
+        """It may have another name, or be gone, without an event that came through."""
+        try:
+            have_looked_at(self.settings, repository, patience=0.0)
+        except SlipwayError as error:
+            log.info("not_looked_at", repository=repository.key, reason=str(error)[:300])
 
     def _head(self, repository: Repository, asked: _Asked) -> tuple[str, str]:
         """(head, what to remember for the next question). '': it is the same as last time.

@@ -59,9 +59,11 @@ def head_by_gateway(settings: Settings, repository: Repository, etag: str) -> He
     return msgspec.json.decode(ask(settings, "GET", path, patience=0.0), type=HeadTold)
 
 
-def have_looked_at(settings: Settings, repository: Repository) -> None:
+def have_looked_at(
+    settings: Settings, repository: Repository, *, patience: float = PATIENCE
+) -> None:
     """Has the forge asked what became of a repository that cannot be fetched. Raises as ``ask``."""
-    ask(settings, "POST", f"/internal/repositories/{repository.key}/look")
+    ask(settings, "POST", f"/internal/repositories/{repository.key}/look", patience=patience)
 
 
 def ask(

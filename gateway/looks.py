@@ -18,16 +18,20 @@ from redis.exceptions import RedisError
 from core import logging, queues
 from core.errors import NotAllowed, NotFound, SlipwayError, Unavailable
 from core.models import Repository
+from core.store import Store
 from core.store.forges import Look
 from forges import Forge
 from forges.events import ForgeRepository
-from gateway import adoption
+from forges.github.app import stored_app
+from gateway import adoption, arrivals
 
 if TYPE_CHECKING:
     from gateway.context import Gateway
 
 EVERY = 2.0
 """Seconds between two looks into the list; at once when it is asked to."""
+APP_EVERY = 300.0
+"""Seconds between two questions where our App is installed: its events may be lost, too."""
 FIRST, MOST = 2.0, 600.0
 """Seconds until a forge that is away is asked again: twice as many each time."""
 ATTEMPTS = 12
@@ -37,10 +41,14 @@ log = logging.get()
 
 def watch(gateway: Gateway) -> None:
     """Runs for ever, in a thread of its own."""
+    due = 0.0
     while True:
         try:
             gateway.look.wait(EVERY)
             gateway.look.clear()
+            if time.monotonic() >= due:
+                due = time.monotonic() + APP_EVERY
+                compare_installations(gateway)
             for look in gateway.store.looks():
                 take(gateway, look)
         except RedisError as error:
@@ -49,6 +57,50 @@ def watch(gateway: Gateway) -> None:
         except Exception:
             log.exception("looks_not_taken")
             time.sleep(EVERY)
+
+
+def compare_installations(gateway: Gateway) -> None:
+    """Has everything looked at where what our GitHub App has is not what is known here."""
+    if not stored_app(gateway.settings).pem:
+        return
+    from forges.github.client import GitHub  # it brings what signs: only where there is an App
+
+    github = GitHub(gateway.settings)
+    store = gateway.store
+    known = {
+        each.forge_id: each
+        for each in store.repositories()
+        if each.source == "github" and not each.parent and not each.gone
+    }
+    there: dict[str, tuple[ForgeRepository, str]] = {}
+    try:
+        for each in github.installations():
+            if not each.suspended:
+                found = github.repositories(each.id)
+                there |= {said.id: (said, each.id) for said in found}
+    except SlipwayError as error:  # what is missing may only not have been told
+        log.warning("installations_unknown", reason=str(error))
+        return
+    for said, installation in there.values():
+        have = known.get(said.id)
+        if have is None or arrivals.differs(have, said, installation):
+            _ask(store, said, installation)
+    for have in known.values():
+        if have.installation and have.forge_id not in there:
+            said = adoption.said_of(have, have.full_name.partition("/")[0])
+            _ask(store, said, have.installation, why="the App has it no more")
+
+
+def _ask(store: Store, said: ForgeRepository, installation: str, why: str = "") -> None:
+    store.ask_to_look(
+        Look(
+            forge=said.forge,
+            forge_id=said.id,
+            said=msgspec.json.encode(said),
+            installation=installation,
+            why=why,
+        )
+    )
 
 
 def take(gateway: Gateway, look: Look) -> None:
@@ -92,8 +144,8 @@ def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
             return
         now = said
     record = adoption.adopt(gateway, now, look.installation, there)
-    moved = there is not None and record.deploy_branch != there.deploy_branch
-    if look.commit or there is None or there.gone or moved:
+    # Of one that is as it was, the events and the sweep tell.
+    if look.commit or there is None or record != there:
         _release(gateway, record, look.commit or _head(forge, record))
 
 

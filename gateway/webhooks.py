@@ -20,6 +20,7 @@ from core.settings import Settings
 from core.store.forges import Hook
 from forges import MAX_BODY, Webhooks
 from forges.events import Ping
+from forges.github.app import stored_app
 from forges.github.webhooks import GitHubWebhooks
 from gateway import arrivals
 from gateway.context import Gateway, here
@@ -83,6 +84,8 @@ def event(forge: str, hook: str) -> Response:
 
 def _secret(settings: Settings, forge: str) -> str:
     """Of the installation's own webhook; '' where there is none."""
+    if forge == "github" and not settings.github_webhook_secret:
+        return stored_app(settings).webhook_secret
     return {
         "github": settings.github_webhook_secret,
         "gitlab": settings.gitlab_webhook_secret,
