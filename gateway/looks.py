@@ -146,7 +146,8 @@ def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
     record = adoption.adopt(gateway, now, look.installation, there)
     # Of one that is as it was, the events and the sweep tell.
     if look.commit or there is None or record != there:
-        _release(gateway, record, look.commit or _head(forge, record))
+        changed = there is not None and record != there
+        _release(gateway, record, look.commit or _head(forge, record), again=changed)
 
 
 def _head(forge: Forge, record: Repository) -> str:
@@ -158,11 +159,13 @@ def _head(forge: Forge, record: Repository) -> str:
     return found.commit if found else ""
 
 
-def _release(gateway: Gateway, record: Repository, commit: str) -> None:
+def _release(gateway: Gateway, record: Repository, commit: str, *, again: bool) -> None:
+    """``again``: also where a release of the commit is under way, which may be failing just now
+    because it looks where the repository was."""
     if not commit or not record.deploy_branch:
         log.info("repository_without_head", repository=record.key)
         return
-    gateway.store.create_release(record, commit, record.deploy_branch)
+    gateway.store.create_release(record, commit, record.deploy_branch, again=again)
     queues.dispatch(gateway.store, record.key)
 
 
