@@ -25,6 +25,7 @@ from cli import (
     why,
 )
 from cli.deadletters import dead_letters
+from cli.forges import hook, owner
 from cli.variables import variables
 from core.errors import ConfigError, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import PREFIX, ROOT, Settings
@@ -355,6 +356,8 @@ for command in (
     backup.backup,
     backup.restore,
     restart.restart,
+    hook,
+    owner,
 ):
     main.add_command(command)
 
