@@ -79,12 +79,13 @@ def of_image(artifact: str, before: FunctionSpec) -> list[Change]:
 
 
 def of_configuration(now: FunctionSpec, before: FunctionSpec) -> list[Change]:
-    """How the artifact is run; of ``now`` also ``secret_versions`` count."""
+    """How the artifact is run; of ``now`` also ``secret_versions`` count, and of both what is
+    sealed: the same value sealed anew counts as a change, as nobody here can tell."""
     found = []
     for told, field in _FIELDS.items():
         one, other = _plain(getattr(before, field)), _plain(getattr(now, field))
         if told == "secrets":
-            one, other = before.secret_versions or one, now.secret_versions or other
+            one, other = _values(before) or one, _values(now) or other
         if one != other:
             names = _some(_differing(one, other))
             found.append(Change(kind=ChangeKind.CONFIGURATION, what=told, names=names))
@@ -129,6 +130,11 @@ def _plain(value: object) -> object:
     if isinstance(value, msgspec.Struct):
         value = msgspec.to_builtins(value)
     return value or None
+
+
+def _values(spec: FunctionSpec) -> dict[str, str]:
+    """Secret → which value it has, in the store or sealed."""
+    return {**(spec.secret_versions or {}), **(spec.sealed or {})}
 
 
 def _differing(one: object, other: object) -> Iterator[str]:

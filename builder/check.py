@@ -10,9 +10,10 @@ import posixpath
 import re
 from collections.abc import Mapping
 
-from builder.buildsecrets import Versions, stamp
+from builder.buildsecrets import stamp
 from builder.context import layout
 from builder.engines import BuildEngine
+from builder.ownsecrets import OwnSecrets
 from builder.source import TREE, Entry, Source, quoted
 from builder.templates import DOCKERFILE, Template
 from builder.templatesources import Templates
@@ -56,12 +57,12 @@ def check_stack(
     namespace: str,
     templates: Templates,
     engine: BuildEngine | None = None,
-    versions: Versions | None = None,
+    secrets: OwnSecrets | None = None,
     before: int = 0,
 ) -> int:
     """Looks up all that the stack file names: folders, files, templates, build options, secrets;
     and holds what it asks for against what is allowed here. ``engine`` adds what it knows,
-    ``versions`` which secrets there are; tests may leave them out.
+    ``secrets`` which of those there are; tests may leave them out.
 
     Returns the bytes of configuration that its functions have with ``before``, those of the stack
     files that were checked already.
@@ -86,13 +87,13 @@ def check_stack(
         before = len(mistakes)
         with telling(function, "namespace"):
             _own(function, namespace)
-        if versions:
+        if secrets:
             for name in function.secrets or ():
                 with telling(function, "secrets", name):
-                    versions([name])
+                    secrets.check([name])
             for id_ in function.build_secrets:
                 with telling(function, "build_secrets", id_):
-                    stamp(source, function, id_, versions)
+                    stamp(source, function, id_, secrets.of_build)
         if not function.skip_build:
             found = None
             with telling(function, "lang"):
@@ -113,6 +114,7 @@ def check_stack(
         with telling(function, "limits"):
             _cpus(function, settings)
         weights = {field: _weight(getattr(function, field)) for field in _WEIGHED}
+        weights["sealed"] = _weight(secrets.texts(function.secrets or ())) if secrets else 0
         weights["environment_file"] = 0
         for path in function.environment_file:
             if sum(weights.values()) <= MAX_CONFIGURATION:
@@ -122,7 +124,8 @@ def check_stack(
                     more = _weight(read_environment_file(data, path)) - len(data)
                     weights["environment_file"] += max(more, 0)
         total += sum(weights.values())
-        with telling(function, max(weights, key=lambda key: weights[key])):
+        heaviest = max(weights, key=lambda key: weights[key])
+        with telling(function, "secrets" if heaviest == "sealed" else heaviest):
             _bounded(function, sum(weights.values()), total)
         if engine and len(mistakes) == before:
             with telling(function, "image" if function.skip_build else "lang"):

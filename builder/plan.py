@@ -8,7 +8,6 @@ in the time of one.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,12 +16,14 @@ import msgspec
 from builder import buildsecrets, changes, folders
 from builder.check import check_stack, environment_file
 from builder.key import BuildKey, build_key
+from builder.ownsecrets import OwnSecrets, own_secrets
 from builder.source import Source
 from builder.stacks import Stacks, read_stacks
 from builder.templaterepositories import Repositories
 from builder.templates import DOCKERFILE
 from builder.templatesources import Templates
 from builder.work import Job, Tools, row_of
+from core import sealedfile
 from core.errors import Conflict, InvalidStack, Mistake, SlipwayError
 from core.models import Build, ChangeKind, FunctionSpec, Release
 from core.stackfile import Stack, StackFunction
@@ -46,13 +47,14 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
                 stack.path: Templates(source, stack, release.namespace, repositories)
                 for stack in found.stacks
             }
-            _check(release, source, found, templates, tools)
+            secrets = _secrets(release, source, found, tools)
+            _check(release, source, found, templates, secrets, tools)
             jobs = [
-                _job(release, function, source, stack, templates[stack.path], tools)
+                _job(release, function, source, stack, templates[stack.path], secrets, tools)
                 for stack in found.stacks
                 for function in stack.functions
             ]
-        jobs = _explained(_built_before(jobs, release, tools), release, source, tools)
+        jobs = _explained(_built_before(jobs, release, tools), release, source, secrets, tools)
         tools.store.save_rows(
             release.id,
             (row_of(job, Build.REUSED if job.reused else Build.PENDING) for job in jobs),
@@ -63,15 +65,26 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
         return jobs
 
 
+def _secrets(release: Release, source: Source, found: Stacks, tools: Tools) -> OwnSecrets:
+    """What its functions can name. Mistakes of the file of sealed ones are told with the others."""
+    repository = tools.store.repository(release.namespace, release.repository)
+    try:
+        return own_secrets(source, repository, tools.store)
+    except InvalidStack as error:
+        found.mistakes[sealedfile.NAME] += error.mistakes
+        found.refuse()
+        raise
+
+
 def _check(
     release: Release,
     source: Source,
     found: Stacks,
     templates: Mapping[str, Templates],
+    secrets: OwnSecrets,
     tools: Tools,
 ) -> None:
     """Tells all mistakes of all stack files at once."""
-    versions = functools.partial(tools.store.secret_versions, release.namespace)
     weight = 0
     for stack in found.stacks:
         if found.told >= MAX_TOLD:
@@ -84,7 +97,7 @@ def _check(
                 namespace=release.namespace,
                 templates=templates[stack.path],
                 engine=tools.engine,
-                versions=versions,
+                secrets=secrets,
                 before=weight,
             )
         except InvalidStack as error:
@@ -100,6 +113,7 @@ def _job(
     source: Source,
     stack: Stack,
     templates: Templates,
+    secrets: OwnSecrets,
     tools: Tools,
 ) -> Job:
     environment = dict(function.environment or {})
@@ -114,6 +128,7 @@ def _job(
         env_process=function.fprocess,
         env_vars=environment or None,
         secrets=function.secrets,
+        sealed=secrets.texts(function.secrets or ()) or None,
         labels=function.labels,
         annotations=function.annotations,
         constraints=function.constraints,
@@ -127,9 +142,8 @@ def _job(
     if not function.fprocess:
         spec = msgspec.structs.replace(spec, env_process=template.deployed_process)
     extra = dict(tools.engine.inputs(source, function, template, release.namespace, tools))
-    versions = functools.partial(tools.store.secret_versions, release.namespace)
     for id_ in function.build_secrets:
-        given = buildsecrets.stamp(source, function, id_, versions)
+        given = buildsecrets.stamp(source, function, id_, secrets.of_build)
         extra[f"{buildsecrets.INPUT} {id_}"] = given
     key = build_key(source, function, template, extra=extra)
     return Job(release=release, function=function, template=template, key=key, spec=spec)
@@ -175,7 +189,9 @@ def _built_before(jobs: Sequence[Job], release: Release, tools: Tools) -> list[J
     ]
 
 
-def _explained(jobs: Sequence[Job], release: Release, source: Source, tools: Tools) -> list[Job]:
+def _explained(
+    jobs: Sequence[Job], release: Release, source: Source, secrets: OwnSecrets, tools: Tools
+) -> list[Job]:
     """The same jobs, with what changed since what is live."""
     namespace = release.namespace
     live = tools.store.of_names(job.spec.function for job in jobs)
@@ -185,8 +201,7 @@ def _explained(jobs: Sequence[Job], release: Release, source: Source, tools: Too
         if (record := live.get(job.spec.function)) and record.spec.key not in ("", job.key.digest)
     }
     known = tools.store.inputs(namespace, sorted(changed))
-    secrets = sorted({name for job in jobs for name in job.spec.secrets or ()})
-    versions = tools.store.secret_versions(namespace, secrets) if secrets else {}
+    versions = secrets.versions(sorted({n for job in jobs for n in job.spec.secrets or ()}))
     done = []
     for job in jobs:
         record = live.get(job.spec.function)
@@ -200,7 +215,7 @@ def _explained(jobs: Sequence[Job], release: Release, source: Source, tools: Too
         else:
             found = changes.of_build(job.key, before, inputs, job.reused)
             found = changes.with_files(found, inputs, source, job.function)
-        its = {name: versions[name] for name in job.spec.secrets or ()} or None
+        its = {name: versions[name] for name in secrets.stored(job.spec.secrets or ())} or None
         now = msgspec.structs.replace(job.spec, secret_versions=its)
         found += changes.of_configuration(now, before)
         done.append(replace(job, why=tuple(found), since=record.release))

@@ -157,6 +157,7 @@ def _state(settings: Settings) -> Iterator[Finding]:
         settings.password_file,
         settings.token_file,
         settings.secrets_key,
+        settings.sealing_keys,
     ):
         try:
             found = path.stat()

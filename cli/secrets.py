@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 _namespace = click.option(
     "--namespace", "-n", default=DEFAULT_NAMESPACE, show_default=True, help="Whose it is."
 )
-_from_file = click.option(
+FROM_FILE = click.option(
     "--from-file", "-f", "file", default="-", metavar="FILE", help="File with the value [stdin]."
 )
-_verbatim = click.option(
+VERBATIM = click.option(
     "--verbatim", is_flag=True, help="Keep a newline at the end, which is dropped otherwise."
 )
 
@@ -36,23 +36,23 @@ def secret() -> None:
 @secret.command()
 @click.argument("name")
 @_namespace
-@_from_file
-@_verbatim
+@FROM_FILE
+@VERBATIM
 @click.pass_obj
 def create(context: Context, name: str, namespace: str, file: str, verbatim: bool) -> None:
     """Create a secret; its value is asked for, or read from a file or a pipe."""
-    _set(context, "POST", name, namespace, _value(file, verbatim=verbatim))
+    _set(context, "POST", name, namespace, read_value(file, verbatim=verbatim))
 
 
 @secret.command()
 @click.argument("name")
 @_namespace
-@_from_file
-@_verbatim
+@FROM_FILE
+@VERBATIM
 @click.pass_obj
 def update(context: Context, name: str, namespace: str, file: str, verbatim: bool) -> None:
     """Give a secret a new value; functions get it when they are deployed again."""
-    _set(context, "PUT", name, namespace, _value(file, verbatim=verbatim))
+    _set(context, "PUT", name, namespace, read_value(file, verbatim=verbatim))
 
 
 @secret.command(name="list")
@@ -88,8 +88,8 @@ def _set(context: Context, method: str, name: str, namespace: str, value: bytes)
         click.echo(client.say(method, "/system/secrets", body))
 
 
-def _value(file: str, *, verbatim: bool) -> bytes:
-    """Raises InvalidRequest: the file cannot be read."""
+def read_value(file: str, *, verbatim: bool) -> bytes:
+    """What was asked for, or is in the file or pipe. Raises InvalidRequest: it cannot be read."""
     if file == "-" and sys.stdin.isatty():
         return str(click.prompt("Value", hide_input=True)).encode()
     try:

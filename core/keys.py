@@ -49,6 +49,16 @@ SECRETS = f"{ROOT}:secrets"
 """hash ``<namespace>/<name>`` → JSON Sealed · gateway · until deleted: sealed with a key that lies
 outside of the store."""
 
+SEALING_KEYS = f"{ROOT}:sealing-keys"
+"""hash fingerprint → JSON PublishedKey: what values for git are sealed with · controller · as long
+as its private key lies on the controller's disk."""
+
+SEALING_WANTED = f"{ROOT}:sealing-keys:wanted"
+"""string (int) · gateway · for ever: the newest of these keys has at least this number."""
+
+SEALING_UNWANTED = f"{ROOT}:sealing-keys:unwanted"
+"""set of fingerprints whose private keys are to be deleted · gateway · until the controller has."""
+
 OBSERVED = f"{ROOT}:observed"
 """hash ``name.namespace`` → JSON Observed · controller · rewritten when it changes."""
 

@@ -415,6 +415,12 @@ class Repository(Struct, frozen=True):
         """Whether only those who may write to the repository decide what is in it."""
         return self.request is None or not self.request.fork
 
+    @property
+    def secrets_namespace(self) -> str:
+        """Whose secrets its functions have, those sealed in git as well: its own namespace's, or
+        where it is a preview the one's whose request that is."""
+        return self.parent.partition("/")[0] if self.request and self.parent else self.namespace
+
 
 class LogLine(Struct, frozen=True):
     """One line of a release's log."""

@@ -626,6 +626,11 @@ class Settings:
         return self.secrets_key_file or self.state / "secrets-key"
 
     @property
+    def sealing_keys(self) -> Path:
+        """Folder of the private keys that open what is sealed in git; for the runtime alone."""
+        return self.state / "sealing-keys"
+
+    @property
     def forges_folder(self) -> Path:
         """What we know ourselves by at forges: the App's key and secrets; not for the builder."""
         return self.state / "forges"

@@ -1,6 +1,7 @@
 """Who asks, and whether they may: the admin by HTTP Basic, the builder by its token.
 
-``/function/*``, ``/webhooks/*`` and ``/healthz`` are open; ``/internal/*`` has tokens of its own.
+``/function/*``, ``/webhooks/*``, ``/healthz`` and ``/sealing-key`` are open; ``/internal/*`` has
+tokens of its own.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
 from core.models import Repository
 from core.settings import Settings
 from core.store import Store
+from core.store.repositories import identified
 
 DEPLOY_BRANCHES = ("main", "master")
 _HOOK = """#!/bin/sh
@@ -100,7 +102,7 @@ def _create(settings: Settings, store: Store, namespace: str, name: str) -> Path
     for away in path.parent.glob(f".*~{path.name}"):
         _settle_aside(store, away)
     store.claim_namespace(
-        namespace, "git", Repository(namespace=namespace, name=name, source="git")
+        namespace, "git", identified(Repository(namespace=namespace, name=name, source="git"))
     )
     if (path / "HEAD").is_file():
         return path
@@ -240,9 +242,8 @@ def settle_deploy_branch(settings: Settings, store: Store, repository: Repositor
     for branch in DEPLOY_BRANCHES:
         if resolve(settings, repository, f"refs/heads/{branch}"):
             _run(settings, path, ["symbolic-ref", "HEAD", f"refs/heads/{branch}"])
-            repository = msgspec.structs.replace(repository, deploy_branch=branch)
-            store.save_repository(repository)
-            break
+            set_branch = partial(msgspec.structs.replace, deploy_branch=branch)
+            return store.change_repository(repository.key, set_branch)
     return repository
 
 

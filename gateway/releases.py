@@ -14,7 +14,7 @@ from core.errors import InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
 from core.settings import Settings
 from core.store import LogEnd, Store
-from gateway import bare
+from gateway import bare, sealing
 from gateway.context import Gateway, here
 from gateway.query import number
 from gateway.streams import decoded, guarded
@@ -140,20 +140,25 @@ def _commit(gateway: Gateway, repository: Repository, commit: str | None) -> tup
 
 
 def _with_secrets(store: Store, release: Release, artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """Writes into each function which versions of its secrets it is released with.
+    """Writes into each function where its secrets are, and which versions of those in the store it
+    is released with.
 
     What was handed over before keeps those it has, so that repeating it changes nothing.
 
     Raises:
         NotFound: naming a secret that the owner does not have.
+        InvalidRequest: see ``sealing.checked``.
     """
+    repository = store.repository(release.namespace, release.repository)
     before = {each.name: each.spec.secret_versions for each in store.artifacts(release.id)}
     done = []
     for each in artifacts:
+        spec = sealing.checked(store, repository, each.spec)
+        stored = [name for name in spec.secrets or () if name not in (spec.sealed or {})]
         versions = before.get(each.name) if before else None
-        if not before and each.spec.secrets:
-            versions = store.secret_versions(release.namespace, each.spec.secrets)
-        spec = msgspec.structs.replace(each.spec, secret_versions=versions)
+        if not before and stored:
+            versions = store.secret_versions(repository.secrets_namespace, stored)
+        spec = msgspec.structs.replace(spec, secret_versions=versions)
         done.append(msgspec.structs.replace(each, spec=spec))
     return done
 

@@ -10,7 +10,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from core import logging, names
-from core.errors import BadCredentials, Conflict, InvalidRequest, Unprocessable
+from core.errors import BadCredentials, Conflict, InvalidRequest, NotAllowed, Unprocessable
 from core.models import State
 from core.names import DEFAULT_NAMESPACE
 from core.sealing import SealingKey
@@ -93,7 +93,8 @@ def delete() -> Response:
 
 @bp.get("/internal/releases/<id_>/secrets")
 def of_release(id_: str) -> Response:
-    """``?name=…`` → JSON name → value in base64, of the release's namespace. For the builder."""
+    """``?name=…`` → JSON name → value in base64, of those that its repository has. For the
+    builder."""
     gateway = here()
     if caller(gateway, request.headers.get("Authorization", "")) != BUILDER:
         raise BadCredentials("invalid credentials")
@@ -103,8 +104,11 @@ def of_release(id_: str) -> Response:
     release = gateway.store.release(names.release_id(id_))
     if release.state not in (State.BUILDING, State.TESTING):
         raise Conflict(f"{id_} is {release.state}: its secrets are for its build alone")
+    repository = gateway.store.repository(release.namespace, release.repository)
+    if not repository.trusted:
+        raise NotAllowed(f"{id_} is of a request from a fork, which gets no secrets")
     key = SealingKey.read(gateway.settings.secrets_key)
-    values = gateway.store.secret_values(key, release.namespace, wanted)
+    values = gateway.store.secret_values(key, repository.secrets_namespace, wanted)
     log.info("build_secrets", release=id_, names=wanted)
     return Response(
         msgspec.json.encode(values),

@@ -41,6 +41,7 @@ from runtime.replicas import Replicas
 from runtime.rollbacks import Rollbacks
 from runtime.scaler import Scaler
 from runtime.schedules import Schedules
+from runtime.sealingkeys import SealingKeys
 from runtime.stopping import STOP_SECONDS, stop_all
 from runtime.telling import Telling
 from runtime.watch import Watch
@@ -80,6 +81,7 @@ class Controller:
         self.telling = Telling(store, self.replicas)
         self.scaler = Scaler(settings, store, provider, edge, collector)
         self.schedules = Schedules(settings, store)
+        self.sealing_keys = SealingKeys(settings.sealing_keys)
         self._news = threading.Event()
         self._stop = threading.Event()
         self._engine_away = False
@@ -108,6 +110,7 @@ class Controller:
                 partial(self.scaler.follow, self._stop),
                 partial(self.naps.measure, self._stop),
                 partial(self.schedules.follow, self._stop),
+                partial(self.sealing_keys.follow, self.store, self._stop),
             )
         ]
         for thread in threads:

@@ -2,6 +2,7 @@
 
     store.json                      core.store.snapshot: at one moment
     keys/<name>                     passwords, tokens and keys of the state folder
+    keys/sealing-keys/<fingerprint> what opens values that are sealed in git
     git/<namespace>/<name>.bundle   each repository of our own git remote, as git bundles it
 
 The store comes first and git after it: a commit that the store names is there, and what was pushed
@@ -21,6 +22,7 @@ import msgspec
 from core import keys
 from core.errors import ConfigError, SlipwayError
 from core.models import Repository, now
+from core.sealedbox import FINGERPRINT
 from core.settings import Settings
 from core.store.snapshot import Snapshot
 from gateway import bare
@@ -29,6 +31,7 @@ from supervisor.archive import CHUNK, Writer
 
 STORE = "store.json"
 KEYS = "keys/"
+SEALING_KEYS = "sealing-keys/"
 GIT, BUNDLE = "git/", ".bundle"
 
 
@@ -93,7 +96,7 @@ def own_repositories(snapshot: Snapshot) -> list[Repository]:
 def _write(settings: Settings, snapshot: Snapshot, writer: Writer) -> int:
     """Returns how many repositories it has."""
     writer.add(STORE, [msgspec.json.encode(snapshot)])
-    for name, path in key_files(settings).items():
+    for name, path in (key_files(settings) | _sealing_keys(settings)).items():
         if path.exists():  # each is made when it is first needed
             writer.add(KEYS + name, [path.read_bytes()])
     live = {each.repository: each.commit for each in snapshot.live}
@@ -106,6 +109,13 @@ def _write(settings: Settings, snapshot: Snapshot, writer: Writer) -> int:
         count += 1
         writer.add(f"{GIT}{repository.key}{BUNDLE}", _bundle(settings, path, wanted))
     return count
+
+
+def _sealing_keys(settings: Settings) -> dict[str, Path]:
+    """As ``key_files``: those that open what is sealed in git, as many as there are."""
+    folder = settings.sealing_keys
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {SEALING_KEYS + path.name: path for path in found if FINGERPRINT.fullmatch(path.name)}
 
 
 def _has_refs(settings: Settings, path: Path) -> bool:

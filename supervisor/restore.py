@@ -24,17 +24,29 @@ import redis
 from core import keys, names, queues
 from core.errors import ConfigError, InvalidRequest, Unavailable
 from core.models import Repository
+from core.sealedbox import FINGERPRINT
 from core.settings import Settings
 from core.store import Store, connect
 from core.store.snapshot import Snapshot, checked
 from gateway import bare
+from runtime.sealingkeys import read_key
 from supervisor import claims, ownstore
 from supervisor.archivereader import read
-from supervisor.backup import BUNDLE, GIT, KEYS, STORE, Made, key_files, own_repositories
+from supervisor.backup import (
+    BUNDLE,
+    GIT,
+    KEYS,
+    SEALING_KEYS,
+    STORE,
+    Made,
+    key_files,
+    own_repositories,
+)
 from supervisor.leftovers import Leftovers
 
 _LARGEST_STORE = 2**30
 _LARGEST_KEY = 4096
+_SEALING_KEY = re.compile(rf"{re.escape(KEYS + SEALING_KEYS)}({FINGERPRINT.pattern})")
 _REPOSITORY = re.compile(rf"{re.escape(GIT)}([^/]+)/([^/]+){re.escape(BUNDLE)}")
 
 
@@ -123,6 +135,8 @@ def _unpack(
             raw = _bounded(name, content, _LARGEST_STORE)
         elif name.startswith(KEYS) and name.removeprefix(KEYS) in known:
             found[name.removeprefix(KEYS)] = _bounded(name, content, _LARGEST_KEY)
+        elif match := _SEALING_KEY.fullmatch(name):
+            _put_sealing_key(beside, match[1], _bounded(name, content, _LARGEST_KEY))
         elif match := _REPOSITORY.fullmatch(name):
             key = f"{names.namespace(match[1])}/{names.repository_name(match[2])}"
             waiting[key] = bundles / str(len(waiting))
@@ -173,6 +187,16 @@ def _put_key(settings: Settings, beside: Settings, name: str, value: bytes, *, u
             f"{path} is not the key that the secrets of this backup are sealed with. Unset "
             "SLIPWAY_SECRETS_KEY_FILE to have the backup's own, or put the right file there"
         )
+
+
+def _put_sealing_key(beside: Settings, fingerprint: str, value: bytes) -> None:
+    """Raises InvalidRequest: it is not the key that it is called by."""
+    try:
+        read_key(value, fingerprint)
+    except ConfigError as error:
+        raise InvalidRequest(f"the backup has a damaged sealing key: {error}") from error
+    beside.sealing_keys.mkdir(mode=0o700, exist_ok=True)
+    _write(beside.sealing_keys / fingerprint, [value])
 
 
 def _content_of(path: Path) -> bytes:

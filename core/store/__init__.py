@@ -16,6 +16,7 @@ from core.store.pruning import Pruning
 from core.store.repositories import Repositories
 from core.store.retention import Retention
 from core.store.schedules import Schedules
+from core.store.sealingkeys import SealingKeys
 from core.store.secrets import Secrets
 from core.store.settled import Settled
 from core.store.sleeping import Sleeping
@@ -27,6 +28,7 @@ __all__ = ["BUILDERS", "LogEnd", "Store", "connect", "of_repository", "repositor
 
 
 class Store(
+    SealingKeys,
     Snapshots,
     Forges,
     Repositories,

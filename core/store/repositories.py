@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -11,6 +13,9 @@ from core import keys
 from core.errors import Conflict, NotFound
 from core.models import Repository
 from core.store.base import Base, encode, text
+
+_MAX_ANCESTORS = 4
+"""A preview of an environment of a repository has two."""
 
 
 class Repositories(Base):
@@ -52,6 +57,45 @@ class Repositories(Base):
                 pipe.hset(keys.FORGE_REPOSITORIES, _at_forge(repository), repository.key)
             pipe.execute()
 
+    def change_repository(self, key: str, change: Callable[[Repository], Repository]) -> Repository:
+        """Compare-and-set; returns it as it is then. Raises NotFound."""
+
+        def step(pipe: Pipeline) -> Repository:
+            found = self.find_repository(key)
+            if found is None:
+                raise NotFound(f"there is no repository {key}: push it first")
+            changed = change(found)
+            pipe.multi()
+            if changed != found:
+                pipe.hset(keys.REPOSITORIES, key, encode(changed))
+            return changed
+
+        return self._transaction(step, keys.REPOSITORIES)
+
+    def repository_id(self, repository: Repository) -> str:
+        """``<forge>:<the forge's id>`` of it, or of the one whose environment or preview it is:
+        what sealed values are bound to. It stays when the repository is renamed, and another one of
+        the same name has another. One of our own remote that was made before they had ids gets one
+        now.
+
+        Raises:
+            NotFound: it was deleted meanwhile.
+            Conflict: its forge never told its id.
+        """
+        for _ in range(_MAX_ANCESTORS):
+            if not repository.parent:
+                break
+            namespace, _, name = repository.parent.partition("/")
+            repository = self.repository(namespace, name)
+        if not repository.forge_id and repository.source == "git":
+            repository = self.change_repository(repository.key, identified)
+        if not repository.forge_id:
+            raise Conflict(
+                f"{repository.source} has not told yet which repository {repository.key} is: push "
+                "to it once, so that it does"
+            )
+        return f"{repository.source}:{repository.forge_id}"
+
     def repository_at(self, forge: str, id_: str) -> Repository | None:
         """What a forge's repository is here, by the forge's own id of it: however it is called now.
         None: nothing."""
@@ -77,6 +121,13 @@ class Repositories(Base):
     def repositories(self) -> list[Repository]:
         rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.REPOSITORIES))
         return [msgspec.json.decode(raw, type=Repository) for _, raw in sorted(rows.items())]
+
+
+def identified(repository: Repository) -> Repository:
+    """The same with an id, which those of our own remote get at random."""
+    if repository.forge_id:
+        return repository
+    return msgspec.structs.replace(repository, forge_id=secrets.token_hex(16))
 
 
 def _at_forge(repository: Repository) -> str:

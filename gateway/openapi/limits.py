@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from core import images, names, scaling
+from core.sealedbox import FINGERPRINT as FINGERPRINT_FORM
 from core.stackvalues import ENV_NAME
 from core.store.settled import MOST_DEAD
 from forges import known
@@ -35,6 +36,7 @@ COMMIT = _whole(names.COMMIT)
 RELEASE = _whole(names.RELEASE)
 ROLLBACK = _whole(names.ROLLBACK)
 CALL = _whole(MADE_ID)
+FINGERPRINT = _whole(FINGERPRINT_FORM)
 REPLICA = _whole(INSTANCE)
 FORGE: Limit = {"enum": list(known.NAMES)}
 LINES = {"minimum": -MOST_LINES, "maximum": MOST_LINES}

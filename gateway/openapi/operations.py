@@ -30,6 +30,7 @@ from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
 from gateway.rollbacks import Back
 from gateway.schedules import FunctionSchedule
+from gateway.sealing import HeldKey, SealingAddress, SealingKey
 from gateway.secrets import Given, Listed, Named
 from gateway.variables import Variables
 from gateway.webhooks import Noted
@@ -294,6 +295,78 @@ def _secrets() -> list[Operation]:
             body=Named,
             answers=(Answer(status=200, description="It is gone", media=TEXT),),
             errors=(400, 404, 413, 422),
+        ),
+    ]
+
+
+def _sealing() -> list[Operation]:
+    tag = "secrets"
+    return [
+        Operation(
+            method="GET",
+            path="/sealing-key",
+            id="getSealingKey",
+            tag=tag,
+            summary="The public key that values for git are sealed with",
+            who="open",
+            answers=(Answer(status=200, description="The key", type=SealingKey),),
+        ),
+        Operation(
+            method="GET",
+            path="/system/sealing-key",
+            id="getSealingAddress",
+            tag=tag,
+            summary="With what, and for which repository, a value is sealed",
+            query=(
+                Query(
+                    name="namespace",
+                    description="of the repository",
+                    limit=limits.LABEL,
+                    required=True,
+                ),
+                Query(
+                    name="repository",
+                    description="its name",
+                    limit=limits.REPOSITORY,
+                    required=True,
+                ),
+                Query(name="environment", description="of the repository, where it is for one"),
+            ),
+            answers=(Answer(status=200, description="Key and address", type=SealingAddress),),
+            errors=(400, 404, 409),
+        ),
+        Operation(
+            method="GET",
+            path="/system/sealing-keys",
+            id="listSealingKeys",
+            tag=tag,
+            summary="All public keys, and which functions need them",
+            answers=(Answer(status=200, description="The oldest first", type=list[HeldKey]),),
+        ),
+        Operation(
+            method="POST",
+            path="/system/sealing-keys",
+            id="rotateSealingKey",
+            tag=tag,
+            summary="Makes a new key to seal with; earlier ones go on opening",
+            answers=(
+                Answer(status=201, description="The new key", type=SealingKey),
+                Answer(status=202, description="It is made as soon as the controller runs."),
+            ),
+            errors=(409,),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/sealing-keys/{id}",
+            id="deleteSealingKey",
+            tag=tag,
+            summary="Deletes an old key: what is sealed with it never opens again",
+            named=limits.FINGERPRINT,
+            answers=(
+                Answer(status=204, description="It is gone"),
+                Answer(status=202, description="It goes as soon as the controller runs."),
+            ),
+            errors=(404, 409),
         ),
     ]
 
@@ -850,6 +923,7 @@ def _forges() -> list[Operation]:
 OPERATIONS = [
     *_functions(),
     *_secrets(),
+    *_sealing(),
     *_namespaces(),
     *_variables(),
     *_releases(),

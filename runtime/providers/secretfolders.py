@@ -14,7 +14,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from core import disk
@@ -25,13 +25,13 @@ from core.settings import Settings
 MAX_TOGETHER = 8 * 2**20
 """Bytes of all secrets of one function: each replica has a copy in the host's memory."""
 
-ReadSecrets = Callable[[str, Sequence[str]], Mapping[str, bytes]]
-"""(namespace, names) → values; see runtime.secrets."""
+ReadSecrets = Callable[[FunctionSpec], Mapping[str, bytes]]
+"""The values of a function's secrets by name; see runtime.secrets."""
 
 
-def no_secrets(namespace: str, names: Sequence[str]) -> Mapping[str, bytes]:
+def no_secrets(spec: FunctionSpec) -> Mapping[str, bytes]:
     """Of a provider that only looks and ends. Raises NotFound."""
-    raise NotFound(f"the secrets {', '.join(names)} of {namespace} are not read here")
+    raise NotFound(f"the secrets {', '.join(spec.secrets or ())} of {spec.function} are not read")
 
 
 def read_all(read: ReadSecrets, spec: FunctionSpec) -> Mapping[str, bytes]:
@@ -39,11 +39,11 @@ def read_all(read: ReadSecrets, spec: FunctionSpec) -> Mapping[str, bytes]:
 
     Raises:
         NotFound, ConfigError, Unavailable: see ``read``.
-        InvalidRequest: they are too large together.
+        InvalidRequest: as well, or they are too large together.
     """
     if not spec.secrets:
         return {}
-    values = read(spec.namespace, spec.secrets)
+    values = read(spec)
     if (size := sum(map(len, values.values()))) > MAX_TOGETHER:
         raise InvalidRequest(
             f"the secrets of {spec.function} have {size} bytes together, and {MAX_TOGETHER} are "

@@ -17,7 +17,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,11 +157,11 @@ class House:
         self._open.append(provider)
         return provider
 
-    def read_secrets(self, namespace: str, names: Sequence[str]) -> dict[str, bytes]:
-        for name in names:
-            if namespace != "demo" or name not in self.secrets:
-                raise NotFound(f"{namespace} has not the secret {name}")
-        return {name: self.secrets[name] for name in names}
+    def read_secrets(self, spec: FunctionSpec) -> dict[str, bytes]:
+        for name in spec.secrets or ():
+            if spec.namespace != "demo" or name not in self.secrets:
+                raise NotFound(f"{spec.namespace} has not the secret {name}")
+        return {name: self.secrets[name] for name in spec.secrets or ()}
 
     def spec(self, name: str = "echo", **more: Any) -> FunctionSpec:
         return FunctionSpec(name=name, namespace="demo", artifact=self.artifact, **more)

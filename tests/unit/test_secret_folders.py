@@ -80,7 +80,7 @@ def test_a_full_one_is_told_and_left_as_it_was(
 
 def test_too_much_together_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="8388609 bytes together"):
-        read_all(lambda _, names: dict.fromkeys(names, bytes(2**23 + 1)), SPEC)
+        read_all(lambda spec: dict.fromkeys(spec.secrets or (), bytes(2**23 + 1)), SPEC)
 
 
 def test_containers_get_none_where_their_users_cannot_have_them(

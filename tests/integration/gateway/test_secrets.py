@@ -25,6 +25,7 @@ from tests.integration.gateway.harness import BUILDER, Gateway, artifact, runnin
 SESAME = "Open Sesame 7f3a9c"
 SPACES = ("ann", "anna", "bob")
 
+NAMES_IT = FunctionSpec(name="fn", namespace="ann", artifact="x", secrets=["api-key"])
 Send = Callable[..., requests.Response]
 
 
@@ -296,19 +297,19 @@ def test_a_lost_or_wrong_key_is_told_and_nothing_is_lost(another: Gateway, store
         answer = another.call(method, path, json={**body, "name": name})
         assert (answer.status_code, f"{file} is not there" in answer.text) == (500, True)
     with pytest.raises(ConfigError, match="is not there"):
-        read("ann", ["api-key"])
+        read(NAMES_IT)
     assert not file.exists()
     for wrong, told in ((kept.swapcase(), "another key"), (b"rubbish\n", "no key for secrets")):
         file.write_bytes(wrong)
         with pytest.raises(ConfigError, match=f"(?s){told}.*|{file}.*{told}"):
-            read("ann", ["api-key"])
+            read(NAMES_IT)
     file.write_bytes(kept)
-    assert read("ann", ["api-key"]) == {"api-key": SESAME.encode()}
+    assert read(NAMES_IT) == {"api-key": SESAME.encode()}
     # Whoever has lost it for good deletes what it sealed, and begins anew.
     file.unlink()
     assert another.call("DELETE", path, json=body).status_code == 200
     assert another.call("POST", path, json=body).status_code == 201
-    assert read("ann", ["api-key"]) == {"api-key": SESAME.encode()}
+    assert read(NAMES_IT) == {"api-key": SESAME.encode()}
 
 
 def test_the_runtime_waits_for_a_store_that_is_away(another: Gateway) -> None:
@@ -316,5 +317,5 @@ def test_the_runtime_waits_for_a_store_that_is_away(another: Gateway) -> None:
     gone.redis.connection_pool.connection_kwargs["retry"] = None
     another.settings.secrets_key.write_text(base64.urlsafe_b64encode(bytes(32)).decode())
     with pytest.raises(SlipwayError) as told:
-        reader(another.settings, gone)("ann", ["api-key"])
+        reader(another.settings, gone)(NAMES_IT)
     assert told.value.retryable
