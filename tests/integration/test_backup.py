@@ -22,12 +22,14 @@ from redis.exceptions import RedisError
 from core import keys, queues
 from core.errors import ConfigError, InvalidRequest, SlipwayError, Unavailable
 from core.models import FunctionRecord, FunctionSpec, Repository, State, now
+from core.sealedbox import Place, decoded, seal
 from core.sealing import SealingKey
 from core.settings import ROOT, Settings
 from core.signing import secret_file
 from core.store import Store
 from core.store.snapshot import Snapshot
 from gateway import bare, heads
+from runtime.sealingkeys import SealingKeys
 from supervisor import archive, archivereader, backup, claims, ownstore, restore
 from supervisor.archive import MAGIC, MANIFEST, Writer
 from tests.integration.gateway.harness import commit, git_environment, go_live, head, repository
@@ -64,6 +66,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> House:
     settings = made.settings
     for path in backup.key_files(settings).values():
         secret_file(path, length=32)
+    held = SealingKeys(settings.sealing_keys)
     source = repository(folder / "work", {"stack.yml": "one"})
     made.live = head(source)
     with ownstore.started(settings, ENV) as store:
@@ -99,6 +102,12 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> House:
         store.redis.hset(keys.FUNCTIONS, spec.function, msgspec.json.encode(record))
         key = store.sealing_key(settings.secrets_key)
         store.create_secret(key, "openfaas-fn", "api-key", SESAME)
+        for number in (1, 2):
+            if number == 2:
+                store.want_new_sealing_key()
+            held.tend(store)
+            sealed = seal(decoded(store.sealing_key_of().key), place(store), SESAME)
+            (folder / "work" / f"sealed-{number}").write_text(sealed)
     return made
 
 
@@ -108,6 +117,10 @@ def house(made_once: House, short_tmp: Path) -> House:
     for name in ("state", "work"):
         shutil.copytree(made_once.settings.state.parent / name, short_tmp / name)
     return House(short_tmp, made_once)
+
+
+def place(store: Store) -> Place:
+    return Place("ann", store.repository_id(store.repository("ann", "fns")), "db-password")
 
 
 def push(source: Path, target: Path) -> None:
@@ -137,6 +150,12 @@ def as_it_was(house: House, settings: Settings) -> None:
             "ann/fns", "ann/never-pushed", "bob/fns",
         }  # fmt: skip
         assert store.namespaces() == ["ann", "bob"]
+        held = SealingKeys(settings.sealing_keys)
+        held.tend(store)
+        assert len(store.sealing_keys()) == 2, "none is made anew"
+        for number in (1, 2):
+            sealed = (house.file.parent / "work" / f"sealed-{number}").read_text()
+            assert held.open(sealed, place(store)) == SESAME
         with pytest.raises(SlipwayError, match="github"):
             store.claim_namespace("bob", "git")
         # What was live is asked for, though not the head; what failed is not tried again.
@@ -156,7 +175,7 @@ def as_it_was(house: House, settings: Settings) -> None:
         assert after.stat().st_mode & 0o777 == 0o600, name
     assert settings.state.stat().st_mode & 0o777 == 0o700
     assert {path.name for path in settings.state.iterdir()} <= {
-        *backup.key_files(settings), "git", "store", "lock", "parts", "run",
+        *backup.key_files(settings), "sealing-keys", "git", "store", "lock", "parts", "run",
     }  # fmt: skip
 
 
@@ -411,6 +430,18 @@ def test_a_release_without_a_record_is_told_and_hinders_no_backup(house: House) 
         assert [each.commit for each in store.releases("ann")] == [house.later]
 
 
+@pytest.mark.parametrize("name", ["0" * 16, "../x", "0" * 15, "x/" + "0" * 16, ".draft"])
+def test_a_sealing_key_that_is_none_or_has_another_s_name_is_refused(
+    house: House, name: str
+) -> None:
+    house.backup()
+    pieces = pieces_of(house)
+    (file, _) = house.settings.sealing_keys.iterdir()
+    for content in (file.read_bytes(), b"{}", b""):
+        data = written(house, {**pieces, f"keys/sealing-keys/{name}": content})
+        refused(house, data, "damaged sealing key|which a backup does not have")
+
+
 def test_a_key_that_is_missing_or_another_one_is_told(house: House) -> None:
     house.backup()
     own = house.elsewhere.state.parent / "work" / "own-key"
@@ -431,6 +462,7 @@ HELD = """
 import os, sys
 from pathlib import Path
 from core.settings import Settings
+from runtime.sealingkeys import SealingKeys
 from supervisor import archive, backup
 add = archive.Writer.add
 def slowly(self, name, data):
@@ -464,7 +496,7 @@ def test_a_killed_backup_leaves_no_half_file(house: House) -> None:
     process.stdout.close()
     assert house.file.read_bytes() == b"an earlier backup"
     house.backup()
-    assert len(pieces_of(house)) == 6
+    assert len(pieces_of(house)) == 8
     assert [each.name for each in house.file.parent.glob(".*")] == []
 
 

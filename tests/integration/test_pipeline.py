@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from builder import jobs, pipeline, plan
 from builder.engines.process import ProcessEngine
@@ -20,9 +21,11 @@ from builder.steps import ReleaseLog, Steps
 from builder.work import Job, Tools
 from core import queues
 from core.errors import Conflict, InvalidRequest, InvalidStack, Unavailable
-from core.models import Artifact, Build, Release, Repository, Resources, State
+from core.models import Artifact, Build, Release, Repository, Request, Resources, State
+from core.sealedbox import KEY_BYTES, KeyPair, Place, decoded, seal
 from core.settings import Settings
 from core.store import Store
+from runtime.sealingkeys import SealingKeys
 from tests.e2e.forge import Forge, Project, serving
 from tests.unit.repositories import BareRepository, Content
 
@@ -190,6 +193,81 @@ def test_the_owners_variables_and_secrets_reach_the_specification(
     assert (spec.limits, spec.requests) == (Resources(memory="64Mi"), Resources(cpu="100m"))
     store.set_variables("alice", {"HOW": "python3 b.py"})
     assert planned(settings, store, own, files)["fn"].spec.env_process == "python3 b.py"
+
+
+def with_secrets(names: str, sealed: str | None, more: str = "") -> dict[str, Content]:
+    fields = f"    lang: python3-http\n    handler: ./fn\n    secrets: {names}\n{more}"
+    files: dict[str, Content] = {"stack.yml": f"{ONE}  fn:\n{fields}", "fn/handler.py": DEF}
+    return files if sealed is None else files | {"sealed.yml": sealed}
+
+
+@pytest.fixture
+def text(settings: Settings, store: Store) -> str:
+    """A value that is sealed with the installation's key; for which place, a builder cannot see."""
+    SealingKeys(settings.sealing_keys).tend(store)
+    key = decoded(store.sealing_key_of().key)
+    return seal(key, Place("alice", "git:1", "key"), b"value")
+
+
+def test_what_a_commit_has_sealed_is_handed_on_as_it_is(
+    settings: Settings, store: Store, own: BareRepository, text: str
+) -> None:
+    store.claim_namespace("alice", "git")
+    stored = store.sealing_key(settings.secrets_key)
+    store.create_secret(stored, "alice", "other", b"value")
+    sealed = f"alice:\n  key: {text}\n  unused: {text}\nalice--staging:\n  gone: {text}\n"
+    spec = planned(settings, store, own, with_secrets("[key, other]", sealed))["fn"].spec
+    assert spec.sealed == {"key": text}
+    store.create_secret(stored, "alice", "key", b"of the store")
+    spec = planned(settings, store, own, with_secrets("[key, other]", sealed))["fn"].spec
+    assert spec.sealed == {"key": text}, "what is sealed counts before the store"
+    spec = planned(settings, store, own, with_secrets("[key, other]", None))["fn"].spec
+    assert spec.sealed is None
+
+
+def test_mistakes_of_what_is_sealed_are_told_before_anything_is_built(
+    settings: Settings, store: Store, own: BareRepository, text: str
+) -> None:
+    stranger = KeyPair(b"\7" * KEY_BYTES)
+    unknown = stranger.fingerprint
+    theirs = seal(stranger.public, Place("alice", "git:1", "key"), b"value")
+    of_staging = f"alice--staging:\n  key: {text}\n"
+    build = "    build_secrets: {token: key}\n"
+    for sealed, more, told in (
+        (of_staging, "", r"line 6: alice has not the secret key: .* 'slipway seal key --repo"),
+        (None, "", r"line 6: alice has not the secret key: .* 'slipway seal key --repository al"),
+        (
+            f"alice:\n  key: {theirs}\n",
+            "",
+            rf"key \(sealed.yml, line 2\) .* {unknown}",
+        ),
+        ("alice:\n  key: hunter2\n", "", r"sealed.yml has 1 mistake:\n  line 2: alice.key: it is"),
+        ("alice: [\n", "", "sealed.yml has 1 mistake:\n.*not YAML"),
+        (f"alice:\n  key: {text}\n", build, r"line 7: key is sealed \(sealed.yml, line 2\), which"),
+    ):
+        with pytest.raises(InvalidStack, match=told) as caught:
+            planned(settings, store, own, with_secrets("[key]", sealed, more))
+        assert "hunter2" not in str(caught.value)
+    link = with_secrets("[key]", None) | {"sealed.yml/x": ""}
+    with pytest.raises(InvalidStack, match=r"sealed.yml has 1 mistake:\n  it is a folder"):
+        planned(settings, store, own, link)
+
+
+def test_a_preview_has_what_is_sealed_for_its_parent_and_a_fork_s_nothing(
+    settings: Settings, store: Store, own: BareRepository, text: str
+) -> None:
+    files = with_secrets("[key]", f"alice:\n  key: {text}\nfoes:\n  key: {text}\n")
+    request = Request(number=1)
+    preview = replace_struct(OWN, parent="friends/fns", request=request)
+    store.save_repository(preview)
+    with pytest.raises(InvalidStack, match="friends has not the secret key"):
+        planned(settings, store, own, files)
+    store.save_repository(replace_struct(preview, parent="foes/fns"))
+    assert planned(settings, store, own, files)["fn"].spec.sealed == {"key": text}
+    fork = replace_struct(request, fork=True)
+    store.save_repository(replace_struct(preview, parent="foes/fns", request=fork))
+    with pytest.raises(InvalidStack, match="foes has not the secret key"):
+        planned(settings, store, own, files)
 
 
 def test_functions_of_several_stack_files_are_one_release(
