@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,12 @@ from core.sealedbox import Place
 from core.yamlnodes import MAX_BYTES
 
 if TYPE_CHECKING:
+    from cli.client import Client
     from cli.main import Context
 
+_PATIENCE = 10.0
+"""Seconds: the runtime looks every second."""
+_NONE = {"number": 0}
 _ENVIRONMENT = click.option(
     "--environment", "-e", default="", metavar="NAME", help="For this one of its environments."
 )
@@ -137,9 +142,14 @@ def show_(context: Context, repository: str, environment: str) -> None:
 def rotate(context: Context) -> None:
     """Make a new key to seal with; what is sealed with earlier ones goes on opening."""
     with context.client() as client:
-        told = client.say("POST", "/system/sealing-keys", {})
-    made = msgspec.json.decode(told, type=Address).fingerprint if told else ""
-    click.echo(made or "it is made as soon as the runtime runs: see 'slipway sealing-keys list'")
+        number = client.post("/system/sealing-keys", {})["number"]
+        deadline = time.monotonic() + _PATIENCE
+        while (newest := _newest(client))["number"] < number:
+            if time.monotonic() > deadline:
+                click.echo("it is made once the runtime runs: see 'slipway sealing-keys list'")
+                return
+            time.sleep(0.1)
+    click.echo(newest["fingerprint"])
 
 
 @sealing_keys.command()
@@ -151,6 +161,10 @@ def remove(context: Context, fingerprint: str) -> None:
         raise click.UsageError("a key is named by its 16 hex digits: see 'slipway sealing-keys'")
     with context.client() as client:
         client.change("DELETE", f"/system/sealing-keys/{fingerprint}", {})
+
+
+def _newest(client: Client) -> Any:
+    return max(client.get("/system/sealing-keys"), key=lambda each: each["number"], default=_NONE)
 
 
 def _ask(context: Context, repository: str, environment: str) -> Any:

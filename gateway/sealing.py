@@ -1,14 +1,13 @@
 """Keys for values that are sealed in git: the public one for everybody, which there are and a new
 one for the admin; and what a handed over function has sealed is checked.
 
-The gateway knows public keys alone. Private ones are made and deleted by the controller, which does
-what is wished in the store: the answer waits a moment for that.
+The gateway knows public keys alone. Private ones are made and deleted by the controller, within
+seconds of what is wished in the store.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -18,13 +17,10 @@ from core.errors import InvalidRequest, NotFound
 from core.models import FunctionSpec, Repository, Struct
 from core.sealedbox import FINGERPRINT
 from core.store import Store
-from gateway.context import Gateway, here
+from gateway.context import here
 
 bp = Blueprint("sealing", __name__)
 log = logging.get()
-
-PATIENCE = 5.0
-"""Seconds: the controller looks every second."""
 
 
 class SealingKey(Struct, frozen=True):
@@ -51,10 +47,19 @@ class SealingAddress(Struct, frozen=True):
 class HeldKey(SealingKey, frozen=True):
     """A key, and who needs it."""
 
+    number: int
+    """In the order in which they were made."""
     current: bool
     """Whether it is the one to seal with."""
     functions: list[str]
     """Live or staged, with values that are sealed with it."""
+
+
+class Wanted(Struct, frozen=True):
+    """What is asked for with ``POST /system/sealing-keys``."""
+
+    number: int
+    """Of the new key, at least."""
 
 
 @bp.get("/sealing-key")
@@ -97,6 +102,7 @@ def list_keys() -> Response:
                 fingerprint=each.fingerprint,
                 key=each.key,
                 created_at=each.created_at,
+                number=each.number,
                 current=each is found[-1],
                 functions=users.get(each.fingerprint, []),
             )
@@ -107,33 +113,21 @@ def list_keys() -> Response:
 
 @bp.post("/system/sealing-keys")
 def rotate() -> Response:
-    """A new key to seal with; what is sealed with earlier ones goes on opening. 201 with the new
-    one; 202: it is asked for, and is made as soon as the controller runs."""
-    gateway = here()
-    number = gateway.store.want_new_sealing_key()
+    """A new key to seal with; what is sealed with earlier ones goes on opening. Asked for twice
+    before the controller has made it, it is one."""
+    number = here().store.want_new_sealing_key()
     log.info("sealing_key_wanted", number=number)
-
-    def made() -> bool:
-        return any(each.number >= number for each in gateway.store.sealing_keys())
-
-    if not _within_patience(gateway, made):
-        return Response(status=202)
-    found = gateway.store.sealing_key_of()
-    told = SealingKey(fingerprint=found.fingerprint, key=found.key, created_at=found.created_at)
-    return _json(told, 201)
+    return _json(Wanted(number=number), 202)
 
 
 @bp.delete("/system/sealing-keys/<id_>")
 def delete(id_: str) -> Response:
-    """Deletes an old key for good: what is still sealed with it anywhere never opens again. 204: it
-    is gone; 202: the controller deletes it as soon as it runs."""
-    gateway = here()
+    """Deletes an old key for good: what is still sealed with it anywhere never opens again."""
     if not FINGERPRINT.fullmatch(id_):
         raise NotFound("a sealing key is named by its fingerprint of 16 hex digits")
-    gateway.store.drop_sealing_key(id_)
+    here().store.drop_sealing_key(id_)
     log.info("sealing_key_unwanted", fingerprint=id_)
-    gone = _within_patience(gateway, lambda: id_ not in gateway.store.sealing_wishes().unwanted)
-    return Response(status=204 if gone else 202)
+    return Response(status=202)
 
 
 def checked(store: Store, repository: Repository, spec: FunctionSpec) -> FunctionSpec:
@@ -177,16 +171,6 @@ def _check(
             f"installation does not have: seal it with 'slipway seal {name} --repository "
             f"{repository.key}'"
         )
-
-
-def _within_patience(gateway: Gateway, check: Callable[[], bool]) -> bool:
-    """Whether it comes true while somebody waits."""
-    deadline = time.monotonic() + PATIENCE
-    while not check():
-        if time.monotonic() > deadline or not gateway.alive():
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _json(value: object, status: int = 200) -> Response:

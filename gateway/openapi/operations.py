@@ -30,7 +30,7 @@ from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
 from gateway.rollbacks import Back
 from gateway.schedules import FunctionSchedule
-from gateway.sealing import HeldKey, SealingAddress, SealingKey
+from gateway.sealing import HeldKey, SealingAddress, SealingKey, Wanted
 from gateway.secrets import Given, Listed, Named
 from gateway.variables import Variables
 from gateway.webhooks import Noted
@@ -349,10 +349,7 @@ def _sealing() -> list[Operation]:
             id="rotateSealingKey",
             tag=tag,
             summary="Makes a new key to seal with; earlier ones go on opening",
-            answers=(
-                Answer(status=201, description="The new key", type=SealingKey),
-                Answer(status=202, description="It is made as soon as the controller runs."),
-            ),
+            answers=(Answer(status=202, description="The controller makes it", type=Wanted),),
             errors=(409,),
         ),
         Operation(
@@ -362,10 +359,7 @@ def _sealing() -> list[Operation]:
             tag=tag,
             summary="Deletes an old key: what is sealed with it never opens again",
             named=limits.FINGERPRINT,
-            answers=(
-                Answer(status=204, description="It is gone"),
-                Answer(status=202, description="It goes as soon as the controller runs."),
-            ),
+            answers=(Answer(status=202, description="The controller deletes it"),),
             errors=(404, 409),
         ),
     ]

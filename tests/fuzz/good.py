@@ -25,6 +25,8 @@ CLAIMED = "claimed"
 """A namespace whose function of that name belongs to a repository."""
 MOVED = "moved"
 """A repository with something to go back to."""
+SEALING = "sealing"
+"""A repository with an id, which values can be sealed for."""
 CALL = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 """Id of an asynchronous call that waits."""
 LETTER = "2c5f39cb-30b2-42e3-994e-1127e4ddb538"
@@ -112,7 +114,7 @@ def signature(body: bytes) -> str:
 
 
 def good_requests(
-    waiting: Release, building: Release, rolling: Rollback
+    waiting: Release, building: Release, rolling: Rollback, old_key: str
 ) -> dict[str, list[Request]]:
     """Operation → requests that make each of the successes that it describes, and conflicts."""
     name = {"name": KNOWN}
@@ -137,6 +139,8 @@ def good_requests(
         "createSecret": Request(body={"name": "new", "value": "v"}),
         "updateSecret": Request(body={"name": KNOWN, "value": "v"}),
         "deleteSecret": Request(body={"name": KNOWN}),
+        "getSealingAddress": Request(query={"namespace": KNOWN, "repository": SEALING}),
+        "deleteSealingKey": Request(path={"id": old_key}),
         "listNamespaces": Request(),
         "createNamespace": Request(body={"name": "new", **marked}),
         "createNamedNamespace": Request(path={"name": "new"}, body={"name": "new", **marked}),

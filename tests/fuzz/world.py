@@ -34,8 +34,10 @@ from core.store import Store, connect
 from core.store.base import encode
 from core.store.calls import Answered
 from core.store.forges import new_hook
+from core.store.repositories import identified
 from gateway.prune import PARTS
 from runtime.schedules import Schedules
+from runtime.sealingkeys import SealingKeys
 from tests.fuzz.good import (
     CALL,
     CLAIMED,
@@ -45,6 +47,7 @@ from tests.fuzz.good import (
     LETTER,
     MOVED,
     OWNER,
+    SEALING,
     SECRET,
     good_requests,
 )
@@ -134,8 +137,9 @@ class Function(BaseHTTPRequestHandler):
         pass
 
 
-def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Release, Rollback]:
-    """Returns a release that waits, one that is being built, and a rollback that is under way."""
+def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Release, Rollback, str]:
+    """Returns a release that waits, one that is being built, a rollback that is under way, and the
+    fingerprint of an old sealing key."""
     for namespace in (EMPTY, KNOWN, CLAIMED):
         store.claim_namespace(namespace, "git")
     store.set_variables(KNOWN, {KNOWN: "v"})
@@ -177,7 +181,15 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     for name in (MOVED, "rolling"):
         for functions in (["before"], ["before", "after"]):
             go_live(store, _release(store, name), [f"{name}-{each}" for each in functions])
-    return waiting, building, store.create_rollback(KNOWN, "rolling")
+    store.save_repository(
+        identified(Repository(namespace=KNOWN, name=SEALING, source="git", deploy_branch="main"))
+    )
+    held = SealingKeys(gateway.settings.sealing_keys)
+    held.tend(store)
+    old = store.sealing_key_of().fingerprint
+    store.want_new_sealing_key()
+    held.tend(store)
+    return waiting, building, store.create_rollback(KNOWN, "rolling"), old
 
 
 def _calls(gateway: Gateway, store: Store) -> None:

@@ -251,3 +251,15 @@ def test_what_was_before_and_cannot_be_read_fails_no_build(tmp_path: Path) -> No
         (told,) = changes.with_files(BUILD, {"handler": before}, source, FN)
         assert told.names == []
         assert source.read("fn/a", 9) == b"2"
+
+
+def test_a_value_that_is_sealed_anew_or_from_now_on_is_told_by_its_name() -> None:
+    spec = FunctionSpec(name="f", namespace="alice", artifact="x", secrets=["a", "b"])
+    stored = msgspec.structs.replace(spec, secret_versions={"a": "1", "b": "1"})
+    half = msgspec.structs.replace(spec, secret_versions={"a": "1"}, sealed={"b": "sealed:1:x"})
+    anew = msgspec.structs.replace(half, sealed={"b": "sealed:1:y"})
+    assert changes.of_configuration(half, half) == []
+    for before, now in ((stored, half), (half, anew), (half, stored)):
+        (change,) = changes.of_configuration(now, before)
+        assert (change.what, change.names) == ("secrets", ["b"])
+        assert "sealed:" not in str(change)
