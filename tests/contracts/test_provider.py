@@ -28,6 +28,7 @@ from core.bundle import PREFIX, Bundle
 from core.errors import InvalidRequest, NotFound, NotSupported
 from core.models import FunctionSpec, Resources
 from core.sandbox import SECRETS, Cell, Process, Sandbox
+from core.sealedbox import KEY_BYTES, MAX_VALUE, KeyPair, Place, seal
 from core.settings import Settings
 from engine.client import Engine
 from runtime.providers import Instance, Phase, Provider
@@ -147,6 +148,8 @@ class House:
         self.settings = settings
         self.secrets: dict[str, bytes] = {}
         """Of the namespace demo, as the store would have them."""
+        self.asked: FunctionSpec | None = None
+        """The last one whose secrets were read."""
         self._make = make
         self._open: list[Provider] = []
         self.artifact = ""
@@ -158,6 +161,7 @@ class House:
         return provider
 
     def read_secrets(self, spec: FunctionSpec) -> dict[str, bytes]:
+        self.asked = spec
         for name in spec.secrets or ():
             if spec.namespace != "demo" or name not in self.secrets:
                 raise NotFound(f"{spec.namespace} has not the secret {name}")
@@ -482,6 +486,20 @@ def test_a_changed_secret_is_for_what_starts_after_it(house: House) -> None:
     ]
     assert values == ["old", "new", "new"]
     assert first.revision == again.revision != later.revision
+
+
+def test_what_is_sealed_reaches_the_reader_and_is_found_again_as_it_is(house: House) -> None:
+    place = Place("demo", "git:1", "api-key")
+    public = KeyPair(b"\1" * KEY_BYTES).public
+    sealed = {"api-key": seal(public, place, b"x" * MAX_VALUE), "other": seal(public, place, b"y")}
+    spec = house.spec(secrets=sorted(sealed), sealed=sealed, repository_id="git:1")
+    house.secrets = {"api-key": b"opened", "other": b"as well"}
+    instance = house.provider().start(spec)
+    assert house.asked == spec
+    assert ask(instance, f"/secret?path={SECRETS}/api-key")["value"] == "opened"
+    (found,) = house.provider().instances()
+    assert found.spec == spec
+    assert found.revision == spec.revision
 
 
 def test_secrets_go_with_the_instance_and_leftovers_at_the_next_start(house: House) -> None:

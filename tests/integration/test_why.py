@@ -27,6 +27,7 @@ from core.models import (
     ChangeKind,
     FunctionRecord,
     FunctionRow,
+    FunctionSpec,
     LogLine,
     Repository,
     State,
@@ -259,7 +260,7 @@ def test_a_value_that_is_sealed_anew_or_from_now_on_is_told_by_its_name() -> Non
     half = msgspec.structs.replace(spec, secret_versions={"a": "1"}, sealed={"b": "sealed:1:x"})
     anew = msgspec.structs.replace(half, sealed={"b": "sealed:1:y"})
     assert changes.of_configuration(half, half) == []
-    for before, now in ((stored, half), (half, anew), (half, stored)):
-        (change,) = changes.of_configuration(now, before)
+    for before, after in ((stored, half), (half, anew), (half, stored)):
+        (change,) = changes.of_configuration(after, before)
         assert (change.what, change.names) == ("secrets", ["b"])
         assert "sealed:" not in str(change)
