@@ -39,7 +39,7 @@ class SealingAddress(Struct, frozen=True):
     key: str
     created_at: str
     namespace: str
-    """Of the repository, or of its environment."""
+    """Of the repository, or of its environment; of a preview the one whose secrets it has."""
     repository_id: str
     """``<forge>:<the forge's id>``."""
 
@@ -75,10 +75,11 @@ def public_key() -> Response:
 def address() -> Response:
     """``?namespace=&repository=&environment=``: with what a value for a repository is sealed."""
     gateway = here()
-    space = names.namespace(request.args.get("namespace", ""))
+    owner = names.namespace(request.args.get("namespace", ""))
     name = names.repository_name(request.args.get("repository", ""))
     environment = request.args.get("environment", "")
-    repository = gateway.store.repository(space, name)
+    repository = gateway.store.repository(owner, name)
+    space = repository.secrets_namespace
     found = gateway.store.sealing_key_of()
     return _json(
         SealingAddress(

@@ -133,6 +133,12 @@ def test_a_repository_s_address(gateway: Gateway, store: Store, fns: Repository)
         "ann--staging",
         found["repositoryId"],
     )
+    child = Repository(namespace="ann--staging", name="fns", source="git", parent=fns.key)
+    preview = msgspec.structs.replace(child, namespace="ann--pr-5", request=Request(number=5))
+    for each, space in ((child, "ann--staging"), (preview, "ann")):
+        store.save_repository(each)
+        its = gateway.call("GET", path, params={"namespace": each.namespace, "repository": "fns"})
+        assert its.json() == {**found, "namespace": space}
     for params, status in (
         ({"namespace": "ann", "repository": "gone"}, 404),
         ({"namespace": "ann"}, 400),
