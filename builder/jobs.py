@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from builder import pipeline
 from builder.lease import Lease, LeaseLost
+from builder.meter import Meter
 from builder.steps import ReleaseLog, Steps
 from builder.work import Tools
 from core import failpoints, logging, queues
@@ -36,7 +37,8 @@ def build_release(id_: str) -> None:
         try:
             release = store.release(id_)
             if release.state.with_builder:
-                with Lease(store, id_) as lease:
+                owner = store.owner_of(release.namespace)
+                with Lease(store, id_) as lease, Meter(store, owner):
                     failpoints.at("job-begun")
                     _build(id_, settings, store, lease)
         except (Conflict, NotFound, LeaseLost) as error:

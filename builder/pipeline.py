@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from builder import buildsecrets, diskbound, folders
+from builder import allowance, buildsecrets, diskbound, folders
 from builder.changes import in_words
 from builder.context import write_context
 from builder.giterrors import NotServed, NotThere
@@ -59,6 +59,8 @@ def build_release(release: Release, tools: Tools) -> None:
 
 
 def _build(release: Release, repository: Repository, tools: Tools) -> tuple[Release, list[Job]]:
+    # Whoever may not deploy may still take down, which comes before.
+    allowance.admit(tools.settings, tools.store, release, repository)
     diskbound.check(tools.settings, tools.store, tools.steps.check)
     with (
         folders.making(tools.settings.state / folders.WORK) as folder,

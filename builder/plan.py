@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import msgspec
 
-from builder import buildsecrets, changes, folders
+from builder import allowance, buildsecrets, changes, folders
 from builder.check import check_stack, environment_file
 from builder.key import BuildKey, build_key
 from builder.ownsecrets import OwnSecrets, own_secrets
@@ -102,6 +102,7 @@ def _check(
             )
         except InvalidStack as error:
             found.mistakes[stack.path] += error.mistakes
+    allowance.check(tools.settings, tools.store, release, found, templates)
     found.refuse()
     functions = [function for stack in found.stacks for function in stack.functions]
     tools.store.check_claims(release, {each.name: each.takes_over for each in functions})

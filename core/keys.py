@@ -42,6 +42,9 @@ VARIABLES = f"{ROOT}:variables"
 """hash namespace → JSON object: what its stack files' ``${NAME}`` stand for · gateway · as long as
 there are any."""
 
+POLICY = f"{ROOT}:policy"
+"""string (JSON Held) · gateway · as long as SLIPWAY_POLICY is set: the last good policy."""
+
 FUNCTIONS = f"{ROOT}:functions"
 """hash ``name.namespace`` → JSON FunctionRecord · store · for ever: the desired state."""
 
@@ -218,6 +221,12 @@ def inputs(namespace: str) -> str:
     """hash build key → JSON object, the named inputs that it was made of · builder · as long as the
     same key of ``artifacts``."""
     return f"{ROOT}:namespace:{namespace}:inputs"
+
+
+def built_seconds(owner: str, month: str) -> str:
+    """string (seconds) · builder · 62 days after the last build: how long builds of an owner took
+    in a month, such as ``2026-01``."""
+    return f"{ROOT}:namespace:{owner}:built-seconds:{month}"
 
 
 def delivery(forge: str, id_: str) -> str:

@@ -305,7 +305,12 @@ class Release(Struct, frozen=True):
     @property
     def number(self) -> int:
         """Order of creation: a higher number is a newer release."""
-        return int(self.id[1:].split("-", 1)[0])
+        return number_of(self.id)
+
+
+def number_of(release: str) -> int:
+    """``Release.number``, of its id."""
+    return int(release[1:].split("-", 1)[0])
 
 
 class RollbackState(StrEnum):

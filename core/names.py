@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 
 from core.errors import InvalidRequest
 
@@ -64,6 +65,24 @@ def derived_namespace(owner: str, suffix: str) -> str:
     if not suffix or "--" in suffix:
         raise InvalidRequest(f"{_shown(suffix)} cannot follow '--' in a namespace")
     return namespace(f"{owner}--{suffix}")
+
+
+def is_of(space: str, owner: str) -> bool:
+    """Whether a namespace is an owner's: its own, or one that is derived from it."""
+    first, mark, suffix = space.partition("--")
+    if first == owner:
+        return True
+    cut = bool(mark and suffix and "--" not in suffix)
+    return cut and derived_namespace(owner, suffix) == space
+
+
+def owner_of(space: str, known: Collection[str]) -> str:
+    """The owner whose namespace ``space`` is, or is derived from. ``known``: all namespaces that
+    are held, among which one is looked for whose name was cut."""
+    owner, mark, _ = space.partition("--")
+    if not mark or owner in known:
+        return owner
+    return next((each for each in sorted(known) if is_of(space, each)), owner)
 
 
 def repository_name(value: str) -> str:

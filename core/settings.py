@@ -41,6 +41,10 @@ _IN_URL = re.compile(r"(//[^/:]*:).*(?=@)|([?&]password=)[^&]*")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
 
 
+POLICY_IN_GIT = re.compile(r"git:([a-z0-9-]+)/([A-Za-z0-9_.-]+):([^/\0].*)")
+"""Namespace, repository, path."""
+
+
 def size(text: str) -> int:
     """``128Mi``, ``1G``, ``65536``, ``1e9`` → bytes, as Kubernetes writes quantities."""
     number = rf"({_QUANTITY})(?:e([+-]?[0-9]{{1,2}})|\s*([kmgt]i?)?b?)"
@@ -104,6 +108,16 @@ def _number(low: float, high: float) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _policy(text: str) -> str:
+    url = urlsplit(text) if text.startswith(("http://", "https://")) else None
+    if not (POLICY_IN_GIT.fullmatch(text) or text.startswith("/") or (url and url.hostname)):
+        message = (
+            "write a file's absolute path, an http(s) URL, or git:<namespace>/<repository>:<path>"
+        )
+        raise ValueError(message)
+    return text
 
 
 def _decimal(text: str) -> float:
@@ -411,7 +425,7 @@ class Settings:
     )
     policy: str = _setting(
         "",
-        str,
+        _policy,
         "who may deploy, and how much: a file, a URL, or `git:<namespace>/<repository>:<path>` of "
         "Slipway's own remote; unset: everybody whose events are signed",
     )

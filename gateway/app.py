@@ -26,6 +26,7 @@ from gateway import (
     openapi,
     origins,
     owners,
+    policy,
     problems,
     prune,
     releases,
@@ -81,6 +82,7 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         deadletters,
         metrics,
         openapi,
+        policy,
         prune,
     ):
         app.register_blueprint(part.bp)
@@ -89,6 +91,9 @@ def create_app(settings: Settings, store: Store) -> Gateway:
     def begin() -> None:
         app.waking.start()
         threading.Thread(target=metrics.keep, args=[app], name="metrics", daemon=True).start()
+        threading.Thread(
+            target=policy.watch, args=[settings, store], name="policy", daemon=True
+        ).start()
         threading.Thread(
             target=prune.watch, args=[settings, store], name="prune", daemon=True
         ).start()

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 from flask import Blueprint, Response, request
 
 from core import bundle, logging, names, scaling, schedules
 from core.deployments import spec_of
-from core.errors import InvalidRequest, NotFound, NotSupported
+from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
 from core.models import FunctionRecord, FunctionSpec
 from core.names import DEFAULT_NAMESPACE
 from core.openfaas import Alert, Alerts, FunctionDeletion, FunctionDeployment, Scale
 from core.settings import Settings
+from gateway import policy
 from gateway.context import here
 from gateway.streams import decoded
 
@@ -65,7 +67,9 @@ def scale(name: str) -> Response:
         raise InvalidRequest(
             f"replicas is {given.replicas}: a function has from 0 to {scaling.MAX_REPLICAS}"
         )
-    here().store.scale(function, lambda _: given.replicas)
+    gateway = here()
+    check = partial(policy.check_scale, gateway)
+    gateway.store.scale(function, lambda _: given.replicas, check)
     log.info("function_scaled", function=function, replicas=given.replicas)
     return Response(status=202)
 
@@ -78,13 +82,16 @@ def alert() -> Response:
         raise InvalidRequest(f"alerts: {len(alerts)} at once, and {MAX_ALERTS} are the most")
     functions = [_alerted(number, each) for number, each in enumerate(alerts)]
     missing = []
+    kind: type[NotFound | NotAllowed] = NotFound
+    check = partial(policy.check_scale, here())
     for number, (function, each) in enumerate(zip(functions, alerts, strict=True)):
         try:
-            here().store.scale(function, _step(firing=each.status == "firing"))
-        except NotFound as error:
+            here().store.scale(function, _step(firing=each.status == "firing"), check)
+        except (NotFound, NotAllowed) as error:
             missing.append(f"[{number}] {error}")
+            kind = type(error)
     if missing:
-        raise NotFound("\n".join(missing))
+        raise kind("\n".join(missing))
     return Response(status=200)
 
 
@@ -99,6 +106,7 @@ def _deploy(*, update: bool) -> Response:
         if gpus:
             raise NotSupported("functions get no GPUs here: leave them out of limits and requests")
         _runs_here(gateway.settings, spec)
+        policy.check_deploy(gateway, spec)
 
     record = gateway.store.deploy(spec, update=update, check=check)
     log.info("function_deployed", function=spec.function, revision=record.spec.revision)

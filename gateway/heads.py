@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from core import logging, names, queues
 from core.errors import Conflict, NotFound
 from core.models import Release, Repository
-from core.settings import Settings
+from core.settings import POLICY_IN_GIT, Settings
 from core.store import Store
 from gateway import bare
 
@@ -76,6 +76,8 @@ def compare(settings: Settings, store: Store) -> None:
     for repository in store.repositories():
         if repository.source != "git" or not repository.deploy_branch:
             continue
+        if repository.key == policy_repository(settings):  # which is read, and not deployed
+            continue
         try:
             known = store.head(repository.key)  # first: what is pushed meanwhile is newer
             head = local_head(settings, repository) or _deleted(settings, repository, known)
@@ -89,6 +91,12 @@ def compare(settings: Settings, store: Store) -> None:
             raise
         except Exception as error:  # one repository's trouble is not the others'
             log.warning("head_unknown", repository=repository.key, reason=str(error))
+
+
+def policy_repository(settings: Settings) -> str:
+    """Key of the repository that has the installation's policy, or ''."""
+    match = POLICY_IN_GIT.fullmatch(settings.policy)
+    return f"{match[1]}/{match[2]}" if match else ""
 
 
 def _deleted(settings: Settings, repository: Repository, known: str) -> str:

@@ -17,9 +17,9 @@ from core import failpoints, names, queues
 from core.errors import InvalidRequest, Unavailable
 from core.models import Release, Repository, State
 from core.store import LogEnd
-from gateway import bare, heads
+from gateway import bare, heads, policy
 from gateway.context import Gateway, here
-from gateway.progress import closing, follow, printable
+from gateway.progress import closing, follow, printable, printable_lines
 from gateway.pushes import Push
 from gateway.streams import guarded, whole
 
@@ -61,6 +61,9 @@ def pushed(namespace: str, repository: str) -> Response:
     if deployed is None:
         told.append("slipway: stored, nothing to deploy")
         return _text(iter(_shown(told)))
+    if known.key == heads.policy_repository(gateway.settings):
+        told += _policy(gateway)
+        return _text(iter(_shown(told)))
     commit = deployed.new
     if deployed.deleted:
         told.append(f"{deployed.branch}: deleted; all functions of {known.key} are taken down")
@@ -81,6 +84,17 @@ def pushed(namespace: str, repository: str) -> Response:
         )
         return _text(iter(told))
     return _text(_progress(gateway, push, release, told), give_back)
+
+
+def _policy(gateway: Gateway) -> Iterator[str]:
+    """What became of the policy that was just pushed: nothing of its repository is deployed."""
+    held = policy.look(gateway.settings, gateway.store)
+    if held is None or not held.trouble:
+        yield "slipway: the policy is in force"
+        return
+    yield from printable_lines(held.trouble)
+    stays = "the one before stays in force" if held.policy else "nobody may deploy"
+    yield f"slipway: the policy is NOT taken: {stays}"
 
 
 def read_updates(body: bytes | bytearray) -> list[Update]:
@@ -114,6 +128,8 @@ def not_deployed(updates: list[Update], deploy_branch: str) -> Iterator[str]:
 def _begun(gateway: Gateway, release: Release, repository: Repository) -> str:
     line = f"release {release.id} of {repository.key}"
     if release.state is State.QUEUED:
+        if closed := gateway.store.policy(gateway.settings.policy).closed:
+            return f"{line}: waits: {closed}"
         other = gateway.store.turn(repository.key)
         if other and other != release.id:
             return f"{line}: waits for {other}"

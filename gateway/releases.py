@@ -14,7 +14,7 @@ from core.errors import InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
 from core.settings import Settings
 from core.store import LogEnd, Store
-from gateway import bare, sealing
+from gateway import bare, policy, sealing
 from gateway.context import Gateway, here
 from gateway.query import number
 from gateway.streams import decoded, guarded
@@ -121,7 +121,8 @@ def put_artifacts(id_: str) -> Response:
     release = gateway.store.release(id_)
     _check(gateway, release, body)
     functions = _with_secrets(gateway.store, release, body.functions)
-    staged = gateway.store.put_artifacts(id_, body.commit, functions)
+    allowed = policy.check_release(gateway, release, (each.spec for each in functions))
+    staged = gateway.store.put_artifacts(id_, body.commit, functions, allowed)
     failpoints.at("artifacts-put")
     log.info("artifacts", release=id_, functions=len(body.functions))
     return _json(staged)

@@ -26,7 +26,7 @@ from core.readiness import tell_ready
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import BUILDERS, Store, connect
-from runtime import housekeeping, secrets, usage, waking, watch
+from runtime import housekeeping, policy, secrets, usage, waking, watch
 from runtime.edge import Edge, Route, make_edge
 from runtime.edge.collector import Collector
 from runtime.housekeeping import Housekeeping
@@ -358,7 +358,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     key = secret_file(settings.state / "spec-key", length=32).encode()
     store = Store(connect(settings.store_url))
-    provider = make_provider(settings, key, secrets.reader(settings, store))
+    provider = make_provider(
+        settings, key, secrets.reader(settings, store), policy.reader(settings, store)
+    )
     if sys.argv[1:] in (["--stop-all"], ["--stop-all-now"]):
         now = sys.argv[1] == "--stop-all-now"
         try:

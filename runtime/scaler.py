@@ -18,10 +18,11 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from redis.exceptions import RedisError
 
-from core import logging, scaling
+from core import bounds, logging, scaling
 from core.errors import SlipwayError
 from core.models import FunctionRecord
 from core.scaling import Rule
@@ -137,6 +138,7 @@ class Scaler:
         edge: Edge,
         collector: Collector | None,
     ) -> None:
+        self._settings = settings
         self._sleeps = settings.scale_zero
         self._store = store
         self._provider = provider
@@ -209,13 +211,20 @@ class Scaler:
                 if to != history.record.replicas:
                     decided.append((history.record, to))
         for record, to in decided:
-            if self._store.rescale(record, to):
+            done = self._store.rescale(record, to, partial(self._most, record))
+            if done is not None:
                 log.info(
                     "function_scaled",
                     function=record.spec.function,
                     was=record.replicas,
-                    replicas=to,
+                    replicas=done,
                 )
+
+    def _most(self, record: FunctionRecord) -> int:
+        """How many replicas its owner's policy leaves for it."""
+        owner = self._store.owner_of(record.spec.namespace)
+        policy = self._store.policy(self._settings.policy).of(owner)
+        return bounds.most_replicas(self._settings, self._store, policy, record.spec)
 
     def _requests(self, functions: Collection[str]) -> Mapping[str, tuple[int, int]]:
         """All there were, and of these by 429, which without an edge is not known."""

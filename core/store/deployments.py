@@ -64,7 +64,7 @@ class Deployments(Functions, Secrets):
             return record
 
         watched = (keys.FUNCTIONS, keys.NAMESPACES, keys.SECRETS)
-        return self._transaction(change, *watched)
+        return self._transaction(change, *watched, keys.STAGING, keys.POLICY)
 
     def delete_function(self, function: str) -> None:
         """Removes it from the desired state. Raises NotFound, or Conflict: a repository's."""
@@ -77,15 +77,24 @@ class Deployments(Functions, Secrets):
 
         self._transaction(change, keys.FUNCTIONS)
 
-    def scale(self, function: str, to: Callable[[FunctionRecord], int]) -> None:
-        """Sets how many replicas there shall be. Raises NotFound."""
+    def scale(
+        self,
+        function: str,
+        to: Callable[[FunctionRecord], int],
+        check: Callable[[FunctionRecord], object] = lambda _: None,
+    ) -> None:
+        """Sets how many replicas there shall be. ``check`` is called last, with the record as it
+        is to be, and may refuse by raising. Raises NotFound."""
 
         def change(pipe: Pipeline) -> None:
             before = self._record(function)
+            after = msgspec.structs.replace(before, replicas=to(before))
+            if after.replicas > before.replicas:
+                check(after)
             pipe.multi()
-            self._put(pipe, msgspec.structs.replace(before, replicas=to(before)))
+            self._put(pipe, after)
 
-        self._transaction(change, keys.FUNCTIONS)
+        self._transaction(change, keys.FUNCTIONS, keys.STAGING, keys.POLICY)
 
     def settle(self, spec: FunctionSpec) -> bool:
         """Forgets what served before ``spec``; False if the function was changed meanwhile."""

@@ -15,9 +15,8 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import Conflict, NotFound
-from core.models import FunctionRow, Release, Repository, State, now
+from core.models import FunctionRow, Release, Repository, State, now, number_of
 from core.store.base import (
-    Base,
     decided,
     encode,
     first,
@@ -29,13 +28,14 @@ from core.store.base import (
 )
 from core.store.logs import LogEnd
 from core.store.parts import BUILDERS
+from core.store.policies import Policies
 
 DELIVERY_SECONDS = 7 * 24 * 3600
 LOG_SECONDS = 30 * 24 * 3600
 """Life of the log of a release that was decided."""
 
 
-class Releases(Base):
+class Releases(Policies):
     def release(self, id_: str) -> Release:
         """Raises NotFound."""
         raw, rows = self._pipeline(
@@ -168,11 +168,16 @@ class Releases(Base):
         return self._transaction(change, *watched)
 
     def take_turn(self, repository: str) -> str:
-        """Gives the waiting release of a repository its turn; returns its id, or ''."""
+        """Gives the waiting release of a repository its turn, where its owner's policy lets it
+        be built now; returns its id, or ''."""
 
         def change(pipe: Pipeline) -> str:
             waiting = pipe.get(keys.waiting(repository))
-            if pipe.get(keys.turn(repository)) or not waiting:
+            if (
+                pipe.get(keys.turn(repository))
+                or not waiting
+                or not self._may_begin(pipe, repository, text(waiting))
+            ):
                 pipe.multi()
                 return ""
             pipe.multi()
@@ -245,6 +250,30 @@ class Releases(Base):
         self.redis.hset(keys.rows(id_), row.name, encode(row))
 
     # Inside
+
+    def _may_begin(self, pipe: Pipeline, repository: str, release: str) -> bool:
+        """Whether the policy is known, and the owner has a place to build: the release that has
+        waited longest takes it, whichever of the owner's repositories it is of."""
+        held = self.held_policy()
+        if held is None:
+            return True
+        if held.policy is None:
+            return False
+        owner = self.owner_of(repository.partition("/")[0])
+        most = held.policy.of(owner).concurrent_builds
+        if most is None:
+            return True
+        own = self._repositories_of(owner)
+        turns, waits = [keys.turn(each) for each in own], [keys.waiting(each) for each in own]
+        pipe.watch(keys.REPOSITORIES, *turns, *waits)  # type: ignore[no-untyped-call]  # redis-py
+        found = [text(each) for each in cast("list[bytes]", pipe.mget(turns + waits))]
+        building, waiting = found[: len(own)], found[len(own) :]
+        before = [
+            id_
+            for turn, id_ in zip(building, waiting, strict=True)
+            if id_ and not turn and number_of(id_) < number_of(release)
+        ]
+        return len(before) + sum(map(bool, building)) < most
 
     @staticmethod
     def _add(pipe: Pipeline, fresh: Release, *, pinned: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import msgspec
@@ -40,23 +40,31 @@ class Sleeping(Functions):
 
         return self._transaction(change, keys.FUNCTIONS)
 
-    def rescale(self, seen: FunctionRecord, replicas: int) -> bool:
-        """Sets how many replicas there shall be; False: the function is not as it was ``seen`` any
-        more, so that nothing was done."""
+    def rescale(
+        self,
+        seen: FunctionRecord,
+        replicas: int,
+        most: Callable[[], int] = lambda: scaling.MAX_REPLICAS,
+    ) -> int | None:
+        """Sets how many replicas there shall be, and returns that: no more than ``most``, where
+        there are to be more. None: there is no place for more, or the function is not as it was
+        ``seen`` any more, so that nothing was done."""
         function = seen.spec.function
 
-        def change(pipe: Pipeline) -> bool:
+        def change(pipe: Pipeline) -> int | None:
             record = self.function(function)
+            to = replicas
+            if record == seen and to > seen.replicas:
+                to = max(min(to, most()), seen.replicas)
             pipe.multi()
-            if record != seen:
-                return False
-            pipe.hset(
-                keys.FUNCTIONS, function, encode(msgspec.structs.replace(seen, replicas=replicas))
-            )
+            if record != seen or to == seen.replicas:
+                return None
+            after = msgspec.structs.replace(seen, replicas=to)
+            pipe.hset(keys.FUNCTIONS, function, encode(after))
             pipe.publish(keys.WAKE, b"")
-            return True
+            return to
 
-        return self._transaction(change, keys.FUNCTIONS)
+        return self._transaction(change, keys.FUNCTIONS, keys.STAGING, keys.POLICY)
 
     def forwarding(self, gateway: str, requests: Mapping[str, int]) -> None:
         """So many requests a gateway forwards to these functions now, which holds for ``HOLDS``

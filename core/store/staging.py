@@ -7,7 +7,7 @@ between finds ``switched`` set and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -27,8 +27,16 @@ from core.store.releases import Releases
 
 
 class Staging(Releases, Functions):
-    def put_artifacts(self, id_: str, commit: str, artifacts: Sequence[Artifact]) -> Release:
+    def put_artifacts(
+        self,
+        id_: str,
+        commit: str,
+        artifacts: Sequence[Artifact],
+        check: Callable[[], object] = lambda: None,
+    ) -> Release:
         """Hands a built commit over for staging: all its functions at once. Idempotent.
+
+        ``check`` is called last, and may refuse by raising: nothing is staged or deployed between.
 
         Raises:
             Conflict: another commit, superseded or cancelled meanwhile, or a function's name
@@ -51,6 +59,7 @@ class Staging(Releases, Functions):
             newer, older = self._others_in_staging(release)
             if newer:
                 raise Conflict(f"{newer.id} of the same repository is newer and came first")
+            check()
             pipe.multi()
             for other in older:
                 self._write(pipe, moved(other, State.SUPERSEDED, f"{id_} came after it"))
@@ -60,7 +69,8 @@ class Staging(Releases, Functions):
             pipe.delete(keys.turn(key))
             return staged
 
-        return self._transaction(change, keys.release(id_), keys.FUNCTIONS, keys.STAGING)
+        watched = (keys.FUNCTIONS, keys.STAGING, keys.POLICY)
+        return self._transaction(change, keys.release(id_), *watched)
 
     def staging(self) -> list[Release]:
         """Releases in state ``staging``, oldest first."""

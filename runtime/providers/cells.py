@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from core.bundle import HOME, LAYER_MOUNTS, Bundle, bundle_folder, layer_folder
@@ -16,6 +17,8 @@ from core.sandbox import PATH, Cell, Mount
 from core.settings import Settings, cpus, size
 
 Number = TypeVar("Number", int, float)
+IsQuiet = Callable[[str], bool]
+"""Whether functions of a namespace are kept from the outside world by its owner's policy."""
 
 _OWN = ("LISTEN_", "OPENFAAS_NAME")
 """Beginnings of variables that a function cannot set for itself; neither can it set HOME."""
@@ -104,6 +107,16 @@ def variables(
         "HOME": "/tmp",
         "PATH": joined(base["PATH"], own.get("PATH")),
     }
+
+
+def nobody_is_quiet(_: str) -> bool:
+    """For who has no policy to ask."""
+    return False
+
+
+def held_to(settings: Settings, spec: FunctionSpec, is_quiet: IsQuiet) -> Settings:
+    """The settings as they hold for one function. Raises what ``is_quiet`` raises."""
+    return replace(settings, egress=False) if is_quiet(spec.namespace) else settings
 
 
 def reaches_out(settings: Settings, spec: FunctionSpec) -> bool:

@@ -44,7 +44,13 @@ from core.sandbox import (
 )
 from core.settings import Settings
 from runtime.providers import Instance, always, never
-from runtime.providers.cells import cell_of, memory_limit
+from runtime.providers.cells import (
+    IsQuiet,
+    cell_of,
+    held_to,
+    memory_limit,
+    nobody_is_quiet,
+)
 from runtime.providers.output import Output, make_pipe
 from runtime.providers.processes import Processes
 from runtime.providers.records import Record, Records
@@ -71,6 +77,7 @@ class ProcessProvider:
         key: bytes,
         sandbox: Sandbox | None = None,
         read_secrets: ReadSecrets = no_secrets,
+        is_quiet: IsQuiet = nobody_is_quiet,
     ) -> None:
         """``key`` signs the documents.
 
@@ -80,6 +87,7 @@ class ProcessProvider:
         self._settings = settings
         self._sandbox = sandbox or Sandbox.from_settings(settings)
         self._read_secrets = read_secrets
+        self._is_quiet = is_quiet
         self._secrets = SecretFolders(settings)
         self._records = Records(settings.instances, key)
         self._sockets = settings.run / "f"
@@ -110,6 +118,7 @@ class ProcessProvider:
             )
         bundle = read_bundle(self._settings, spec.namespace, spec.artifact)
         values = self._secret_values(spec)
+        settings = held_to(self._settings, spec, self._is_quiet)
         id = f"{spec.function}-{spec.revision}-{secrets.token_hex(4)}"
         with self._processes.begin(id) as uid:
             record = Record(
@@ -120,7 +129,7 @@ class ProcessProvider:
                 memory=memory_limit(self._settings, spec),
                 started_at=time.time(),
             )
-            cell = cell_of(self._settings, spec, bundle, uid=uid, edge=self._edge())
+            cell = cell_of(settings, spec, bundle, uid=uid, edge=self._edge())
             parent = self._warmth.parent(spec, bundle, cell)
             self._records.create(record)
             failpoints.at("document-written")

@@ -32,7 +32,14 @@ from core.settings import Settings
 from engine import images, pulled
 from engine.client import Engine
 from runtime.providers import Instance, always, never
-from runtime.providers.cells import UIDS, memory_limit, reaches_out
+from runtime.providers.cells import (
+    UIDS,
+    IsQuiet,
+    held_to,
+    memory_limit,
+    nobody_is_quiet,
+    reaches_out,
+)
 from runtime.providers.docker import document as documents
 from runtime.providers.docker.addresses import Addresses
 from runtime.providers.docker.container import NO_IPV6, configuration, scratch
@@ -83,7 +90,11 @@ class DockerProvider:
     pauses = True
 
     def __init__(
-        self, settings: Settings, key: bytes, read_secrets: ReadSecrets = no_secrets
+        self,
+        settings: Settings,
+        key: bytes,
+        read_secrets: ReadSecrets = no_secrets,
+        is_quiet: IsQuiet = nobody_is_quiet,
     ) -> None:
         """``key`` signs what containers carry. The engine may be away.
 
@@ -92,6 +103,7 @@ class DockerProvider:
         """
         self._settings = settings
         self._key = key
+        self._is_quiet = is_quiet
         self._engine = Engine(settings.engine_url)
         self._quick = Engine(settings.engine_url, timeout=_QUICK)
         self._network = FunctionsNetwork(settings, self._quick)
@@ -155,7 +167,8 @@ class DockerProvider:
         network: str,
         values: Mapping[str, bytes],
     ) -> Instance:
-        quiet = not reaches_out(self._settings, spec)
+        settings = held_to(self._settings, spec, self._is_quiet)
+        quiet = not reaches_out(settings, spec)
 
         def document(ips: Collection[str], uids: Collection[int]) -> Document:
             ip = self._addresses.draw(ips, quiet=quiet)
@@ -164,7 +177,7 @@ class DockerProvider:
         known = self._containers.reserve(document)
         try:
             config = configuration(
-                self._settings,
+                settings,
                 known.document,
                 image,
                 documents.labels(self._key, known.document),

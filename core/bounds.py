@@ -1,0 +1,157 @@
+"""What an owner has, held against its policy: functions, and memory, CPUs and replicas of all that
+are desired, in all its namespaces together.
+
+A function that sleeps counts with the replicas that it wakes with. What waits in staging counts as
+if it were live, so that two releases side by side cannot both take the last place. Beyond a bound,
+as after it was lowered, only what makes it less is let through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core import names, scaling
+from core.errors import NotAllowed
+from core.models import FunctionSpec
+from core.policy import OwnerPolicy
+from core.settings import Settings, cpus, size
+from core.store import Store
+
+ASK = "ask the administrator (SLIPWAY_POLICY)"
+
+
+@dataclass(frozen=True)
+class Desired:
+    """One function as it shall run."""
+
+    spec: FunctionSpec
+    replicas: int
+
+    @staticmethod
+    def of(spec: FunctionSpec, replicas: int = 0) -> Desired:
+        return Desired(spec, max(replicas, scaling.least(spec.labels)))
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What functions take together."""
+
+    functions: int = 0
+    memory: int = 0
+    cpus: float = 0.0
+    replicas: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.functions + other.functions,
+            self.memory + other.memory,
+            self.cpus + other.cpus,
+            self.replicas + other.replicas,
+        )
+
+
+BOUNDS = ("functions", "memory", "cpus", "replicas")
+"""Fields of ``Amount``, and of ``OwnerPolicy``."""
+
+
+def amount(settings: Settings, spec: FunctionSpec, replicas: int) -> Amount:
+    """What one function takes."""
+    limits = spec.limits
+    memory = _read(size, limits.memory if limits else None, settings.function_memory)
+    processors = _read(cpus, limits.cpu if limits else None, settings.function_cpus)
+    return Amount(1, int(memory * replicas), processors * replicas, replicas)
+
+
+def total(settings: Settings, desired: Iterable[Desired]) -> Amount:
+    return sum((amount(settings, each.spec, each.replicas) for each in desired), Amount())
+
+
+def desired(store: Store, owner: str) -> dict[str, Desired]:
+    """``name.namespace`` → what an owner has, and will have once what is in staging is live."""
+    records = store.functions()
+    found = {
+        function: Desired.of(record.spec, record.replicas)
+        for function, record in records.items()
+        if names.is_of(record.spec.namespace, owner)
+    }
+    for release in store.staging():
+        if names.is_of(release.namespace, owner):
+            specs = [each.spec for each in store.artifacts(release.id)]
+            found = released(found, release.namespace, release.repository, specs)
+    return found
+
+
+def released(
+    before: Mapping[str, Desired], namespace: str, repository: str, specs: Iterable[FunctionSpec]
+) -> dict[str, Desired]:
+    """What there is once a release of a repository is live."""
+    after = {
+        function: each
+        for function, each in before.items()
+        if (each.spec.namespace, each.spec.repository) != (namespace, repository)
+    }
+    for spec in specs:
+        had = before.get(spec.function)
+        after[spec.function] = Desired.of(spec, had.replicas if had else 0)
+    return after
+
+
+def exceeded(
+    policy: OwnerPolicy, owner: str, before: Amount, after: Amount
+) -> Iterator[tuple[str, str]]:
+    """(the bound, what is wrong) for each bound that is not kept."""
+    for bound in BOUNDS:
+        most, now = getattr(policy, bound), getattr(after, bound)
+        if most is None or now <= most + _ROUNDING or now < getattr(before, bound):
+            continue
+        told = f"{owner} would have {_told(bound, now)} with its environments and previews"
+        less = "remove a function" if bound == "functions" else "ask for less, remove a function"
+        yield bound, f"{told}, and {_told(bound, most)} are allowed: {less}, or {ASK}"
+
+
+def require(
+    settings: Settings,
+    policy: OwnerPolicy,
+    owner: str,
+    before: Mapping[str, Desired],
+    after: Mapping[str, Desired],
+) -> None:
+    """Raises NotAllowed: a bound would not be kept."""
+    sums = total(settings, before.values()), total(settings, after.values())
+    if told := [text for _, text in exceeded(policy, owner, *sums)]:
+        raise NotAllowed("\n".join(told))
+
+
+def most_replicas(settings: Settings, store: Store, policy: OwnerPolicy, spec: FunctionSpec) -> int:
+    """How many replicas a function may have beside what else its owner has."""
+    if policy.memory is None and policy.cpus is None and policy.replicas is None:
+        return scaling.MAX_REPLICAS
+    others = desired(store, store.owner_of(spec.namespace))
+    others.pop(spec.function, None)
+    taken, one = total(settings, others.values()), amount(settings, spec, 1)
+    most = float(scaling.MAX_REPLICAS)
+    for bound in ("memory", "cpus", "replicas"):
+        allowed, each = getattr(policy, bound), getattr(one, bound)
+        if allowed is not None and each:
+            most = min(most, (allowed - getattr(taken, bound) + _ROUNDING) // each)
+    return max(int(most), 0)
+
+
+_ROUNDING = 1e-6
+"""Sums of CPUs are no decimal numbers."""
+
+
+def _told(bound: str, value: Any) -> str:
+    if bound == "memory":
+        return f"{value / 2**20:.0f}Mi of memory"
+    return f"{value:g} {bound}"
+
+
+def _read(parse: Any, text: str | None, default: float) -> float:
+    """What was deployed by API may say what cannot be read: then it does not start."""
+    try:
+        return float(parse(text)) if text else default
+    except ValueError:
+        return default

@@ -1,0 +1,65 @@
+"""The policy in force, and what of it is counted: builds of an owner, and how long they took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import cast
+
+import msgspec
+
+from core import keys, names
+from core.policy import Held, Policy, in_force
+from core.store.base import Base, encode, text
+
+_COUNTED_FOR = 62 * 24 * 3600
+"""Seconds that a month's builds are known."""
+
+
+class Policies(Base):
+    def held_policy(self) -> Held | None:
+        """What the gateway read last; None: there is no SLIPWAY_POLICY."""
+        raw = self.redis.get(keys.POLICY)
+        return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=Held)
+
+    def hold_policy(self, held: Held | None) -> None:
+        if held is None:
+            self.redis.delete(keys.POLICY)
+        else:
+            self.redis.set(keys.POLICY, encode(held))
+
+    def policy(self, source: str) -> Policy:
+        """What is in force; ``source``: ``Settings.policy``."""
+        return in_force(self.held_policy() if source else None, source)
+
+    def owner_of(self, namespace: str) -> str:
+        """The owner that a namespace counts to: see ``names.owner_of``."""
+        if "--" not in namespace:
+            return namespace
+        known = cast("Collection[bytes]", self.redis.hkeys(keys.NAMESPACES))
+        return names.owner_of(namespace, {text(each) for each in known})
+
+    def building(self, owner: str) -> int:
+        """How many releases of an owner are built now."""
+        turns = [keys.turn(each) for each in self._repositories_of(owner)]
+        return sum(map(bool, cast("list[bytes]", self.redis.mget(turns)))) if turns else 0
+
+    def count_built(self, owner: str, seconds: float) -> None:
+        """Adds to what builds of an owner took in this month."""
+        key = keys.built_seconds(owner, month())
+        self._pipeline([("INCRBYFLOAT", key, f"{seconds:.3f}"), ("EXPIRE", key, _COUNTED_FOR)])
+
+    def built_seconds(self, owner: str) -> float:
+        """What builds of an owner took in this month."""
+        return float(cast("bytes | None", self.redis.get(keys.built_seconds(owner, month()))) or 0)
+
+    def _repositories_of(self, owner: str) -> list[str]:
+        known = cast("Collection[bytes]", self.redis.hkeys(keys.REPOSITORIES))
+        found = (text(each) for each in known)
+        return [each for each in found if names.is_of(each.partition("/")[0], owner)]
+
+
+def month() -> str:
+    """The calendar month, UTC: ``2026-01``."""
+    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m")
