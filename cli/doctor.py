@@ -53,6 +53,7 @@ def examine(
         found.append(Finding("running", WARN, f"nothing runs on {settings.state}", advice))
     else:
         found += _store(settings)
+        found += _policy(settings)
         found += _health(url, settings)
     return found
 
@@ -218,6 +219,32 @@ def _store(settings: Settings) -> Iterator[Finding]:
     except redis.RedisError as error:
         advice = f"see {settings.state / 'log' / 'store.log'}"
         yield Finding("store", FAIL, f"{where} does not answer: {error}", advice)
+
+
+def _policy(settings: Settings) -> Iterator[Finding]:
+    """Whether the document that SLIPWAY_POLICY names is the one in force."""
+    import redis
+
+    from core.policy import shown
+    from core.store import Store
+
+    if not settings.policy:
+        return
+    try:
+        with redis.Redis.from_url(settings.store_url, socket_timeout=3) as connection:
+            held = Store(connection).held_policy()
+    except redis.RedisError:  # told already
+        return
+    if held is None or held.source != shown(settings.policy):
+        advice = "the gateway reads it as it starts; if this stays, see its log"
+        yield Finding("policy", FAIL, "it was not read yet: nobody may deploy", advice)
+    elif held.policy is None:
+        yield Finding("policy", FAIL, "it cannot be read: nobody may deploy", held.trouble)
+    elif held.trouble:
+        told = f"that of {held.since} is in force, as what is there now is not taken"
+        yield Finding("policy", WARN, told, held.trouble)
+    else:
+        yield Finding("policy", OK, f"in force since {held.since}")
 
 
 def _health(url: str, settings: Settings) -> Iterator[Finding]:

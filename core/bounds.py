@@ -108,7 +108,7 @@ def exceeded(
             continue
         told = f"{owner} would have {_told(bound, now)} with its environments and previews"
         less = "remove a function" if bound == "functions" else "ask for less, remove a function"
-        yield bound, f"{told}, and {_told(bound, most)} are allowed: {less}, or {ASK}"
+        yield bound, f"{told}, where the most is {_number(bound, most)}: {less}, or {ASK}"
 
 
 def require(
@@ -144,9 +144,12 @@ _ROUNDING = 1e-6
 
 
 def _told(bound: str, value: Any) -> str:
-    if bound == "memory":
-        return f"{value / 2**20:.0f}Mi of memory"
-    return f"{value:g} {bound}"
+    name = "of memory" if bound == "memory" else bound.removesuffix("s" if value == 1 else "")
+    return f"{_number(bound, value)} {name}"
+
+
+def _number(bound: str, value: Any) -> str:
+    return f"{value / 2**20:g}Mi" if bound == "memory" else f"{round(value, 3):g}"
 
 
 def _read(parse: Any, text: str | None, default: float) -> float:

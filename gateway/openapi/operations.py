@@ -26,6 +26,7 @@ from gateway.logreading import Message
 from gateway.openapi import limits
 from gateway.openapi.limits import Limit
 from gateway.owners import LinkedOwner, UnlinkedOwner
+from gateway.policy import OwnerState, PolicyState
 from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
 from gateway.rollbacks import Back
@@ -463,6 +464,30 @@ def _variables() -> list[Operation]:
             query=(NAMESPACE, Query(name="name", description="of the variable", required=True)),
             answers=(Answer(status=204, description="It is gone"),),
             errors=(400, 404),
+        ),
+    ]
+
+
+def _policy() -> list[Operation]:
+    tag = "policy"
+    return [
+        Operation(
+            method="GET",
+            path="/system/policy",
+            id="getPolicy",
+            tag=tag,
+            summary="The policy in force: who may deploy, what bounds everybody",
+            answers=(Answer(status=200, description="The policy", type=PolicyState),),
+        ),
+        Operation(
+            method="GET",
+            path="/system/policy/{name}",
+            id="getOwnerPolicy",
+            tag=tag,
+            named=limits.LABEL,
+            summary="What bounds the owner of a namespace, and what it has of that",
+            answers=(Answer(status=200, description="Bounds and use", type=OwnerState),),
+            errors=(400,),
         ),
     ]
 
@@ -920,6 +945,7 @@ OPERATIONS = [
     *_sealing(),
     *_namespaces(),
     *_variables(),
+    *_policy(),
     *_releases(),
     *_calls(),
     *_dead_letters(),
