@@ -21,7 +21,7 @@ from core.bundle import PREFIX, Bundle
 from core.cgroup import discover
 from core.errors import Unavailable
 from core.models import FunctionSpec
-from core.sandbox import Sandbox
+from core.sandbox import Cell, Sandbox
 from core.settings import Settings
 from runtime.providers.process import ProcessProvider
 from tests.contracts.test_provider import House, ask, find, make_house
@@ -261,3 +261,27 @@ def test_control_groups_of_version_2_on_this_kernel(tmp_path: Path) -> None:
         if not handed_down:
             (root / "cgroup.subtree_control").write_text(f"-{offered[0]}")
     assert not busy.exists()
+
+
+def test_a_policy_that_changed_holds_for_the_next_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet: set[str] = set()
+    sandbox = Sandbox.from_settings(settings)
+    provider = ProcessProvider(settings, b"key", sandbox, is_quiet=quiet.__contains__)
+    networks: list[str] = []
+
+    def start(cell: Cell, *_: object, **__: object) -> None:
+        networks.append(cell.network)
+        raise Unavailable("it is only looked at")
+
+    monkeypatch.setattr(sandbox, "start", start)
+    spec = FunctionSpec(name="f", namespace="demo", artifact=ARTIFACT)
+    try:
+        for changed in (set(), {"other"}, {"demo"}):
+            quiet |= changed
+            with pytest.raises(Unavailable, match="only looked at"):
+                provider.start(spec)
+    finally:
+        provider.close()
+    assert networks == ["egress", "egress", "none"]
