@@ -2,13 +2,12 @@
 deployed; and ``/system/policy``, which tells what is in force.
 
 What is broken or cannot be read leaves the last good document in force, with a warning in the log,
-in ``slipway doctor`` and here. Where there was none yet, nobody may deploy. Two gateways during a
-restart read the same and write the same.
+in ``slipway doctor`` and here. Where there was none yet, nobody may deploy. During a restart there
+are two gateways: what one of them has read, the other does not replace with what was there before.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -33,7 +32,6 @@ EVERY = 30.0
 """Seconds between two looks."""
 RETRY = 1.0
 """Seconds until it is tried again where the store was away."""
-_looking = threading.Lock()
 
 
 def watch(settings: Settings, store: Store) -> None:
@@ -57,23 +55,26 @@ def look(settings: Settings, store: Store) -> Held | None:
 
     Raises RedisError: the store is away.
     """
-    with _looking:
+    while True:  # another gateway may have read it meanwhile: then once more
         before = store.held_policy()
         if not settings.policy:
-            if before:
-                store.hold_policy(None)
-            return None
+            if store.hold_policy(before, None):
+                return None
+            continue
         if before is None or before.source != shown(settings.policy):
-            before = Held(source=shown(settings.policy), trouble="it was not read yet")
-            store.hold_policy(before)  # until then the builder would know of none
+            fresh = Held(source=shown(settings.policy), trouble="it was not read yet")
+            if not store.hold_policy(before, fresh):  # until then the builder would know of none
+                continue
+            before = fresh
         after = _read(settings, store, before)
-        if after != before:
-            store.hold_policy(after)
+        if after == before:
+            return after
+        if store.hold_policy(before, after):
             if after.trouble:
                 log.error("policy_not_taken", source=after.source, reason=after.trouble)
             else:
                 log.info("policy_taken", source=after.source, mark=after.mark)
-        return after
+            return after
 
 
 def _read(settings: Settings, store: Store, before: Held) -> Held:
@@ -96,11 +97,16 @@ def _read(settings: Settings, store: Store, before: Held) -> Held:
 def require_allowed(gateway: Gateway, forge: str, owner: str, owner_id: str) -> None:
     """For after an event's signature, and before anything else is done for it.
 
+    ``owner_id`` may be empty, as not every event tells it: where owners of this forge are listed
+    by their ids, that is then left to the builder, which looks again (builder/allowance.py).
+
     Raises:
         NotAllowed: this owner may not deploy here, saying what to do.
     """
     policy = gateway.store.policy(gateway.settings.policy)
     policy.require_open()
+    if not owner_id and any(each.id and each.forge == forge for each in policy.owners or ()):
+        return
     if not policy.allows(forge, owner, owner_id):
         raise NotAllowed(
             f"{owner[:255]} at {forge} may not deploy here: the administrator can add "

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 import msgspec
+from redis.client import Pipeline
 
 from core import keys, names
 from core.policy import Held, Policy, in_force
@@ -23,11 +24,21 @@ class Policies(Base):
         raw = self.redis.get(keys.POLICY)
         return None if raw is None else msgspec.json.decode(cast(bytes, raw), type=Held)
 
-    def hold_policy(self, held: Held | None) -> None:
-        if held is None:
-            self.redis.delete(keys.POLICY)
-        else:
-            self.redis.set(keys.POLICY, encode(held))
+    def hold_policy(self, before: Held | None, after: Held | None) -> bool:
+        """False: somebody else read it since it was ``before``, and nothing was done."""
+
+        def change(pipe: Pipeline) -> bool:
+            now = self.held_policy()
+            pipe.multi()
+            if now != before:
+                return False
+            if after is None:
+                pipe.delete(keys.POLICY)
+            else:
+                pipe.set(keys.POLICY, encode(after))
+            return True
+
+        return self._transaction(change, keys.POLICY)
 
     def policy(self, source: str) -> Policy:
         """What is in force; ``source``: ``Settings.policy``."""

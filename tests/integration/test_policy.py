@@ -15,6 +15,8 @@ from builder.lease import Lease
 from builder.meter import Meter
 from builder.mirror import local_url
 from builder.sweep import Sweep
+from cli import doctor
+from cli.findings import FAIL, OK, WARN
 from core import bounds, keys, policydocument, queues
 from core.bundle import Bundle
 from core.models import FunctionRecord, FunctionSpec, Release, Repository, State
@@ -43,9 +45,13 @@ def rule(store: Store) -> Rule:
 
     def change(text: str) -> None:
         policy = policydocument.read(text.encode(), "policy.yml")
-        store.hold_policy(Held(source=SOURCE, policy=policy))
+        hold(store, Held(source=SOURCE, policy=policy))
 
     return change
+
+
+def hold(store: Store, held: Held) -> None:
+    assert store.hold_policy(store.held_policy(), held)
 
 
 # At the plan
@@ -287,6 +293,28 @@ def test_a_raised_bound_holds_at_once(store: Store, rule: Rule) -> None:
     rule("default: {concurrent-builds: 2}")
     Sweep(store).run()
     assert store.turn("acme/b")
+
+
+# What is told
+
+
+def test_the_doctor_tells_of_trouble(settings: Settings, store: Store, rule: Rule) -> None:
+    def found() -> tuple[str, str]:
+        (finding,) = doctor._policy(settings)
+        return finding.state, f"{finding.text}: {finding.advice}"
+
+    assert list(doctor._policy(replace(settings, policy=""))) == []
+    assert found()[0] == FAIL
+    hold(store, Held(source=SOURCE, trouble="there is no file"))
+    assert found() == (FAIL, "it cannot be read: nobody may deploy: there is no file")
+    rule("{}")
+    held = store.held_policy()
+    assert held
+    assert found()[0] == OK
+    hold(store, msgspec.structs.replace(held, since="noon", trouble="line 3: no"))
+    told = "that of noon is in force, as what is there now is not taken: line 3: no"
+    assert found() == (WARN, told)
+    assert list(doctor._policy(replace(settings, redis_url="unix:///nowhere"))) == []
 
 
 # What runs

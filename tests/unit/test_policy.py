@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import names, policydocument
-from core.errors import InvalidStack, NotAllowed
+from core.errors import ConfigError, InvalidStack, NotAllowed
 from core.policy import OPEN, Held, Owner, OwnerPolicy, Policy, in_force, shown
+from core.settings import Settings
 
 WHOLE = """
 owners: [acme, "github:Initech", "gitlab:7", GITEA:forgers]
@@ -244,6 +245,32 @@ def test_a_source_is_shown_without_what_opens_it() -> None:
     assert shown("https://me:secret@host/p.yml?token=x") == "https://host/p.yml"
     assert shown("git:ops/policy:policy.yml") == "git:ops/policy:policy.yml"
     assert shown("/etc/slipway/policy.yml") == "/etc/slipway/policy.yml"
+
+
+@pytest.mark.parametrize(
+    ("source", "right"),
+    [
+        ("/etc/slipway/policy.yml", True),
+        ("https://example.com/policy.yml", True),
+        ("http://me:word@10.0.0.1:8080/p?x=1", True),
+        ("git:ops/policy:policy.yml", True),
+        ("git:ops/policy:a/b c.yml", True),
+        ("policy.yml", False),
+        ("git:ops/policy", False),
+        ("git:ops/policy:", False),
+        ("git:ops/policy:/etc/passwd", False),
+        ("git:Ops/policy:x", False),
+        ("git:../policy:x", False),
+        ("https://", False),
+        ("ftp://example.com/x", False),
+    ],
+)
+def test_where_a_policy_may_lie(source: str, *, right: bool) -> None:
+    if right:
+        assert Settings.from_env({"SLIPWAY_POLICY": source}).policy == source
+        return
+    with pytest.raises(ConfigError, match="write a file's absolute path, an http"):
+        Settings.from_env({"SLIPWAY_POLICY": source})
 
 
 # Whose a namespace is.

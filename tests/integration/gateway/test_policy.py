@@ -3,6 +3,7 @@ by it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import threading
@@ -15,15 +16,17 @@ from typing import Any
 import msgspec
 import pytest
 import requests
+from click.testing import CliRunner
 
+from cli.main import main
 from core import keys, queues
 from core.bundle import Bundle, bundle_folder
 from core.errors import NotAllowed
 from core.models import Repository, State, now
-from core.policy import Held, Policy
+from core.policy import Held, Owner, Policy
 from core.settings import Settings
 from core.store import Store
-from gateway import heads
+from gateway import heads, policysources
 from gateway.app import create_app
 from gateway.policy import look, require_allowed
 from gateway.policysources import MAX_BYTES
@@ -53,7 +56,9 @@ def held(store: Store) -> Held:
 def looked(settings: Settings, store: Store) -> Held:
     found = look(settings, store)
     assert found
-    assert found == store.held_policy(), "for all to read"
+    in_store = store.held_policy()
+    assert in_store
+    assert (in_store.policy, in_store.mark) == (found.policy, found.mark), "for all to read"
     return found
 
 
@@ -104,6 +109,27 @@ def test_another_source_does_not_inherit_what_held(
     assert not store.policy(other.policy).allows("github", "acme", "1")
     assert look(replace(settings, policy=""), store) is None
     assert store.held_policy() is None, "nothing is bounded any more"
+
+
+def test_what_is_older_does_not_replace_what_is_newer(
+    file: tuple[Settings, Path], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, path = file
+    path.write_text("owners: [old]")
+    looked(settings, store)
+    path.write_text("owners: [older]")
+    read = policysources.File.read
+
+    def slowly(source: policysources.File, mark: str) -> tuple[bytes, str] | None:
+        found = read(source, mark)
+        monkeypatch.setattr(policysources.File, "read", read)
+        path.write_text("owners: [newest]")  # and the other gateway reads it
+        looked(settings, store)
+        return found
+
+    monkeypatch.setattr(policysources.File, "read", slowly)
+    looked(settings, store)
+    assert store.policy(settings.policy).owners == (Owner(login="newest"),)
 
 
 def test_a_large_file_is_refused(file: tuple[Settings, Path], store: Store) -> None:
@@ -489,6 +515,9 @@ def test_who_is_not_on_the_list_is_told_what_to_do(
         "eve at github may not deploy here: the administrator can add 'github:2' to the owners of "
         "the policy (SLIPWAY_POLICY). What runs stays as it is"
     )
+    require_allowed(app, "github", owner, "")  # the builder knows the id
+    with pytest.raises(NotAllowed, match="can add 'gitlab:eve'"):
+        require_allowed(app, "gitlab", owner, "")
     require_allowed(create_app(replace(settings, policy=""), store), "github", owner, id_)
 
 
@@ -534,6 +563,36 @@ def test_trouble_is_told(bounded: Gateway, store: Store, rule: Rule) -> None:
 
 
 def test_without_a_policy_nothing_is_bounded(gateway: Gateway, store: Store) -> None:
-    store.hold_policy(Held(source="/left/behind", policy=Policy(owners=())))
+    store.hold_policy(None, Held(source="/left/behind", policy=Policy(owners=())))
     found = gateway.call("GET", "/system/policy").json()
     assert (found["source"], found["owners"], found["trouble"]) == ("", None, "")
+
+
+def test_the_command_tells_the_same(bounded: Gateway, store: Store, rule: Rule) -> None:
+    def run(*arguments: str) -> list[str]:
+        options = ["--state", str(bounded.settings.state), "--url", bounded.url, "policy"]
+        done = CliRunner().invoke(main, [*options, *arguments])
+        assert (done.exit_code, done.stderr) == (0, "")
+        return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+    rule("owners: []\ndefault: {memory: 1Gi, templates: [node, python3-http], egress: false}")
+    deploy(store, "hello.acme", [])
+    told = run()
+    assert told[0] == f"source {bounded.settings.policy}"
+    assert told[2:5] == ["trouble -", "owners nobody", "own bounds -"]
+    assert "memory 1024Mi" in told
+    assert "templates node, python3-http" in told
+    told = run("acme--pr-5")
+    assert told[0] == "owner acme"
+    assert "functions unlimited 1" in told
+    assert "memory 1024Mi 256Mi" in told
+    assert "egress no" in told
+    assert "forkPreviews approve" in told
+    found = json.loads("\n".join(run("acme", "--output", "json")))
+    assert found["used"]["functions"] == 1
+    rule("{}")
+    Path(bounded.settings.policy).write_text(BROKEN)
+    look(bounded.settings, store)
+    told = run()
+    assert told[3] == "owners everybody whose events are signed"
+    assert told[2].startswith("trouble the policy has 1 mistake")
