@@ -32,6 +32,7 @@ from forges.events import (
 )
 from gateway import adoption
 from gateway.context import Gateway
+from gateway.policy import require_allowed
 
 PONG = "pong: pushes to the default branch will be released"
 
@@ -81,6 +82,8 @@ def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> 
     said, store = event.repository, gateway.store
     if not event.branch:
         return Told(f"not deployed: {event.ref} is not a branch")
+    if not event.deleted:  # whoever may not deploy may still take down
+        require_allowed(gateway, said.forge, said.owner, said.owner_id)
     known = store.repository_at(said.forge, said.id)
     if known is None:
         if event.branch != said.default_branch:
@@ -139,8 +142,6 @@ def _changed(gateway: Gateway, event: RepositoryChanged) -> Told:
 
 def _installed(gateway: Gateway, event: InstallationChanged) -> Told:
     store = gateway.store
-    for said in event.added:
-        _look(gateway, said, event.installation)
     gone = [store.repository_at("github", id_) for id_ in event.removed]
     if event.uninstalled:
         gone += [
@@ -151,6 +152,10 @@ def _installed(gateway: Gateway, event: InstallationChanged) -> Told:
     why = "the App was uninstalled, or this repository was taken from it"
     for known in filter(None, gone):
         _look(gateway, adoption.said_of(known, event.owner), event.installation, why=why)
+    if event.added:
+        require_allowed(gateway, "github", event.owner, event.owner_id)
+    for said in event.added:
+        _look(gateway, said, event.installation)
     return Told(f"{len(event.added)} repositories added, {len(gone)} removed: they are looked at")
 
 

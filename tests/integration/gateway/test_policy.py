@@ -30,6 +30,7 @@ from gateway import heads, policysources
 from gateway.app import create_app
 from gateway.policy import look, require_allowed
 from gateway.policysources import MAX_BYTES
+from tests.integration.gateway.conftest import SECRET
 from tests.integration.gateway.harness import (
     BUILDER,
     Gateway,
@@ -42,6 +43,8 @@ from tests.integration.gateway.harness import (
     repository,
     running,
 )
+from tests.integration.gateway.test_gateway_webhooks import PUSH
+from tests.integration.gateway.test_gateway_webhooks import send as webhook
 from tests.waiting import until
 
 BROKEN = "owners: [acme]\nfunktions: 3\n"
@@ -329,7 +332,13 @@ def bounded(valkey: str) -> Iterator[Gateway]:
     folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
     policy = folder / "policy.yml"
     policy.write_text("{}")
-    with running(folder, valkey, SLIPWAY_POLICY=str(policy), SLIPWAY_RUNTIME="docker") as found:
+    with running(
+        folder,
+        valkey,
+        SLIPWAY_POLICY=str(policy),
+        SLIPWAY_RUNTIME="docker",
+        SLIPWAY_GITHUB_WEBHOOK_SECRET=SECRET,
+    ) as found:
         yield found
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -519,6 +528,45 @@ def test_who_is_not_on_the_list_is_told_what_to_do(
     with pytest.raises(NotAllowed, match="can add 'gitlab:eve'"):
         require_allowed(app, "gitlab", owner, "")
     require_allowed(create_app(replace(settings, policy=""), store), "github", owner, id_)
+
+
+def test_an_event_is_refused_before_any_work(bounded: Gateway, store: Store, rule: Rule) -> None:
+    owner = PUSH["repository"]["owner"]
+    rule("owners: [acme]")
+    unsigned = webhook(bounded, "push", PUSH, X_Hub_Signature_256="sha256=" + "0" * 64)
+    assert unsigned.status_code == 401, "the signature comes first"
+    refused = webhook(bounded, "push", PUSH)
+    assert refused.status_code == 403
+    assert f"{owner['login']} at github may not deploy here" in refused.text
+    assert f"'github:{owner['id']}'" in refused.text
+    assert store.releases() == []
+    assert store.repositories() == []
+    assert "codertocat" not in store.namespaces()
+    gone = PUSH | {"deleted": True, "after": "0" * 40}
+    assert webhook(bounded, "push", gone).status_code == 202, "what is taken down needs no right"
+    rule(f"owners: ['github:{owner['id']}']")
+    assert webhook(bounded, "push", PUSH).status_code == 202
+    (release,) = store.releases()
+    rule("owners: []")
+    again = webhook(bounded, "push", PUSH, X_GitHub_Delivery="another")
+    assert again.status_code == 403, "no new releases"
+    assert [each.id for each in store.releases()] == [release.id]
+
+
+def test_an_app_s_installation_is_refused_likewise(bounded: Gateway, rule: Rule) -> None:
+    account = {"login": "Eve", "id": 5, "type": "User"}
+    added = {"id": 1, "name": "fns", "full_name": "Eve/fns", "private": False}
+    event = {
+        "action": "created",
+        "installation": {"id": 3, "account": account},
+        "repositories": [added],
+        "sender": account,
+    }
+    rule("owners: [acme]")
+    refused = webhook(bounded, "installation", event)
+    assert (refused.status_code, "Eve at github may not" in refused.text) == (403, True)
+    rule("owners: [eve]")
+    assert webhook(bounded, "installation", event).status_code == 202
 
 
 # What is told
