@@ -1,0 +1,1 @@
+"""GitLab: GitLab.com and installations of one's own."""
