@@ -36,8 +36,10 @@ test: $(READY_DEV) ## Run every test that can run here; ARGS= goes to pytest
 fuzz: CASES = 10000
 fuzz: SEED = 1
 fuzz: done = .pytest_cache/fuzz-$(SEED)-$(CASES)
-fuzz: $(READY_DEV) ## Ask the API 10,000 times by its own description; CASES= and SEED= say how often and which; goes on where it broke off
+fuzz: SECONDS = 600
+fuzz: $(READY_DEV) ## Ask the API 10,000 times by its own description, goes on where it broke off; fuzz what reads webhooks for ten minutes; CASES=, SECONDS= and SEED= say how much and which
 	SLIPWAY_FUZZ_CASES=$(CASES) SLIPWAY_FUZZ_SEED=$(SEED) SLIPWAY_FUZZ_DONE=$(done) \
+		SLIPWAY_FUZZ_SECONDS=$(SECONDS) \
 		$(BIN)/python -m pytest --timeout 3600 tests/fuzz $(ARGS)
 	@rm -f $(done)
 

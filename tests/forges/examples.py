@@ -111,7 +111,7 @@ def safe(event: object) -> None:
         assert names.commit(event.commit)
         assert event.ref.startswith("refs/")
         assert not _BAD_BRANCH.search(event.ref.removeprefix("refs/").partition("/")[2])
-        assert event.deleted == (not event.commit.strip("0"))
+        assert event.deleted or event.commit.strip("0")
     if isinstance(event, PullRequest):
         assert names.commit(event.commit)
         assert event.number > 0
