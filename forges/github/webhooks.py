@@ -11,13 +11,13 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 import msgspec
 
 from core import names
 from core.errors import BadCredentials, InvalidRequest
 from core.signing import same_secret
+from forges import paths, payloads
 from forges.events import (
     Event,
     ForgeRepository,
@@ -39,8 +39,6 @@ _LOGIN = re.compile(r"[A-Za-z0-9](?:[-_A-Za-z0-9]{0,98}[-_A-Za-z0-9])?")
 _DELIVERY = re.compile(r"[-0-9A-Za-z]{1,64}")
 _MAX_REPOSITORIES = 10_000
 """Of one installation event."""
-_MAX_TEXT = 300
-T = TypeVar("T")
 
 
 class GitHubWebhooks:
@@ -86,12 +84,12 @@ class GitHubWebhooks:
 
 
 class _Owner(msgspec.Struct):
-    id: int
+    id: payloads.Id
     login: str = ""
 
 
 class _Repository(msgspec.Struct):
-    id: int
+    id: payloads.Id
     name: str
     full_name: str
     owner: _Owner
@@ -100,13 +98,13 @@ class _Repository(msgspec.Struct):
 
 
 class _Installation(msgspec.Struct):
-    id: int
+    id: payloads.Id
 
 
 class _Listed(msgspec.Struct):
     """A repository as installation events list it."""
 
-    id: int
+    id: payloads.Id
     full_name: str
     private: bool = True
 
@@ -131,7 +129,7 @@ class _Side(msgspec.Struct):
 
 
 class _Request(msgspec.Struct):
-    number: int
+    number: payloads.Number
     state: str
     head: _Side
     base: _Side
@@ -162,10 +160,10 @@ class _InstallationEvent(msgspec.Struct):
 
 
 def _push(body: bytes | bytearray) -> Event:
-    said = _decoded(body, _Push)
+    said = payloads.decoded(body, _Push)
     return Push(
         repository=_repository(said.repository),
-        ref=said.ref,
+        ref=payloads.reference(said.ref),
         commit=names.commit(said.after),
         deleted=said.deleted or not said.after.strip("0"),
         installation=_id(said.installation),
@@ -173,20 +171,18 @@ def _push(body: bytes | bytearray) -> Event:
 
 
 def _pull_request(body: bytes | bytearray) -> Event:
-    said = _decoded(body, _PullRequest)
+    said = payloads.decoded(body, _PullRequest)
     request = said.pull_request
     if said.action not in ("opened", "reopened", "synchronize", "closed", "edited"):
         return Ignored(f"nothing to do where a pull request is {said.action[:50]!r}")
-    if not 0 < request.number < 10**9:
-        raise InvalidRequest(f"{request.number} is not the number of a pull request")
     return PullRequest(
         repository=_repository(said.repository),
         number=request.number,
-        title=request.title[:_MAX_TEXT],
-        url=request.html_url[:_MAX_TEXT],
+        title=payloads.title(request.title),
+        url=payloads.web_url(request.html_url),
         commit=names.commit(request.head.sha),
         reference=f"refs/pull/{request.number}/head",
-        base=request.base.ref,
+        base=payloads.branch(request.base.ref),
         head_repository=_id(request.head.repo),
         open=request.state == "open",
         draft=request.draft,
@@ -195,7 +191,7 @@ def _pull_request(body: bytes | bytearray) -> Event:
 
 
 def _changed(body: bytes | bytearray) -> Event:
-    said = _decoded(body, _RepositoryEvent)
+    said = payloads.decoded(body, _RepositoryEvent)
     change = {"deleted": RepositoryChange.DELETED} | dict.fromkeys(
         ("renamed", "transferred", "privatized", "publicized", "edited"), RepositoryChange.CHANGED
     )
@@ -209,7 +205,7 @@ def _changed(body: bytes | bytearray) -> Event:
 
 
 def _installation(body: bytes | bytearray) -> Event:
-    said = _decoded(body, _InstallationEvent)
+    said = payloads.decoded(body, _InstallationEvent)
     account = said.installation.account
     listed = said.repositories + said.repositories_added + said.repositories_removed
     if len(listed) > _MAX_REPOSITORIES:
@@ -237,19 +233,9 @@ _READ: dict[str, Callable[[bytes | bytearray], Event]] = {
 }
 
 
-def _decoded(body: bytes | bytearray, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(
-            f"the body is not such an event in JSON: {error}; is the webhook's content type "
-            "application/json?"
-        ) from error
-
-
 def _repository(said: _Repository) -> ForgeRepository:
     owner, name = _split(said.full_name)
-    if name != said.name:
+    if said.full_name.partition("/")[2] != said.name:
         raise _no_name(said.full_name)
     return ForgeRepository(
         forge="github",
@@ -258,7 +244,7 @@ def _repository(said: _Repository) -> ForgeRepository:
         owner=owner,
         owner_id=str(said.owner.id),
         name=name,
-        default_branch=said.default_branch,
+        default_branch=payloads.known_branch(said.default_branch),
         public=not said.private,
     )
 
@@ -278,10 +264,8 @@ def _listed(said: _Listed, account: _Owner) -> ForgeRepository:
 
 def _split(full_name: str) -> tuple[str, str]:
     """(owner, name); raises InvalidRequest where it is not the full name of a repository."""
-    owner, slash, name = full_name.partition("/")
-    if not slash:
-        raise _no_name(full_name)
-    return _login(owner, full_name), names.repository_name(name)
+    owner, name = paths.read(full_name)
+    return _login(owner, full_name), name
 
 
 def _login(login: str, shown: str = "") -> str:
