@@ -112,6 +112,12 @@ class _Deletion(msgspec.Struct):
     repository: Repository
 
 
+class Commit(msgspec.Struct):
+    """``PayloadCommit`` in Gitea's description."""
+
+    id: str
+
+
 class Side(msgspec.Struct):
     """``PRBranchInfo`` in Gitea's description."""
 
