@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import hashlib
 
+CUT = "…\n"
+"""Where something was left out."""
+
 
 def line(text: str, most: int) -> str:
     """One line of at most so many characters."""
     told = " ".join(text.split())
     return told if len(told) <= most else f"{told[: most - 1]}…"
+
+
+def beginning(text: str, most: int) -> str:
+    """As much of a text as fits into so many bytes, and where that is not all of it a sign."""
+    content = text.encode()
+    if len(content) <= most:
+        return text
+    return content[: most - len(CUT.encode())].decode(errors="ignore") + CUT
 
 
 def mark(installation: str) -> str:
@@ -18,8 +29,4 @@ def mark(installation: str) -> str:
 
 def marked(text: str, mark: str, most: int) -> str:
     """A comment of at most so many bytes, with its mark at the end."""
-    room = most - len(mark) - 10
-    content = text.encode()
-    if len(content) > room:
-        text = content[:room].decode(errors="ignore") + "…"
-    return f"{text}\n\n{mark}"
+    return f"{beginning(text, most - len(mark) - 2)}\n\n{mark}"

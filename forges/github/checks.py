@@ -15,7 +15,7 @@ import msgspec
 from core import names
 from core.errors import NotFound
 from core.models import Repository
-from forges import Annotation, Progress, Report
+from forges import Annotation, Progress, Report, shown
 from forges.github import texts
 from forges.github.credentials import Credentials, path_of
 
@@ -121,10 +121,10 @@ def _state(report: Report) -> dict[str, str]:
 
 
 def _output(report: Report, notes: Sequence[Annotation]) -> dict[str, Any]:
-    title = texts.line(report.title, texts.MOST_TITLE) or report.context
+    title = shown.line(report.title, texts.MOST_TITLE) or report.context
     told: dict[str, Any] = {
         "title": title,
-        "summary": texts.beginning(report.summary) or title,
+        "summary": shown.beginning(report.summary, texts.MOST) or title,
     }
     if report.text:
         told["text"] = texts.end(report.text)
@@ -135,7 +135,7 @@ def _output(report: Report, notes: Sequence[Annotation]) -> dict[str, Any]:
                 "start_line": max(each.line, 1),
                 "end_line": max(each.line, 1),
                 "annotation_level": "failure",
-                "message": texts.beginning(each.message, _MESSAGE) or "failed",
+                "message": shown.beginning(each.message, _MESSAGE) or "failed",
             }
             for each in notes
         ]

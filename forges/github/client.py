@@ -18,7 +18,7 @@ from core import names
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
 from core.models import Repository
 from core.settings import Settings
-from forges import Deployment, Head, Report
+from forges import Deployment, Head, Report, paths, payloads
 from forges.api import Api
 from forges.events import ForgeRepository, PullRequest
 from forges.github.checks import Checks
@@ -32,7 +32,6 @@ PAGE = 100
 _MOST_PAGES = 100
 _READ = {"contents": "read"}
 _LOGIN = re.compile(r"[A-Za-z0-9](?:[-_A-Za-z0-9]{0,98}[-_A-Za-z0-9])?")
-_REFERENCE = re.compile(r"refs(?:/[^/\x00-\x20\x7f]+)+")
 
 
 class Installation(msgspec.Struct, frozen=True):
@@ -122,9 +121,8 @@ class GitHub:
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
     def head(self, repository: Repository, reference: str, etag: str = "") -> Head | None:
-        if not _REFERENCE.fullmatch(reference) or {".", ".."} & set(reference.split("/")):
-            raise InvalidRequest(f"{reference[:80]!r} is not a reference such as refs/heads/main")
-        path = f"{path_of(repository)}/git/ref/{quote(reference.removeprefix('refs/'))}"
+        ref = quote(payloads.reference(reference).removeprefix("refs/"))
+        path = f"{path_of(repository)}/git/ref/{ref}"
         headers = {"If-None-Match": etag} if etag else {}
         try:
             answer = self._credentials.ask(
@@ -223,8 +221,8 @@ class GitHub:
 
 
 def _described(said: _Repository) -> ForgeRepository:
-    owner, _, name = said.full_name.partition("/")
-    if not _LOGIN.fullmatch(owner) or name != said.name:
+    owner, name = paths.read(said.full_name)
+    if not _LOGIN.fullmatch(owner) or said.full_name.partition("/")[2] != said.name:
         raise InvalidRequest(f"{said.full_name[:100]!r} is not the full name of a repository")
     return ForgeRepository(
         forge=GitHub.name,
@@ -232,8 +230,8 @@ def _described(said: _Repository) -> ForgeRepository:
         full_name=said.full_name,
         owner=owner,
         owner_id=str(said.owner.id),
-        name=names.repository_name(name),
-        default_branch=said.default_branch,
+        name=name,
+        default_branch=payloads.known_branch(said.default_branch),
         public=not said.private,
     )
 
@@ -255,11 +253,11 @@ def _request(said: _Pull, into: ForgeRepository, installation: str) -> PullReque
     return PullRequest(
         repository=into,
         number=said.number,
-        title=(said.title or "")[:300],
-        url=said.html_url[:300],
+        title=payloads.title(said.title or ""),
+        url=payloads.web_url(said.html_url),
         commit=names.commit(said.head.sha),
         reference=f"refs/pull/{said.number}/head",
-        base=said.base.ref,
+        base=payloads.branch(said.base.ref),
         head_repository=str(said.head.repo.id) if said.head.repo else "",
         open=said.state == "open",
         draft=said.draft,

@@ -6,12 +6,11 @@ does not show, by which it is found again. Everybody can write that mark: only w
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
 from core.errors import NotFound
 from core.models import Repository
+from forges import shown
 from forges.github import texts
 from forges.github.credentials import OWN, Credentials, path_of
 
@@ -36,11 +35,10 @@ class Comments:
     def __init__(self, credentials: Credentials, installation: str) -> None:
         """``installation``: what tells this Slipway from others that comment."""
         self._credentials = credentials
-        mark = hashlib.sha256(installation.encode()).hexdigest()[:12]
-        self.mark = f"<!-- slipway {mark} -->"
+        self.mark = shown.mark(installation)
 
     def show(self, repository: Repository, number: int, text: str, known: str) -> str:
-        body = {"body": f"{texts.beginning(text, texts.MOST_COMMENT)}\n\n{self.mark}"}
+        body = {"body": shown.marked(text, self.mark, texts.MOST_COMMENT)}
         issues = f"{path_of(repository)}/issues"
         id_ = known if known.isdecimal() else self._find(repository, number)
         if id_:

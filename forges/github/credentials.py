@@ -19,8 +19,9 @@ import msgspec
 from core.errors import InvalidRequest, NotAllowed, NotFound
 from core.models import Repository
 from core.settings import Settings
+from forges import tokenfile
 from forges.api import Answer, Api, Later
-from forges.github.app import secret, stored_app
+from forges.github.app import stored_app
 from forges.github.tokens import Tokens
 
 APP, OWN, NOBODY = "app", "token", "nobody"
@@ -63,7 +64,7 @@ class Credentials:
         """Path of a repository → the installation that was found to have it."""
         self._quiet: dict[str, float] = {}
         """Who asks → until when they are not heard, by the monotonic clock."""
-        self._own = secret(settings.github_token_file) if settings.github_token_file else ""
+        self._own = tokenfile.read(settings.github_token_file)
         self._as_app()
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from core import names
 from core.models import Repository
-from forges import Progress, Report
+from forges import Progress, Report, shown
 from forges.github import texts
 from forges.github.credentials import Credentials, path_of
 
@@ -36,7 +36,7 @@ class Statuses:
         body = {
             "state": _STATES[report.progress],
             "context": report.context,
-            "description": texts.line(report.title, texts.MOST_STATUS),
+            "description": shown.line(report.title, texts.MOST_STATUS),
         }
         if report.url:
             body["target_url"] = report.url

@@ -1,12 +1,14 @@
 """Texts within the bounds that GitHub sets for them.
 
 Cut is by bytes of UTF-8 where it counts characters: that is never more, and holds where it counts
-as its database does.
+as its database does. What all forges need lies in ``forges.shown``.
 """
 
 from __future__ import annotations
 
 import re
+
+from forges.shown import CUT
 
 MOST = 65_535
 """Of a check run's summary, and of its text."""
@@ -14,23 +16,7 @@ MOST_STATUS = 140
 """Characters of a commit status' description."""
 MOST_COMMENT = 65_000
 MOST_TITLE = 255
-_CUT = "…\n"
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^\n]*)")
-
-
-def line(text: str, most: int) -> str:
-    """One line of at most so many characters."""
-    told = " ".join(text.split())
-    return told if len(told) <= most else f"{told[: most - 1]}…"
-
-
-def beginning(text: str, most: int = MOST) -> str:
-    """As much of a text as fits, and where that is not all of it a sign."""
-    content = text.encode()
-    if len(content) <= most:
-        return text
-    room = most - len(_CUT.encode())
-    return content[:room].decode(errors="ignore") + _CUT
 
 
 def end(text: str, most: int = MOST) -> str:
@@ -39,13 +25,13 @@ def end(text: str, most: int = MOST) -> str:
     content = text.encode()
     if len(content) <= most:
         return text
-    room = most - len(_CUT.encode()) - 200  # a fence
+    room = most - len(CUT.encode()) - 200  # a fence
     kept = content[-room:].decode(errors="ignore")
     first, newline, rest = kept.partition("\n")
     if newline and rest and len(first) < room // 2:
         kept = rest
     opened = _open(text[: len(text) - len(kept)])
-    return _CUT + (f"{opened}\n" if opened else "") + kept
+    return CUT + (f"{opened}\n" if opened else "") + kept
 
 
 def _open(text: str) -> str:
