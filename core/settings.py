@@ -407,7 +407,10 @@ class Settings:
     )
     gitlab_url: str = _setting("https://gitlab.com", _url, "your GitLab")
     gitlab_webhook_secret: str = _setting(
-        "", str, "secret token of GitLab's webhooks; unset: they are refused", secret=True
+        "",
+        str,
+        "secret token or signing token of GitLab's webhooks; unset: they are refused",
+        secret=True,
     )
     gitlab_token_file: Path | None = _setting(
         None, _path, "file with an access token of GitLab (scope api): statuses, private projects"

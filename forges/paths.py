@@ -47,7 +47,7 @@ def read(full_name: str, *, groups: bool = False) -> Path:
         or (len(rest) > 1 and not groups)
         or not _OWNER.fullmatch(owner)
         or not all(_PART.fullmatch(each) for each in rest)
-        or any(each in (".", "..") or each.endswith(".git") for each in parts)
+        or any(not each.strip(".") or each.endswith(".git") for each in parts)
     ):
         wanted = "group/…/project" if groups else "owner/name"
         raise InvalidRequest(f"{full_name[:100]!r} is not the full name of a repository ({wanted})")

@@ -21,8 +21,9 @@ AnyId = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 """Of a pull or merge request."""
 
-_REFERENCE = re.compile(r"refs/(?:[^\x00-\x20\x7f~^:?*\[\\/]+/)+[^\x00-\x20\x7f~^:?*\[\\/]+")
-_BAD_IN_REFERENCE = ("..", "@{", "/.", "/-", ".lock/", "./")
+_PART = r"[^\x00-\x20\x7f~^:?*\[\\/]+"
+_REFERENCE = re.compile(rf"refs/{_PART}/(?!-){_PART}(?:/{_PART})*")
+_BAD_IN_REFERENCE = ("..", "@{", "/.", ".lock/")
 _MAX_REFERENCE = 1024
 """Bytes; a file system has no longer paths to keep one in, and most have less."""
 _MAX_TITLE, _MAX_URL = 300, 2000
@@ -41,7 +42,8 @@ def decoded(body: bytes | bytearray, kind: type[T]) -> T:
 
 
 def reference(value: str) -> str:
-    """A reference by git's rules (git-check-ref-format), none of whose parts begins with ``-``.
+    """A branch, tag or the like by git's rules (git-check-ref-format), which keep it from looking
+    like an option.
 
     Raises:
         InvalidRequest: it is none.

@@ -45,7 +45,22 @@ def test_without_groups_two_dashes_mean_nothing() -> None:
 @pytest.mark.parametrize(
     "full_name",
     [
-        *("", "a", "/", "a/", "/b", "a//b", "a/b/", "../b", "a/..", "a/.", "a/../b", "./b"),
+        *(
+            "",
+            "a",
+            "/",
+            "a/",
+            "/b",
+            "a//b",
+            "a/b/",
+            "../b",
+            "a/..",
+            "a/.",
+            "a/../b",
+            "./b",
+            ".../b",
+            "a/...",
+        ),
         *(
             "a/b.git",
             "a.git/b",
