@@ -41,21 +41,7 @@ RETYPED = _as_json(
         "javascript:x",
     ),
 )
-LONG = _as_json("x" * 300_000, "a/" * 100_000, "-" * 5_000, [0] * 10_000, int("9" * 4000))
-DECIDES = {
-    *("full_name", "path_with_namespace", "ref", "after", "sha", "id", "number", "iid", "state"),
-    *(
-        "action",
-        "title",
-        "url",
-        "html_url",
-        "default_branch",
-        "target_branch",
-        "event_name",
-        "name",
-    ),
-}
-"""Fields that are read; of others it is enough that they are not there, or of any type."""
+LONG = _as_json("x" * 20_000, "a/" * 5_000, "-" * 3_000, [0] * 3_000, int("9" * 4000))
 EXAMPLES = list(examples())
 READ = [each for each in EXAMPLES if each.file not in ("ping", "star")]
 """Those of whose kind the body is looked at."""
@@ -115,7 +101,7 @@ def test_no_field_makes_harm(example: Example) -> None:
         without = json.dumps(_changed(example.payload, place, REMOVED)).encode()
         counted += refused(example, without)
         before, behind = around(example.payload, place)
-        for value in RETYPED if place[-1] not in DECIDES else RETYPED + LONG:
+        for value in RETYPED + LONG:
             counted += refused(example, before + value + behind)
     if example in READ and not isinstance(example.read(), Ignored):
         assert counted > 20, "nothing of it was checked"
