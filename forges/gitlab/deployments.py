@@ -24,6 +24,7 @@ _STATES = {
     Progress.CANCELLED: "canceled",
 }
 """GitLab has no word for one that waits: it is shown once it runs."""
+_UNDER_WAY = ("created", "running")
 _GONE = "gone"
 
 
@@ -38,7 +39,7 @@ class _Deployment(msgspec.Struct):
     environment: _Id
 
 
-class _Known(msgspec.Struct, array_like=True):
+class _Known(msgspec.Struct):
     id: str = ""
     environment: str = ""
     commit: str = ""
@@ -76,15 +77,13 @@ class Deployments:
         commit, status = names.commit(deployment.commit), _STATES[deployment.progress]
         if before.commit != commit:
             before = self._last(repository, deployment.environment)
+            if before.commit != commit and before.status in _UNDER_WAY:
+                self._change(repository, before, "canceled")  # it was overtaken
         if before.commit == commit and before.status == status:
             return before
-        if before.commit == commit and before.status in ("created", "running"):
-            path = f"{project(repository)}/deployments/{before.id}"
-            try:
-                self._access.ask("PUT", path, body={"status": status})
-                return _Known(before.id, before.environment, commit, status)
-            except NotFound:
-                """Somebody deleted it; or the project is gone, as the next request tells."""
+        under_way = before.commit == commit and before.status in _UNDER_WAY
+        if under_way and self._change(repository, before, status):
+            return _Known(before.id, before.environment, commit, status)
         body = {
             "environment": deployment.environment,
             "sha": commit,
@@ -95,6 +94,15 @@ class Deployments:
         path = f"{project(repository)}/deployments"
         told: _Deployment = self._access.ask("POST", path, body=body, expect=_Deployment).body
         return _Known(str(told.id), str(told.environment.id), commit, status)
+
+    def _change(self, repository: Repository, known: _Known, status: str) -> bool:
+        """Whether it is there still: somebody may have deleted it."""
+        path = f"{project(repository)}/deployments/{known.id}"
+        try:
+            self._access.ask("PUT", path, body={"status": status})
+        except NotFound:  # if it is the project that is gone, the next request tells
+            return False
+        return True
 
     def _last(self, repository: Repository, environment: str) -> _Known:
         """The newest there is; empty: none."""

@@ -269,6 +269,17 @@ def test_a_deployment_is_shown_and_taken_down(client: GitLab, shop: fake.Reposit
     assert environment["state"] == "available", "it was told once"
 
 
+def test_a_deployment_that_is_overtaken_is_cancelled(client: GitLab, shop: fake.Repository) -> None:
+    there, commit = known(shop), shop.project.at(MAIN)
+    first = client.deployment(there, Deployment("production", commit, Progress.RUNNING))
+    newer = shop.project.commit({"a": "2"})
+    for remembered in (first, ""):
+        shop.deployments[1:] = []
+        shop.deployments[0]["status"] = "running"
+        client.deployment(there, Deployment("production", newer, Progress.RUNNING), remembered)
+        assert [each["status"] for each in shop.deployments] == ["canceled", "running"]
+
+
 def test_what_was_remembered_of_a_deployment_is_found_again(
     client: GitLab, shop: fake.Repository
 ) -> None:
