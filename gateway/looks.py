@@ -24,6 +24,7 @@ from forges import Forge
 from forges.events import ForgeRepository
 from forges.github.app import stored_app
 from gateway import adoption, arrivals
+from gateway.policy import require_allowed
 
 if TYPE_CHECKING:
     from gateway.context import Gateway
@@ -143,6 +144,7 @@ def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
                 adoption.take_down(store, there, look.why)
             return
         now = said
+    require_allowed(gateway, now.forge, now.owner, now.owner_id)
     record = adoption.adopt(gateway, now, look.installation, there)
     # Of one that is as it was, the events and the sweep tell.
     if look.commit or there is None or record != there:

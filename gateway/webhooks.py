@@ -20,8 +20,10 @@ from core.settings import Settings
 from core.store.forges import Hook
 from forges import MAX_BODY, Webhooks
 from forges.events import Ping
+from forges.gitea.webhooks import GiteaWebhooks
 from forges.github.app import stored_app
 from forges.github.webhooks import GitHubWebhooks
+from forges.gitlab.webhooks import GitLabWebhooks
 from gateway import arrivals
 from gateway.context import Gateway, here
 from gateway.streams import content_length, whole
@@ -29,7 +31,9 @@ from gateway.streams import content_length, whole
 bp = Blueprint("webhooks", __name__, url_prefix="/webhooks")
 log = logging.get()
 
-FORGES: dict[str, Webhooks] = {each.name: each for each in (GitHubWebhooks(),)}
+FORGES: dict[str, Webhooks] = {
+    each.name: each for each in (GitHubWebhooks(), GitLabWebhooks(), GiteaWebhooks())
+}
 SMALL = 10**6
 """Bytes: almost every event. They have places of their own, and little time."""
 SECONDS, LARGE_SECONDS = 3.0, 10.0

@@ -17,7 +17,9 @@ from core.openfaas import (
     Scale,
     SystemInfo,
 )
+from forges.gitea import webhooks as gitea
 from forges.github import webhooks as github
+from forges.gitlab import webhooks as gitlab
 from gateway.calls import CallStatus
 from gateway.deadletters import DeadLetter, Replayed, WholeLetter
 from gateway.forgehooks import ListedHook, NewHook, WantedHook
@@ -860,6 +862,10 @@ def _forges() -> list[Operation]:
                 (github.SIGNATURE, "of GitHub: `sha256=` and the HMAC of the body by the secret"),
                 (github.EVENT, "of GitHub: `push` makes a release of the default branch's head"),
                 (github.DELIVERY, "of GitHub: the same once more makes no second release"),
+                (gitlab.TOKEN, "of GitLab: the secret token, where it signs nothing"),
+                (gitlab.EVENT, "of GitLab: `Push Hook`, `System Hook` and others"),
+                (gitea.SIGNATURES[0], "of Gitea and Forgejo: the HMAC of the body by the secret"),
+                (gitea.EVENTS[0], "of Gitea and Forgejo: `push` and others"),
             )
         ),
         answers=(
