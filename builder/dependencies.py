@@ -30,22 +30,37 @@ def install(
     app: Path,
     out: Out,
     check: Callable[[], None] = lambda: None,
+    *,
+    network: bool = True,
 ) -> list[Layer]:
     """Makes, or finds, the layers of one function; ``app`` is its finished context. ``check`` is
-    asked again and again: what it raises ends it.
+    asked again and again: what it raises ends it. ``network``: whether packages may be fetched that
+    the function names and the owner does not have yet.
 
     Raises:
         BuildFailed: mistakes in the function's files, or packages that do not fit together.
         Unavailable: registry or disk; trying again can help.
     """
+    network = network or ours_alone(template, app)
     if language(template) == "python":
         found = _requirements(template, app)
-        layer = python_dependencies.install(settings, namespace, found, out, check)
+        layer = python_dependencies.install(settings, namespace, found, out, check, network=network)
     elif language(template) == "node":
-        layer = node_layer(settings, namespace, template, app, out, check=check)
+        layer = node_layer(settings, namespace, template, app, out, check=check, network=network)
     else:
         layer = None
     return [layer] if layer else []
+
+
+def ours_alone(template: Template, app: Path) -> bool:
+    """Whether all that is installed is what a template of this installation names itself."""
+    own = app / template.handler_folder
+    if not template.ours or own == app:
+        return False
+    if language(template) == "python":
+        data = _read(own / "requirements.txt", requirements.MAX_BYTES) or b""
+        return not requirements.parse(data, "requirements.txt")
+    return not read_manifest(own).wanted
 
 
 def lay_out(template: Template, app: Path) -> None:
@@ -99,11 +114,19 @@ def node_layer(
     out: Out,
     development: bool = False,
     check: Callable[[], None] = lambda: None,
+    network: bool = True,
 ) -> Layer | None:
     """The node_modules of one function; ``development``: with what only its tests need."""
     manifest, lock = _node(template, app)
     return node_dependencies.install(
-        settings, namespace, manifest, lock, out, development=development, check=check
+        settings,
+        namespace,
+        manifest,
+        lock,
+        out,
+        development=development,
+        check=check,
+        network=network,
     )
 
 
@@ -139,7 +162,8 @@ def sweep(settings: Settings) -> int:
     """Removes what builds that were killed left half-made; returns how many folders."""
     kinds = (settings.bundles, settings.layers, settings.caches, settings.templates)
     owners = [owner for kind in kinds for owner in kind.glob("*") if owner.is_dir()]
-    places = (settings.state / folders.WORK, memory(settings), *owners)
+    kept = (settings.caches, settings.templates)  # where whole owners' folders go
+    places = (settings.state / folders.WORK, memory(settings), *kept, *owners)
     return sum(folders.sweep(parent) for parent in places)
 
 

@@ -25,8 +25,9 @@ from builder.handover import have_looked_at, head_by_gateway
 from builder.mirror import Mirror, NoBranch, origin
 from core import logging, queues
 from core.errors import CheckoutFailed, NotFound, SlipwayError
-from core.models import Release, Repository
+from core.models import Release, Repository, Request
 from core.names import NO_COMMIT
+from core.previews import closed, pushed
 from core.settings import Settings
 from core.store import Store
 
@@ -51,6 +52,8 @@ class _Asked:
     due: float
     failures: int = 0
     etag: str = ""
+    seen: str = ""
+    """The head that it is of."""
     by_git_until: float = 0.0
     back: str = ""
     """An older head that was shown, and when."""
@@ -99,9 +102,14 @@ class ForgeHeads:
         asked = self._asked[repository.key]
         every = self.settings.sweep
         try:
+            if repository.request and asked.seen != repository.request.commit:
+                asked.etag = ""
             head, etag = self._head(repository, asked)
             asked.failures = 0
-            if head and self._counts(repository, head):
+            asked.seen = head or asked.seen
+            if head and repository.request:
+                self._request(repository, repository.request, head)
+            elif head and self._counts(repository, head):
                 self._release(repository, head)
             # What was shown and is not released yet is to be told again.
             asked.etag = "" if asked.back else etag
@@ -160,13 +168,23 @@ class ForgeHeads:
         if head == released or last is None or not self._is_back(repository, head, released):
             asked.back = ""
             return head != released
-        if asked.back != head:
-            asked.back, asked.back_since = head, time.monotonic()
-            return False
-        if time.monotonic() - asked.back_since < LAG:
-            return False
-        asked.back = ""
-        return True
+        return _stays(asked, head)
+
+    def _request(self, repository: Repository, request: Request, head: str) -> None:
+        """Notes what a request's head is: whether that is built is the gateway's to say. Forges
+        keep the head of a request that was closed, some for ever and some for a while."""
+        asked = self._asked[repository.key]
+        if head == request.commit:
+            asked.back = ""
+        elif _stays(asked, head):
+            log.warning("push_found", repository=repository.key, commit=head)
+            gone = head == NO_COMMIT
+            why = "its forge has the head of the request no more"
+            self.store.change_preview(
+                repository.parent,
+                request.number,
+                lambda found: closed(found, why) if gone else pushed(found, head),
+            )
 
     def _is_back(self, repository: Repository, head: str, released: str) -> bool:
         """Whether ``head`` is gone, or is in the history of what was released last."""
@@ -189,9 +207,21 @@ class ForgeHeads:
 
 
 def _is_watched(repository: Repository) -> bool:
-    there = repository.source != "git" and repository.deploy_branch and not repository.gone
-    request = repository.request
-    return bool(there) and not (request and request.fork and request.approved != request.commit)
+    if repository.source == "git" or not repository.deploy_branch:
+        return False
+    request = repository.request  # a preview that was too old comes back with the next push
+    return request.open if request else not repository.gone
+
+
+def _stays(asked: _Asked, head: str) -> bool:
+    """Whether a head that may be one of before was shown for ``LAG`` seconds."""
+    if asked.back != head:
+        asked.back, asked.back_since = head, time.monotonic()
+        return False
+    if time.monotonic() - asked.back_since < LAG:
+        return False
+    asked.back = ""
+    return True
 
 
 def _most(error: SlipwayError) -> float:

@@ -45,6 +45,7 @@ def run_tests(
     out: Out,
     *,
     check: Callable[[], None] = lambda: None,
+    network: bool = True,
 ) -> bool:
     """Runs the tests of one function; returns False where they were skipped on purpose.
 
@@ -53,6 +54,7 @@ def run_tests(
         layers: what ``dependencies.install`` made for it.
         out: gets each line that the tests write.
         check: asked again and again; what it raises ends the tests, and is passed on.
+        network: as for ``dependencies.install``; the tests themselves never have one.
 
     Raises:
         TestFailed: with the last lines of what they wrote.
@@ -72,7 +74,7 @@ def run_tests(
         argv=argv,
         env=testcommands.environment(command, template, build_args, f"{PATH}:{_NPM}/bin"),
         cwd=str(PurePosixPath(HOME, template.handler_folder)),
-        mounts=_mounts(settings, namespace, app, template, layers, command, out, check),
+        mounts=_mounts(settings, namespace, app, template, layers, command, out, check, network),
         memory=settings.build_memory,
         cpus=settings.build_cpus,
         pids=settings.function_pids,
@@ -116,11 +118,19 @@ def _mounts(
     command: testcommands.Command,
     out: Out,
     check: Callable[[], None],
+    network: bool,
 ) -> list[Mount]:
     found = {layer.kind: layer_folder(settings, namespace, layer) for layer in layers}
     if testcommands.needs_development(app, template) and (
         layer := dependencies.node_layer(
-            settings, namespace, template, app, out, development=True, check=check
+            settings,
+            namespace,
+            template,
+            app,
+            out,
+            development=True,
+            check=check,
+            network=network,
         )
     ):
         found["node"] = layer_folder(settings, namespace, layer)

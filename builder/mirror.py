@@ -169,7 +169,8 @@ class Mirror:
         credential: str = "",
         timeout: float | None = None,
     ) -> tuple[str, str]:
-        """Asks for the head of ``branch``, or of the default branch: (branch, commit).
+        """Asks for the head of ``branch``, or of the default branch: (branch, commit). For
+        ``branch`` may stand the whole reference of a request (``names.REQUEST``), here as below.
 
         ``local`` allows a path below Settings.git_folder, and nothing else. ``credential`` is the
         value of an HTTP ``Authorization`` header. ``timeout``: seconds, as set if not given.
@@ -178,7 +179,7 @@ class Mirror:
             NoBranch: there is no such branch.
             CheckoutFailed: with the cause; ``retryable`` where the network is to blame.
         """
-        reference = f"refs/heads/{_checked_branch(branch)}" if branch else "HEAD"
+        reference = _reference(branch) if branch else "HEAD"
         # ls-remote needs no repository: it must not look at the mirror's, which may be damaged.
         git = self._git(
             url, Path("/nonexistent"), _MAX_LISTING, local, credential, self._check, timeout
@@ -351,9 +352,9 @@ class Mirror:
         try:
             self._bounded(git, url, "--depth=1", "--", url, f"{commit}:{keep}")
         except NotServed as error:
-            spec = f"+refs/heads/{_checked_branch(branch) if branch else '*'}"
-            to = f"refs/slipway/heads/{branch or '*'}"
-            self._bounded(git, url, "--", url, f"{spec}:{to}")
+            whole = _reference(branch) if branch else "refs/heads/*"
+            to = f"refs/slipway/{whole.removeprefix('refs/')}"
+            self._bounded(git, url, "--", url, f"+{whole}:{to}")
             if not self._has(commit):
                 raise error from None
 
@@ -487,6 +488,11 @@ class Mirror:
 
 def _split(line: str) -> tuple[str, str, str]:
     return line.partition("\t")
+
+
+def _reference(branch: str) -> str:
+    """What a branch is called as a whole; a request's reference is that already."""
+    return branch if names.REQUEST.fullmatch(branch) else f"refs/heads/{_checked_branch(branch)}"
 
 
 def _checked_branch(branch: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from builder import bounded, folders, registries, tool
 from builder.packagejson import Manifest
+from builder.python_dependencies import offline
 from core import names
 from core.bundle import Layer, layer_folder
 from core.errors import BuildFailed, ConfigError, Unavailable
@@ -44,6 +45,7 @@ def install(
     *,
     development: bool = False,
     check: Callable[[], None] = lambda: None,
+    network: bool = True,
 ) -> Layer | None:
     """Makes the layer for one function; None where it depends on nothing.
 
@@ -52,6 +54,7 @@ def install(
         lock: from ``packagejson.parse_lock``, or empty.
         development: with ``devDependencies``, for the function's own tests.
         check: asked again and again; what it raises ends it.
+        network: whether packages may be fetched that are not in the owner's cache.
 
     Raises:
         BuildFailed: there are no versions that fit, or the lock does not match.
@@ -81,14 +84,17 @@ def install(
                 (work / "package-lock.json").write_text(lock)
             ended = tool.run(
                 settings,
-                [*npm(), *_arguments(lock=bool(lock), development=development)],
+                [
+                    *(*npm(), *_arguments(lock=bool(lock), development=development)),
+                    *("--offline",) * (not network),
+                ],
                 cwd=work,
                 env=registries.npm_environment(os.environ, home, caches / "npm"),
                 out=lambda line: out(line) if line else None,
                 check=check,
             )
             if not ended.ok:
-                raise _error(ended, settings)
+                raise _error(ended, settings) if network else offline(ended)
             modules = new / "node_modules"
             (work / "node_modules").mkdir(exist_ok=True)  # optional ones may all be left out
             (work / "node_modules").rename(modules)

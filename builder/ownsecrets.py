@@ -17,6 +17,7 @@ from core.errors import (
     InvalidRequest,
     InvalidStack,
     Mistake,
+    NotAllowed,
     NotFound,
     TooLarge,
 )
@@ -64,7 +65,10 @@ class OwnSecrets:
         Raises:
             NotFound: naming what is missing.
             InvalidRequest: one is sealed.
+            NotAllowed: the commit is a fork's.
         """
+        if not self.repository.trusted:
+            raise NotAllowed(f"{', '.join(names)}: a request from a fork gets no secrets")
         for name in names:
             if name in self.sealed:
                 raise InvalidRequest(

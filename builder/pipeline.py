@@ -30,9 +30,10 @@ from builder.source import Source
 from builder.templates import laid_out
 from builder.work import Job, Tools, show
 from core import failpoints
-from core.errors import CheckoutFailed, Conflict, Unavailable
+from core.errors import CheckoutFailed, Conflict, NotAllowed, Unavailable
 from core.models import Artifact, Build, Release, Repository, State
 from core.names import NO_COMMIT
+from core.previews import refusal
 
 LAG = 10.0
 """Seconds in which a forge may show what it told us of."""
@@ -144,14 +145,22 @@ def branch_gone(release: Release, repository: Repository, tools: Tools) -> bool:
 def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Release, Source]:
     """Brings the commit into the repository's mirror.
 
-    An event of a forge only tells us to look: the branch's head is what is released.
+    An event of a forge only tells us to look: the branch's head is what is released. Of a request
+    from a fork it is the commit that was approved.
+
+    Raises NotAllowed: nobody has approved it, or nothing of the repository is deployed any more.
     """
+    rules = tools.store.fork_rules(tools.settings.policy, repository)
+    if told := refusal(repository, release.commit, rules):
+        raise NotAllowed(told)
     with tools.steps.step("checkout", told=f"checking out {release.commit[:7]}"):
         mirror = Mirror(
             tools.settings, repository.namespace, repository.name, check=tools.steps.check
         )
         where = origin(tools.settings, repository)
-        if repository.source == "git" or tools.store.pinned(release.id):
+        request = repository.request
+        approved = request is not None and request.approved == release.commit
+        if repository.source == "git" or approved or tools.store.pinned(release.id):
             return _fetched(mirror, where, release, tools)
         try:
             with suppress(NotServed, NotThere):  # replaced by a forced push while we looked

@@ -17,6 +17,7 @@ from builder import allowance, buildsecrets, changes, folders
 from builder.check import check_stack, environment_file
 from builder.key import BuildKey, build_key
 from builder.ownsecrets import OwnSecrets, own_secrets
+from builder.previews import as_preview
 from builder.source import Source
 from builder.stacks import Stacks, read_stacks
 from builder.templaterepositories import Repositories
@@ -26,20 +27,25 @@ from builder.work import Job, Tools, row_of
 from core import sealedfile
 from core.errors import Conflict, InvalidStack, Mistake, SlipwayError
 from core.models import Build, ChangeKind, FunctionSpec, Release
+from core.previews import networked
 from core.stackfile import Stack, StackFunction
 from core.yamlnodes import MAX_TOLD
 
 
 def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
     """Reads the stack file and decides for each function what it is and whether to build it."""
+    repository = tools.store.repository(release.namespace, release.repository)
+    values = repository.secrets_namespace
+    rules = tools.store.fork_rules(tools.settings.policy, repository)
     with tools.steps.step("plan", told="reading the stack file"):
         if full := folders.nearly_full(tools.settings.state):
             tools.steps.log.add("", "plan", "stderr", f"warning: {full}")
         found = read_stacks(
             source,
             max_functions=tools.settings.max_functions,
-            variables=tools.store.variables(release.namespace),
+            variables=tools.store.variables(values) if values else {},
         )
+        found = as_preview(found, repository, rules)
         for path, warning in found.warnings:
             tools.steps.log.add("", "plan", "stderr", f"warning: {path}: {warning!r}")
         with Repositories(tools.settings, tools.steps) as repositories:
@@ -50,7 +56,10 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
             secrets = _secrets(release, source, found, tools)
             _check(release, source, found, templates, secrets, tools)
             jobs = [
-                _job(release, function, source, stack, templates[stack.path], secrets, tools)
+                replace(
+                    _job(release, function, source, stack, templates[stack.path], secrets, tools),
+                    network=networked(repository, rules),
+                )
                 for stack in found.stacks
                 for function in stack.functions
             ]

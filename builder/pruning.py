@@ -5,6 +5,7 @@
     mirrors      of repositories that are gone, or had no release for a month: fetched again
     caches       of uv and npm, of an owner in whose they take over a gigabyte: downloaded again
     locks        what requirements resolved to, not used for a month: resolved again
+    previews     folders of derived namespaces that nobody holds any more: all that is left in them
 
 All may go while builds run: each is taken away in one step once it is sure that nobody uses it, and
 whoever wants it again makes it again.
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from builder import folders, templaterepositories, templatesources
+from builder import folders, previewfolders, templaterepositories, templatesources
 from builder.mirror import Mirror
 from core import disk, queues
 from core.bundle import HALF_MADE, Bundle
@@ -50,6 +51,7 @@ def candidates(settings: Settings, store: Store, *, pressed: bool = False) -> It
         "mirror": partial(_mirrors, settings, store),
         "cache": partial(_caches, settings, 0 if pressed else CACHE),
         "lock": partial(_locks, settings),
+        "preview": partial(previewfolders.candidates, settings, store),
     }
     yield from of_each("kind", kinds, lambda kind: kinds[kind]())
 

@@ -26,6 +26,7 @@ from typing import Literal
 import uv
 
 from builder import bounded, folders, registries, requirements, tool
+from builder.previews import HOW
 from core import names
 from core.bundle import Layer, layer_folder
 from core.errors import BuildFailed, Unavailable
@@ -53,11 +54,14 @@ def install(
     files: Mapping[str, bytes],
     out: Out,
     check: Check = lambda: None,
+    *,
+    network: bool = True,
 ) -> Layer | None:
     """Makes the layer for the requirements files of one function, all resolved together.
 
     ``files``: what mistakes call it → content. ``check`` is asked again and again, and ends it by
-    raising. Returns None where nothing is required.
+    raising. ``network``: whether wheels may be fetched that are not in the owner's cache. Returns
+    None where nothing is required.
 
     Raises:
         BuildFailed: mistakes in a file, or there are no versions or wheels that fit.
@@ -75,12 +79,14 @@ def install(
         lock = _remembered(memo)  # another function of the same commit may have been faster
         if lock:
             try:
-                return install_lock(settings, namespace, "python", lock, out, check)
+                return install_lock(
+                    settings, namespace, "python", lock, out, check, network=network
+                )
             except BuildFailed:
                 out("what these requirements resolved to before is gone: resolving them anew")
                 memo.unlink()
-        lock = _resolve(settings, namespace, wanted, out, check)
-        layer = install_lock(settings, namespace, "python", lock, out, check)
+        lock = _resolve(settings, namespace, wanted, out, check, network)
+        layer = install_lock(settings, namespace, "python", lock, out, check, network=network)
         _remember(memo, lock)
         return layer
 
@@ -92,6 +98,8 @@ def install_lock(
     lock: str,
     out: Out,
     check: Check = lambda: None,
+    *,
+    network: bool = True,
 ) -> Layer:
     """Makes the layer of a lock file with hashes, or finds it; errors as ``install``."""
     layer = _layer(kind, lock)
@@ -114,9 +122,11 @@ def install_lock(
                 h,
                 out,
                 check,
+                network,
             )
             if not ended.ok:
-                raise _error(ended, "the dependencies were not installed", settings)
+                what = "the dependencies were not installed"
+                raise _error(ended, what, settings) if network else offline(ended)
             (new / ".lock").unlink(missing_ok=True)  # uv's own, of the installation
             _relink(new / "bin")
             folders.settle(new, final)
@@ -124,7 +134,12 @@ def install_lock(
 
 
 def _resolve(
-    settings: Settings, namespace: str, wanted: list[requirements.Pin], out: Out, check: Check
+    settings: Settings,
+    namespace: str,
+    wanted: list[requirements.Pin],
+    out: Out,
+    check: Check,
+    network: bool,
 ) -> str:
     with folders.making(_caches(settings, namespace)) as home:
         (home / "in.txt").write_text(
@@ -140,9 +155,11 @@ def _resolve(
             home,
             out,
             check,
+            network,
         )
         if not ended.ok:
-            raise _error(ended, "the requirements do not resolve", settings)
+            what = "the requirements do not resolve"
+            raise _error(ended, what, settings) if network else offline(ended)
         data = (home / "lock.txt").read_bytes()
     lock = requirements.restrict(requirements.parse(data, "uv's lock", _LOCK_BYTES), wanted)
     out(f"resolved {len(lock)} package{'s' if len(lock) != 1 else ''}")
@@ -156,6 +173,7 @@ def _uv(
     home: Path,
     out: Out,
     check: Check,
+    network: bool,
 ) -> bounded.Ended:
     cache = _caches(settings, namespace) / "uv"
     with folders.using(folders.cache_lock(settings, namespace, "uv"), check):
@@ -165,12 +183,23 @@ def _uv(
             [
                 *(uv.find_uv_bin(), "pip", *arguments),
                 *("--only-binary", ":all:", "--no-config", "--python", sys.executable),
+                *("--offline",) * (not network),
             ],
             cwd=home,
             env=registries.uv_environment(os.environ, home, cache),
             out=lambda line: None if _OURS.match(line) else out(line),
             check=check,
         )
+
+
+def offline(ended: bounded.Ended) -> BuildFailed:
+    """Of a build that fetches nothing."""
+    told = registries.without_passwords("\n".join(ended.tail[-20:])).strip()
+    return BuildFailed(
+        "the dependencies were not installed: a request from a fork fetches no packages while it "
+        f"is built; {HOW}\n{told}",
+        step="dependencies",
+    )
 
 
 def _relink(folder: Path) -> None:

@@ -46,6 +46,8 @@ class Job:
     """The function's context, laid out."""
     secrets: Mapping[str, Path] = field(default_factory=dict)
     """What its RUN lines may mount: id → a file outside the context, gone with the release."""
+    network: bool = True
+    """Whether what it needs may be fetched: nothing for requests from forks, as a rule."""
     layers: tuple[Layer, ...] = ()
     """process: its installed dependencies."""
     image: str = ""

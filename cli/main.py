@@ -18,6 +18,7 @@ from cli import (
     functions,
     installation,
     policy,
+    previews,
     prune,
     restart,
     rollback,
@@ -350,6 +351,8 @@ def doctor(context: Context, output: str) -> None:
 for command in (
     *functions.COMMANDS,
     rollback.rollback,
+    previews.previews,
+    previews.approve,
     prune.prune,
     policy.policy,
     why.why,

@@ -31,6 +31,10 @@ OWNERS = f"{ROOT}:owners"
 """hash ``<forge URL>#<owner id>`` → the namespace that the admin gave that owner · gateway · for
 ever."""
 
+PREVIEWS = f"{ROOT}:previews"
+"""hash ``<key of the parent>#<number>`` → key of the preview's repository · store, with
+REPOSITORIES · as those."""
+
 NAMESPACES = f"{ROOT}:namespaces"
 """hash namespace → who holds it (``git`` or ``<forge URL>#<owner id>``) · gateway · for ever."""
 
@@ -229,6 +233,12 @@ def built_seconds(owner: str, month: str) -> str:
     return f"{ROOT}:namespace:{owner}:built-seconds:{month}"
 
 
+def closed_request(forge: str, repository: str, number: int) -> str:
+    """string (the forge's time of its end, or '') · store · a week after its preview was forgotten:
+    an older event, delivered late, does not bring it back."""
+    return f"{ROOT}:closed-request:{forge}:{repository}:{number}"
+
+
 def delivery(forge: str, id_: str) -> str:
     """string (release id) · gateway · a week (forges redeliver for three days)."""
     return f"{ROOT}:delivery:{forge}:{id_}"
@@ -289,6 +299,7 @@ BACKED_UP = (
     FORGE_REPOSITORIES,
     HOOKS,
     OWNERS,
+    PREVIEWS,
     SECRETS,
 )
 """Hashes that `slipway backup` keeps whole: what nobody else could tell again. See also

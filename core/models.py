@@ -13,7 +13,7 @@ from functools import cached_property
 
 import msgspec
 
-from core.names import function_path, join_function
+from core.names import function_path, join_function, preview_secrets
 
 
 class State(StrEnum):
@@ -377,6 +377,12 @@ class Request(Struct, frozen=True):
     approved: str = ""
     """The commit that somebody of the owner approved, where it needs that."""
     updated_at: str = ""
+    """When we heard of its last push or its end: RFC 3339."""
+    told_at: str = ""
+    """The forge's own time of the newest event that counted: what is older changes nothing."""
+    open: bool = True
+    """Whether it is open at the forge. Its preview may be ``gone`` all the same, until it is pushed
+    to."""
 
 
 class Repository(Struct, frozen=True):
@@ -422,9 +428,11 @@ class Repository(Struct, frozen=True):
 
     @property
     def secrets_namespace(self) -> str:
-        """Whose secrets its functions have, those sealed in git as well: its own namespace's, or
-        where it is a preview the one's whose request that is."""
-        return self.parent.partition("/")[0] if self.request and self.parent else self.namespace
+        """Whose secrets and variables its functions have: its own namespace's. Of a preview those
+        that its owner keeps for previews alone; of a fork's nobody's: empty."""
+        if self.request is None:
+            return self.namespace
+        return preview_secrets(self.parent.partition("/")[0]) if self.trusted else ""
 
 
 class LogLine(Struct, frozen=True):

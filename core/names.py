@@ -21,6 +21,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SECRET = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 ROLLBACK = re.compile(r"b[1-9][0-9]{0,15}")
 RELEASE = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
+REQUEST = re.compile(r"refs/(?:pull|merge-requests)/([1-9][0-9]{0,9})/head")
+"""Where forges keep the head of a pull or merge request, in the repository that it is to go into:
+GitHub and Gitea, and GitLab."""
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
 
@@ -85,6 +88,11 @@ def owner_of(space: str, known: Collection[str]) -> str:
     return next((each for each in sorted(known) if is_of(space, each)), owner)
 
 
+def preview_secrets(owner: str) -> str:
+    """The namespace of what an owner's previews may know: ``<owner>--preview``."""
+    return derived_namespace(owner, "preview")
+
+
 def repository_name(value: str) -> str:
     """Returns a repository's name as forges allow it, or raises InvalidRequest."""
     if not REPOSITORY.fullmatch(value) or value.endswith((".git", ".lock")) or ".." in value:
@@ -99,6 +107,12 @@ NO_COMMIT = "0" * 40
 """What stands in place of a commit where a branch was deleted, as git itself writes it."""
 TAKES_OVER = "com.slipway.takes-over"
 """Annotation: the repository of the same owner that a function moves away from."""
+
+
+def request_number(reference: str) -> int:
+    """The number of the request whose head lies at ``reference``; 0: it is no such reference."""
+    match = REQUEST.fullmatch(reference)
+    return int(match[1]) if match else 0
 
 
 def commit(value: str) -> str:

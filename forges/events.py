@@ -64,6 +64,8 @@ class PullRequest(msgspec.Struct, frozen=True):
     open: bool
     draft: bool = False
     installation: str = ""
+    updated_at: str = ""
+    """When it was last changed, by the forge's clock: RFC 3339. Empty: it does not say."""
 
     @property
     def fork(self) -> bool:

@@ -84,7 +84,8 @@ def adopt(
     store.claim_namespace(namespace, holder, record)  # nobody can delete it in between
     store.save_repository(record)
     for child in store.children(record.key):
-        store.save_repository(_as(child, record))
+        if child.request is None:  # previews follow by themselves (previewwatch)
+            store.save_repository(_as(child, record))
     log.info("repository", repository=record.key, forge=said.forge, full_name=said.full_name)
     return record
 
@@ -107,7 +108,7 @@ def _id(record: Repository) -> tuple[str, str]:
 
 
 def _as(child: Repository, parent: Repository) -> Repository:
-    """An environment or preview, where its repository is now."""
+    """An environment, where its repository is now."""
     return msgspec.structs.replace(
         child,
         full_name=parent.full_name,
@@ -132,10 +133,11 @@ def said_of(known: Repository, owner: str) -> ForgeRepository:
 
 
 def take_down(store: Store, repository: Repository, why: str) -> Release | None:
-    """Marks a repository as gone, and has nothing deployed of it any more, nor of its environments
-    and previews. None where nothing of it was here."""
+    """Marks a repository as gone, and has nothing deployed of it any more, nor of its environments;
+    its previews go by themselves (``previewwatch``). None where nothing of it was here."""
     for child in store.children(repository.key):
-        take_down(store, child, why)
+        if child.request is None:
+            take_down(store, child, why)
     gone = msgspec.structs.replace(repository, gone=why)
     store.save_repository(gone)
     log.info("repository_gone", repository=repository.key, reason=why)

@@ -27,6 +27,8 @@ from gateway import (
     origins,
     owners,
     policy,
+    previewlist,
+    previewwatch,
     problems,
     prune,
     releases,
@@ -83,6 +85,7 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         metrics,
         openapi,
         policy,
+        previewlist,
         prune,
     ):
         app.register_blueprint(part.bp)
@@ -96,6 +99,9 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         ).start()
         threading.Thread(
             target=prune.watch, args=[settings, store], name="prune", daemon=True
+        ).start()
+        threading.Thread(
+            target=previewwatch.watch, args=[app], name="previews", daemon=True
         ).start()
         threading.Thread(
             target=rollbackbranch.watch,

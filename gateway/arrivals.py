@@ -3,6 +3,7 @@ no more: deliveries may be lost, doubled, shuffled or late.
 
 - A push of a branch that is deployed makes a release; which commit is released is asked of the
   forge when the build begins.
+- A pull or merge request has a preview (``previews``).
 - Where an event says anything else than what is known of the repository (another name, another
   owner, gone), the forge is asked before anything is done (``looks``): a late delivery changes
   nothing.
@@ -30,7 +31,7 @@ from forges.events import (
     RepositoryChange,
     RepositoryChanged,
 )
-from gateway import adoption
+from gateway import adoption, previews
 from gateway.context import Gateway
 from gateway.policy import require_allowed
 
@@ -64,7 +65,7 @@ def arrived(
     if isinstance(event, InstallationChanged):
         return _installed(gateway, event)
     if isinstance(event, PullRequest):
-        return Told("pull and merge requests have no previews here")
+        return _requested(gateway, event)
     return Told(PONG if isinstance(event, Ping) else event.why)
 
 
@@ -106,6 +107,21 @@ def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> 
         made.append(store.create_release(each, commit, event.branch, delivery=again))
         queues.dispatch(store, each.key)
     return Told(releases=tuple(made))
+
+
+def _requested(gateway: Gateway, event: PullRequest) -> Told:
+    """Of a repository that is not known yet the forge is asked first, and then which requests it
+    has (``previewwatch``)."""
+    said = event.repository
+    if event.open:
+        require_allowed(gateway, said.forge, said.owner, said.owner_id)
+    known = gateway.store.repository_at(said.forge, said.id)
+    if known is None:
+        return _look(gateway, said, event.installation)
+    if differs(known, said, event.installation):
+        _look(gateway, said, event.installation)
+    release, told = previews.handle(gateway, event, known)
+    return Told(told, (release,) if release else ())
 
 
 def _not_deployed(event: Push, deployed: str) -> Told:

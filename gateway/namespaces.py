@@ -44,7 +44,9 @@ def read(name: str) -> Response:
 def create(name: str) -> Response:
     """The name stands in the body; OpenFaaS' clients leave it out of the path."""
     given = _given(name)
-    if given.name != DEFAULT_NAMESPACE:
+    owners = [each for each in here().store.namespaces() if "--" not in each]
+    previews = {names.preview_secrets(each) for each in owners}
+    if given.name != DEFAULT_NAMESPACE and given.name not in previews:
         names.owner_namespace(given.name)
     here().store.create_namespace(given)
     log.info("namespace_created", namespace=given.name)

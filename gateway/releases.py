@@ -10,8 +10,9 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from core import bundle, failpoints, images, logging, names, queues
-from core.errors import InvalidRequest, NotSupported
+from core.errors import Conflict, InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
+from core.previews import ForkRules, bound, refusal
 from core.settings import Settings
 from core.store import LogEnd, Store
 from gateway import bare, policy, sealing
@@ -120,7 +121,12 @@ def put_artifacts(id_: str) -> Response:
     body = decoded(request.environ, Artifacts, MAX_ARTIFACTS)
     release = gateway.store.release(id_)
     _check(gateway, release, body)
-    functions = _with_secrets(gateway.store, release, body.functions)
+    repository = gateway.store.repository(release.namespace, release.repository)
+    rules = gateway.store.fork_rules(gateway.settings.policy, repository)
+    if told := refusal(repository, body.commit, rules):
+        raise Conflict(told)
+    functions = [_bound(repository, rules, each) for each in body.functions]
+    functions = _with_secrets(gateway.store, release, functions)
     allowed = policy.check_release(gateway, release, (each.spec for each in functions))
     staged = gateway.store.put_artifacts(id_, body.commit, functions, allowed)
     failpoints.at("artifacts-put")
@@ -138,6 +144,18 @@ def _commit(gateway: Gateway, repository: Repository, commit: str | None) -> tup
         newest = gateway.store.newest_release(repository.key)
         commit = newest.commit if newest else "0" * 40
     return commit, repository.deploy_branch
+
+
+def _bound(repository: Repository, rules: ForkRules, artifact: Artifact) -> Artifact:
+    """What a function may say of itself in this repository, whatever the builder made of it."""
+    spec = artifact.spec
+    may = bound(repository, rules, spec.labels, spec.annotations, spec.secrets)
+    spec = msgspec.structs.replace(
+        spec, labels=may.labels, annotations=may.annotations, secrets=may.secrets
+    )
+    if not repository.trusted:
+        spec = msgspec.structs.replace(spec, sealed=None, repository_id="")
+    return msgspec.structs.replace(artifact, spec=spec)
 
 
 def _with_secrets(store: Store, release: Release, artifacts: Sequence[Artifact]) -> list[Artifact]:

@@ -169,5 +169,6 @@ def _users(gateway: Gateway, space: str, name: str) -> list[str]:
     return sorted(
         function
         for function, record in gateway.store.functions().items()
-        if record.spec.namespace == space and name in (record.spec.secrets or ())
+        if (record.spec.secrets_namespace or record.spec.namespace) == space
+        and name in (record.spec.secrets or ())
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from builder import bounded, folders, node_dependencies, python_dependencies, registries
 from builder.engines.buildkit import Cli
 from builder.engines.progress import Progress
+from builder.previews import HOW
 from builder.reasons import cut, reason
 from builder.steps import Steps
 from core.errors import BuildFailed, Conflict, SlipwayError, Unavailable
@@ -53,6 +54,8 @@ class Order:
     secrets: Mapping[str, Path] = field(default_factory=dict)
     """Files that RUN --mount=type=secret finds by these ids, and the image does not hold."""
     network: bool = True
+    offline: bool = False
+    """Whether it has no network because a fork's request gets none."""
     fresh: bool = False
     """Whether nothing may come out of the cache."""
     hidden: tuple[bytes, ...] = ()
@@ -219,6 +222,9 @@ def _error(
         return folders.full(settings.state)
     if _AWAY.search(error):
         return Unavailable(f"the Docker engine went away while it built: {error}")
+    if order.ours and order.offline:
+        what = "the dependencies were not installed: a request from a fork fetches no packages "
+        return BuildFailed(reason(f"{what}while it is built; {HOW}", last), step="build")
     if order.ours:
         if python_dependencies.NETWORK.search(text) or node_dependencies.NETWORK.search(text):
             return Unavailable(reason("the package registry cannot be reached; try again", last))
@@ -235,6 +241,8 @@ def _error(
         hint = "; it was killed: builds share a bound of memory, which it may have reached"
     if not order.network:
         hint += "; nothing is fetched here, as there is no network"
+    if order.offline:
+        hint += f" for a request from a fork: {HOW}"
     told = f"{_command(ran['command'])}: {ran['how']}" if ran else error
     return BuildFailed(reason(f"the image was not built: {told}{hint}", last), step="build")
 

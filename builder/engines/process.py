@@ -89,7 +89,13 @@ class ProcessEngine:
     def assemble(self, job: Job, tools: Tools) -> Job:
         with tools.steps.step("dependencies", job.name, "installing dependencies") as out:
             layers = dependencies.install(
-                tools.settings, job.namespace, job.template, job.app, out, tools.steps.wanted
+                tools.settings,
+                job.namespace,
+                job.template,
+                job.app,
+                out,
+                tools.steps.wanted,
+                network=job.network,
             )
         return replace(job, layers=tuple(layers))
 
@@ -107,6 +113,7 @@ class ProcessEngine:
                 job.function.build_args,
                 out,
                 check=tools.steps.wanted,
+                network=job.network,
             )
         return replace(job, tested=True)
 

@@ -221,14 +221,21 @@ class Workshop:
         """
         ours = job.template.ours
         ids = self._secret_ids(job)
+        arguments = {**self.arguments(job.function, job.template), **(further or {})}
+        # Of a template of ours that is left as it is, nothing runs and nothing comes but ours.
+        plain = not arguments.get("ADDITIONAL_PACKAGE") and dependencies.ours_alone(
+            job.template, job.app
+        )
+        may = job.network or plain
         order = Order(
             dockerfile=dockerfile,
             context=job.app,
             tag=tag,
             target=target,
-            arguments={**self.arguments(job.function, job.template), **(further or {})},
+            arguments=arguments,
             secrets={ids[id_]: path for id_, path in job.secrets.items()} | dict(files or {}),
-            network=network and (ours or self.settings.build_egress),
+            network=network and may and (ours or self.settings.build_egress),
+            offline=not may,
             fresh=fresh,
             ours=ours,
             hidden=tuple(path.read_bytes() for path in job.secrets.values()),

@@ -12,6 +12,7 @@ from core.store.forges import Forges
 from core.store.logs import LogEnd, Logs
 from core.store.metrics import Metrics
 from core.store.parts import BUILDERS, Parts
+from core.store.previews import Previews
 from core.store.pruning import Pruning
 from core.store.repositories import Repositories
 from core.store.retention import Retention
@@ -31,6 +32,7 @@ class Store(
     SealingKeys,
     Snapshots,
     Forges,
+    Previews,
     Repositories,
     Deployments,
     Schedules,

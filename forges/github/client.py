@@ -95,6 +95,7 @@ class _Pull(msgspec.Struct):
     title: str | None = None
     html_url: str = ""
     draft: bool = False
+    updated_at: str = ""
 
 
 class GitHub:
@@ -262,4 +263,5 @@ def _request(said: _Pull, into: ForgeRepository, installation: str) -> PullReque
         open=said.state == "open",
         draft=said.draft,
         installation=installation,
+        updated_at=said.updated_at,
     )

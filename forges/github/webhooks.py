@@ -136,6 +136,7 @@ class _Request(msgspec.Struct):
     title: str = ""
     html_url: str = ""
     draft: bool = False
+    updated_at: str = ""
 
 
 class _PullRequest(msgspec.Struct):
@@ -187,6 +188,7 @@ def _pull_request(body: bytes | bytearray) -> Event:
         open=request.state == "open",
         draft=request.draft,
         installation=_id(said.installation),
+        updated_at=request.updated_at,
     )
 
 

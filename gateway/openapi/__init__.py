@@ -126,7 +126,7 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
 
 def _parameters(operation: Operation, schemas: _Schemas) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"\{([\w-]+)\}", operation.path):
-        limit = {} if name in ("path", "hook") else operation.named
+        limit = operation.parts.get(name, {} if name in ("path", "hook") else operation.named)
         schema = {"type": "string", "minLength": 1, **limit}
         yield {"name": name, "in": "path", "required": True, "schema": schema}
     for query in operation.query:

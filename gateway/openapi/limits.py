@@ -35,6 +35,7 @@ REPOSITORY = _whole(names.REPOSITORY)
 COMMIT = _whole(names.COMMIT)
 RELEASE = _whole(names.RELEASE)
 ROLLBACK = _whole(names.ROLLBACK)
+NUMBER = {"pattern": "^[0-9]{1,10}$"}
 CALL = _whole(MADE_ID)
 FINGERPRINT = _whole(FINGERPRINT_FORM)
 REPLICA = _whole(INSTANCE)
@@ -70,6 +71,7 @@ _BODIES: dict[str, dict[str, Limit]] = {
     "Variables": {"namespace": LABEL},
     "Start": {"namespace": LABEL, "repository": REPOSITORY, "commit": COMMIT},
     "Back": {"namespace": LABEL, "function": LABEL, "repository": REPOSITORY, "to": RELEASE},
+    "Approval": {"commit": COMMIT},
     "Artifacts": {"commit": COMMIT},
     "Artifact": {"name": LABEL},
 }

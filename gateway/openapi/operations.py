@@ -29,6 +29,7 @@ from gateway.openapi import limits
 from gateway.openapi.limits import Limit
 from gateway.owners import LinkedOwner, UnlinkedOwner
 from gateway.policy import OwnerState, PolicyState
+from gateway.previewlist import Approval, Preview
 from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
 from gateway.rollbacks import Back
@@ -83,6 +84,8 @@ class Operation:
     who: Literal["admin", "builder", "open"] = "admin"
     named: Limit = field(default_factory=lambda: limits.FUNCTION)
     """What may stand for ``name`` or ``id`` in the path."""
+    parts: dict[str, Limit] = field(default_factory=dict)
+    """The same of others that stand there."""
     query: tuple[Query, ...] = ()
     body: Any = None
     takes_bytes: bool = False
@@ -623,6 +626,37 @@ def _releases() -> list[Operation]:
     ]
 
 
+def _previews() -> list[Operation]:
+    tag = "previews"
+    return [
+        Operation(
+            method="GET",
+            path="/system/previews",
+            id="listPreviews",
+            tag=tag,
+            summary="Pull and merge requests, and what of them runs",
+            query=(OF_NAMESPACE,),
+            answers=(Answer(status=200, description="Previews", type=list[Preview]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="POST",
+            path="/system/previews/{namespace}/{repository}/{number}/approve",
+            id="approvePreview",
+            tag=tag,
+            parts={
+                "namespace": limits.LABEL,
+                "repository": limits.REPOSITORY,
+                "number": limits.NUMBER,
+            },
+            summary="Has this commit of a fork's request built, if it is the request's head",
+            body=Approval,
+            answers=(Answer(status=202, description="It is on its way", type=Preview),),
+            errors=(400, 404, 409, 413),
+        ),
+    ]
+
+
 def _calls() -> list[Operation]:
     tag = "calls"
     told = {
@@ -953,6 +987,7 @@ OPERATIONS = [
     *_variables(),
     *_policy(),
     *_releases(),
+    *_previews(),
     *_calls(),
     *_dead_letters(),
     *_system(),

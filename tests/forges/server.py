@@ -169,6 +169,23 @@ class Project:
         git(self.work, "push", "--quiet", str(self.bare), where)
         return git(self.work, "rev-parse", "HEAD")
 
+    def request(self, number: int, files: Mapping[str, str]) -> str:
+        """Makes a commit with these files above the default branch the head of a pull request, as
+        a forge keeps it whatever repository it came from; returns its id."""
+        git(self.work, "checkout", "--quiet", "--detach")
+        for name, text in files.items():
+            path = self.work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        git(self.work, "add", "-A")
+        author = ("-c", "user.name=Eve", "-c", "user.email=eve@example.com")
+        git(self.work, *author, "commit", "--quiet", "--allow-empty", "-m", "a request")
+        head = f"+HEAD:refs/pull/{number}/head"
+        git(self.work, "push", "--quiet", str(self.bare), head)
+        commit = git(self.work, "rev-parse", "HEAD")
+        git(self.work, "checkout", "--quiet", self.branch)
+        return commit
+
     def point(self, reference: str, commit: str) -> None:
         """Sets any reference, such as ``refs/pull/5/head``; an empty commit removes it."""
         what = ("-d", reference) if not commit else (reference, commit)

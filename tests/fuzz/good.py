@@ -33,8 +33,12 @@ LETTER = "2c5f39cb-30b2-42e3-994e-1127e4ddb538"
 """Id of one that failed for good."""
 HOOK = "0123456789abcdef"
 """Id of a webhook of one repository."""
+ASKED = "asked"
+"""A repository with a request from a fork, ``NUMBER``, that waits for approval."""
+NUMBER = 5
 OWNER = "https://github.com#2"
 """Who has a namespace from the admin."""
+REQUEST = {"namespace": KNOWN, "repository": ASKED, "number": str(NUMBER)}
 BODILESS = ("Get", "Head", "Options")
 WITH_BODY = ("Post", "Put", "Patch", "Delete")
 SECRET = "it is a secret to everybody"
@@ -179,10 +183,13 @@ def good_requests(
         "createHook": Request(body={"forge": "github", "repository": "ann/fns"}),
         "deleteHook": Request(path={"id": HOOK}),
         "listOwners": Request(),
+        "listPreviews": Request(query={"namespace": KNOWN}),
+        "approvePreview": Request(path=REQUEST, body={"commit": "a" * 40}),
         "linkOwner": Request(body={"owner": OWNER, "namespace": KNOWN}),
         "unlinkOwner": Request(body={"owner": OWNER}),
     }
     others = {
+        "approvePreview": Request(path=REQUEST, body={"commit": "b" * 40}),
         "createFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
         "updateFunction": Request(
             body={"service": KNOWN, "image": "example.org/new:1", "namespace": CLAIMED}

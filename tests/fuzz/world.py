@@ -35,10 +35,12 @@ from core.store.base import encode
 from core.store.calls import Answered
 from core.store.forges import new_hook
 from core.store.repositories import identified
+from gateway import previews
 from gateway.prune import PARTS
 from runtime.schedules import Schedules
 from runtime.sealingkeys import SealingKeys
 from tests.fuzz.good import (
+    ASKED,
     CALL,
     CLAIMED,
     EMPTY,
@@ -46,12 +48,14 @@ from tests.fuzz.good import (
     KNOWN,
     LETTER,
     MOVED,
+    NUMBER,
     OWNER,
     SEALING,
     SECRET,
     good_requests,
 )
 from tests.integration.gateway.harness import BUILDER, Gateway, go_live, line, running
+from tests.integration.requests_of import event, known
 
 
 class World:
@@ -172,6 +176,9 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     sealed = key.seal(SECRET.encode(), f"hook {HOOK}")
     store.add_hook(new_hook(HOOK, "github", f"{KNOWN}/{KNOWN}", sealed))
     store.link_owner(OWNER, KNOWN)
+    base = known(KNOWN, "9", ASKED)
+    store.save_repository(base)
+    previews.apply(gateway.settings, store, event(number=NUMBER, of=base, head="666"), base)
     for part in ("worker", "queue", "controller"):
         store.beat(part, 86_400)
     building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))
