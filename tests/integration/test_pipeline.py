@@ -253,21 +253,22 @@ def test_mistakes_of_what_is_sealed_are_told_before_anything_is_built(
         planned(settings, store, own, link)
 
 
-def test_a_preview_has_what_is_sealed_for_its_parent_and_a_fork_s_nothing(
+def test_a_preview_has_what_is_sealed_for_previews_and_a_fork_s_nothing(
     settings: Settings, store: Store, own: BareRepository, text: str
 ) -> None:
-    files = with_secrets("[key]", f"alice:\n  key: {text}\nfoes:\n  key: {text}\n")
+    sealed = "".join(f"{each}:\n  key: {text}\n" for each in ("alice", "friends", "foes--preview"))
+    files = with_secrets("[key]", sealed)
     request = Request(number=1)
     preview = replace_struct(OWN, parent="friends/fns", request=request)
     store.save_repository(preview)
-    with pytest.raises(InvalidStack, match="friends has not the secret key"):
+    with pytest.raises(InvalidStack, match="friends--preview has not the secret key"):
         planned(settings, store, own, files)
     store.save_repository(replace_struct(preview, parent="foes/fns"))
     assert planned(settings, store, own, files)["fn"].spec.sealed == {"key": text}
     fork = replace_struct(request, fork=True)
     store.save_repository(replace_struct(preview, parent="foes/fns", request=fork))
-    with pytest.raises(InvalidStack, match="foes has not the secret key"):
-        planned(settings, store, own, files)
+    spec = planned(settings, store, own, files)["fn"].spec
+    assert (spec.secrets, spec.sealed) == (None, None)
 
 
 def test_functions_of_several_stack_files_are_one_release(

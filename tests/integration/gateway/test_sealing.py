@@ -135,7 +135,7 @@ def test_a_repository_s_address(gateway: Gateway, store: Store, fns: Repository)
     )
     child = Repository(namespace="ann--staging", name="fns", source="git", parent=fns.key)
     preview = msgspec.structs.replace(child, namespace="ann--pr-5", request=Request(number=5))
-    for each, space in ((child, "ann--staging"), (preview, "ann")):
+    for each, space in ((child, "ann--staging"), (preview, "ann--preview")):
         store.save_repository(each)
         its = gateway.call("GET", path, params={"namespace": each.namespace, "repository": "fns"})
         assert its.json() == {**found, "namespace": space}
@@ -243,7 +243,7 @@ def test_a_deploy_by_api_has_nothing_sealed(gateway: Gateway, store: Store) -> N
 
 
 @pytest.mark.usefixtures("held")
-def test_a_request_of_a_fork_gets_none_and_another_one_its_parents(
+def test_a_request_of_a_fork_gets_none_and_another_one_those_of_previews(
     gateway: Gateway, store: Store, fns: Repository
 ) -> None:
     key = store.sealing_key(gateway.settings.secrets_key)
@@ -254,30 +254,36 @@ def test_a_request_of_a_fork_gets_none_and_another_one_its_parents(
         source="git",
         deploy_branch="refs/pull/5/head",
         parent=fns.key,
-        request=Request(number=5, fork=True),
+        request=Request(number=5, fork=True, approved="a" * 40),
     )
     store.claim_namespace(preview.namespace, "git")
+    store.claim_namespace("ann--preview", "git")
+    store.create_secret(key, "ann--preview", "api-key", b"of previews")
     store.save_repository(preview)
-    release = building(store, preview)
-    text = sealed(store, preview)
-    assert hand_over(gateway, release).status_code == 200
-    store.cancel(release.id, "again")
-    release = building(store, preview)
+    text = sealed(store, msgspec.structs.replace(preview, request=Request(number=5)))
     for fields in ({"secrets": ["api-key"]}, {"secrets": [NAME], "sealed": {NAME: text}}):
-        refused = hand_over(gateway, release, **fields)
-        assert (refused.status_code, "from a fork" in refused.text) == (400, True)
-    with pytest.raises(SlipwayError, match="403"):
-        build_secret(gateway.settings, release, "api-key")
+        release = building(store, preview)
+        with pytest.raises(SlipwayError, match="403"):
+            build_secret(gateway.settings, release, "api-key")
+        assert hand_over(gateway, release, **fields).status_code == 200
+        (staged,) = store.artifacts(release.id)
+        assert (staged.spec.secrets, staged.spec.sealed, staged.spec.repository_id) == (
+            None,
+            None,
+            "",
+        )
+        store.cancel(release.id, "again")
+    release = building(store, preview)
 
     own = msgspec.structs.replace(preview, request=Request(number=5))
     store.save_repository(own)
-    assert build_secret(gateway.settings, release, "api-key") == SESAME.encode()
+    assert build_secret(gateway.settings, release, "api-key") == b"of previews"
     done = hand_over(gateway, release, secrets=["api-key", NAME], sealed={NAME: text})
     assert done.status_code == 200, done.text
     (staged,) = store.artifacts(release.id)
-    assert staged.spec.secrets_namespace == "ann"
+    assert staged.spec.secrets_namespace == "ann--preview"
     assert staged.spec.repository_id == f"git:{fns.forge_id}"
-    assert staged.spec.secret_versions == store.secret_versions("ann", ["api-key"])
+    assert staged.spec.secret_versions == store.secret_versions("ann--preview", ["api-key"])
 
 
 # The command.
