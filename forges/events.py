@@ -65,7 +65,7 @@ class PullRequest(msgspec.Struct, frozen=True):
     draft: bool = False
     installation: str = ""
     updated_at: str = ""
-    """When it was last changed, by the forge's clock: RFC 3339. Empty: it does not say."""
+    """When it was last changed, by the forge's clock, as it writes that. Empty: it does not say."""
 
     @property
     def fork(self) -> bool:

@@ -209,8 +209,9 @@ def _stale(told_at: str, known: str, *, same: bool = False) -> bool:
 
 
 def _moment(text: str) -> datetime | None:
+    """RFC 3339, or as GitLab's hooks have it: ``2026-11-01 12:00:00 UTC``."""
     try:
-        found = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text.replace(" UTC", "+00:00"))
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

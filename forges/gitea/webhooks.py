@@ -137,6 +137,7 @@ class Request(msgspec.Struct):
     title: str = ""
     html_url: str = ""
     draft: bool = False
+    updated_at: str | None = None
 
 
 class _PullRequest(msgspec.Struct):
@@ -227,4 +228,5 @@ def request(said: Request, repository: ForgeRepository) -> PullRequest:
         head_repository=str(said.head.repo_id) if said.head.repo_id > 0 else "",
         open=said.state == "open",
         draft=said.draft,
+        updated_at=said.updated_at or "",
     )

@@ -63,6 +63,7 @@ class _Request(msgspec.Struct):
     title: str = ""
     web_url: str = ""
     draft: bool = False
+    updated_at: str | None = None
 
 
 class GitLab:
@@ -174,4 +175,5 @@ def _request(said: _Request, commit: str, into: ForgeRepository) -> PullRequest:
         head_repository=str(said.source_project_id or ""),
         open=webhooks.is_open(said.state),
         draft=said.draft,
+        updated_at=said.updated_at or "",
     )

@@ -160,6 +160,7 @@ class _Attributes(msgspec.Struct):
     url: str = ""
     draft: bool = False
     action: str = ""
+    updated_at: str | None = None
 
 
 class _MergeRequest(msgspec.Struct):
@@ -200,6 +201,7 @@ def _merge_request(body: bytes | bytearray) -> Event:
         head_repository=str(said.source_project_id or ""),
         open=is_open(said.state),
         draft=said.draft,
+        updated_at=said.updated_at or "",
     )
 
 

@@ -537,3 +537,23 @@ def test_what_cannot_be_approved(settings: Settings, store: Store) -> None:
     tell(settings, store, event("a", number=6, head=FORK, open_=False))
     with pytest.raises(NotFound, match="no open request 6"):
         previews.approve(settings, store, BASE.key, 6, commit("a"))
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "stale"),
+    [
+        ("2026-11-01 12:00:00 UTC", "2026-11-01T12:00:01Z", True),
+        ("2026-11-01 12:00:02 UTC", "2026-11-01T12:00:01Z", False),
+        ("2026-11-01T13:00:00+01:00", "2026-11-01T12:00:01Z", True),
+        ("yesterday", "2026-11-01T12:00:01Z", False),
+        ("", "2026-11-01T12:00:01Z", False),
+    ],
+)
+def test_forges_clocks_are_read_as_each_writes_them(
+    settings: Settings, store: Store, new: str, old: str, stale: bool
+) -> None:
+    tell(settings, store, msgspec.structs.replace(event("a"), updated_at=old))
+    tell(settings, store, msgspec.structs.replace(event("b"), updated_at=new))
+    request = the(store).request
+    assert request is not None
+    assert request.commit == commit("a" if stale else "b")
