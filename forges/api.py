@@ -48,7 +48,6 @@ class Api:
         self.base = base
         self._who = who
         self._session = requests.Session()
-        self._session.max_redirects = 0
 
     def ask(
         self,

@@ -141,9 +141,12 @@ class GitHub:
 
     def describe(self, repository: Repository) -> ForgeRepository:
         path = path_of(repository)
-        if self._credentials.of(repository, _READ):
+        try:
             told = self._credentials.ask(repository, _READ, "GET", path, expect=_Repository)
             return _described(told.body)
+        except NotAllowed:
+            if self._credentials.of(repository, _READ):
+                raise
         try:
             return _described(self._credentials.as_nobody("GET", path, expect=_Repository).body)
         except NotFound as error:
