@@ -244,6 +244,12 @@ def delivery(forge: str, id_: str) -> str:
     return f"{ROOT}:delivery:{forge}:{id_}"
 
 
+def setup(digest: str) -> str:
+    """string (what it was begun with) · gateway · an hour, or until it is taken: somebody was sent
+    to a forge with the state of this SHA-256, to come back with something to keep."""
+    return f"{ROOT}:setup:{digest}"
+
+
 def asks_to_prune(part: str) -> str:
     """list (ids of Asks) · gateway, builder · until that part takes them, seconds at most: it is to
     look now for what can be removed."""

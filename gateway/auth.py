@@ -16,7 +16,7 @@ from core.signing import same_secret
 from gateway.context import Gateway, here
 
 ADMIN, BUILDER, NOBODY = "admin", "builder", ""
-PRIVATE = ("/system", "/git", "/metrics")
+PRIVATE = ("/system", "/git", "/metrics", "/setup")
 _BUILDER_MAY = {"releases.put_artifacts", "remote.upload_pack"}
 _READS = {"GET", "HEAD", "OPTIONS"}
 

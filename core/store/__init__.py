@@ -20,6 +20,7 @@ from core.store.schedules import Schedules
 from core.store.sealingkeys import SealingKeys
 from core.store.secrets import Secrets
 from core.store.settled import Settled
+from core.store.setups import Setups
 from core.store.sleeping import Sleeping
 from core.store.snapshot import Snapshots
 from core.store.switching import of_repository
@@ -46,5 +47,6 @@ class Store(
     Calls,
     Settled,
     Variables,
+    Setups,
 ):
     """Everything that the parts of Slipway keep in common."""

@@ -16,6 +16,7 @@ from core.sealedbox import FINGERPRINT as FINGERPRINT_FORM
 from core.stackvalues import ENV_NAME
 from core.store.settled import MOST_DEAD
 from forges import known
+from forges.github.manifest import LOGIN
 from gateway.asynchronous import MADE_ID
 from gateway.functionlogs import INSTANCE, MOST_LINES
 from gateway.releases import MAX_LIST
@@ -43,6 +44,7 @@ FORGE: Limit = {"enum": list(known.NAMES)}
 LINES = {"minimum": -MOST_LINES, "maximum": MOST_LINES}
 LISTED = {"minimum": 1, "maximum": MAX_LIST}
 LETTERS = {"minimum": 1, "maximum": MOST_DEAD}
+ORGANIZATION = _whole(LOGIN)
 _SECRET = _whole(names.SECRET, maxLength=253)
 _IMAGE = _whole(images.NAME, maxLength=images.LONGEST)
 _VARIABLE = _whole(ENV_NAME)

@@ -43,6 +43,7 @@ from gateway.why import Why
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 TEXT = "text/plain; charset=utf-8"
+HTML = "text/html; charset=utf-8"
 PROMETHEUS = CONTENT_TYPE_PLAIN_0_0_4
 ANY = "*/*"
 
@@ -979,6 +980,49 @@ def _forges() -> list[Operation]:
     ]
 
 
+def _setup() -> list[Operation]:
+    tag = "setup"
+    return [
+        Operation(
+            method="GET",
+            path="/setup/github",
+            id="setUpGitHub",
+            tag=tag,
+            summary="A page with a button that makes a GitHub App",
+            query=(
+                Query(
+                    name="organization",
+                    description="whose the App is to be; else whoever is signed in at GitHub",
+                    limit=limits.ORGANIZATION,
+                ),
+                Query(name="replace", description="`yes`: in place of the one that is here"),
+            ),
+            answers=(Answer(status=200, description="The page", media=HTML),),
+            errors=(400,),
+        ),
+        Operation(
+            method="GET",
+            path="/setup/github/callback",
+            id="gitHubIsSetUp",
+            tag=tag,
+            summary="GitHub sends the browser here: the App that it made is kept",
+            query=(
+                Query(name="code", description="by which GitHub gives the App away, once"),
+                Query(name="state", description="that the browser was sent with"),
+            ),
+            answers=(
+                Answer(
+                    status=303,
+                    description="It is here",
+                    media=HTML,
+                    headers={"Location": "`/setup/github`"},
+                ),
+            ),
+            errors=(400, 409),
+        ),
+    ]
+
+
 OPERATIONS = [
     *_functions(),
     *_secrets(),
@@ -992,4 +1036,5 @@ OPERATIONS = [
     *_dead_letters(),
     *_system(),
     *_forges(),
+    *_setup(),
 ]

@@ -145,6 +145,8 @@ class GitHub:
     """Seconds that an installation's token lives."""
     answers: Answer | None = None
     """What everything is answered with, where this is set."""
+    web: str = ""
+    """Where its pages are said to be, if not where they are."""
     lose: int = 0
     """How many requests that make something are done and then answered with 502."""
     page: int = 100
@@ -466,7 +468,7 @@ def _conversion(github: GitHub, _: Asked, code: str) -> Answer:
         "slug": app.slug,
         "name": app.manifest.get("name", app.slug),
         "owner": app.owner.shown(),
-        "html_url": f"{github.url}/github-apps/{app.slug}",
+        "html_url": f"{github.web or github.url}/github-apps/{app.slug}",
         "client_id": app.client_id,
         "client_secret": app.client_secret,
         "webhook_secret": app.webhook_secret,
