@@ -121,8 +121,7 @@ class App:
 
     @property
     def pem(self) -> str:
-        kinds = (Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-        return self.key.private_bytes(*kinds).decode()
+        return pem(self.key)
 
 
 @dataclass
@@ -377,6 +376,12 @@ class GitHub:
 @cache
 def a_key() -> RSAPrivateKey:
     return generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def pem(key: RSAPrivateKey) -> str:
+    """As GitHub gives keys away."""
+    kinds = (Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    return key.private_bytes(*kinds).decode()
 
 
 @contextmanager
