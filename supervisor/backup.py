@@ -25,6 +25,7 @@ from core.models import Repository, now
 from core.sealedbox import FINGERPRINT
 from core.settings import Settings
 from core.store.snapshot import Snapshot
+from forges.github.app import app_file
 from gateway import bare
 from supervisor import ownstore
 from supervisor.archive import CHUNK, Writer
@@ -55,6 +56,7 @@ def key_files(settings: Settings) -> dict[str, Path]:
         "builder-token": settings.token_file,
         "secrets-key": settings.secrets_key,
         "spec-key": settings.state / "spec-key",
+        "github-app.json": app_file(settings),
     }
 
 
