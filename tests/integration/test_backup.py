@@ -496,7 +496,7 @@ def test_a_killed_backup_leaves_no_half_file(house: House) -> None:
     process.stdout.close()
     assert house.file.read_bytes() == b"an earlier backup"
     house.backup()
-    assert len(pieces_of(house)) == 8
+    assert len(pieces_of(house)) == 9
     assert [each.name for each in house.file.parent.glob(".*")] == []
 
 
