@@ -26,6 +26,7 @@ PERMISSIONS = {
     "statuses": "write",
     "deployments": "write",
     "pull_requests": "write",
+    "members": "read",
 }
 EVENTS = ("push", "pull_request", "repository")
 """Those of installations come unasked."""
@@ -56,6 +57,7 @@ def manifest(settings: Settings) -> dict[str, Any]:
         "name": f"Slipway {urlsplit(url).hostname}"[:_NAME].rstrip("-. "),
         "url": url,
         "redirect_url": f"{url}/setup/github/callback",
+        "callback_urls": [f"{url}/login/github/callback"],
         "public": False,
         "default_permissions": PERMISSIONS,
         "default_events": list(EVENTS),

@@ -29,7 +29,7 @@ _DESCRIPTION = Path(__file__).parents[1] / "projects" / "github" / "api.json"
 _BY_ID = re.compile(r"/repositories/(\d+)(/.*)?")
 _HOUR = 3600.0
 ALL = {
-    **dict.fromkeys(("contents", "metadata"), "read"),
+    **dict.fromkeys(("contents", "metadata", "members"), "read"),
     **dict.fromkeys(("checks", "statuses", "deployments", "pull_requests"), "write"),
 }
 """What an App of Slipway's is granted."""

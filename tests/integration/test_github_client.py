@@ -25,7 +25,7 @@ from forges.github.app import App, store_app
 from forges.github.client import GitHub
 from forges.known import forge
 from tests.forges import github as fake
-from tests.forges.github import ALL, serving_github
+from tests.forges.github import serving_github
 from tests.forges.server import Answer
 
 MAIN = "refs/heads/main"
@@ -743,9 +743,3 @@ def test_the_second_try_after_a_lost_answer_makes_no_second_one(
         assert hub.lose == 0
         wish()
     assert (len(site.checks), len(site.deployments)) == (1, 1)
-
-
-def test_permissions_are_those_of_the_app_page() -> None:
-    assert set(ALL) == {
-        *("contents", "metadata", "checks", "statuses", "deployments", "pull_requests")
-    }

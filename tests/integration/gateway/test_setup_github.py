@@ -145,6 +145,7 @@ def test_what_it_asks_for(gateway: Gateway, hub: fake.GitHub) -> None:
     assert asked["hook_attributes"] == {"url": f"{PUBLIC}/webhooks/github", "active": True}
     assert asked["default_permissions"] == fake.ALL
     assert asked["default_events"] == ["push", "pull_request", "repository"]
+    assert asked["callback_urls"] == [f"{PUBLIC}/login/github/callback"]
     assert (asked["public"], asked["name"]) == (False, "Slipway slipway.example")
 
 
