@@ -31,6 +31,8 @@ CALL = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 """Id of an asynchronous call that waits."""
 LETTER = "2c5f39cb-30b2-42e3-994e-1127e4ddb538"
 """Id of one that failed for good."""
+SENT, APP = "sent-to-github", "an-app-of-a-manifest"
+"""State with which somebody was sent to GitHub, and the code that they come back with."""
 HOOK = "0123456789abcdef"
 """Id of a webhook of one repository."""
 ASKED = "asked"
@@ -179,6 +181,8 @@ def good_requests(
         "replayDeadLetter": Request(path={"id": LETTER}),
         "replayDeadLetters": Request(query={"function": KNOWN}),
         "removeDeadLetter": Request(path={"id": LETTER}),
+        "setUpGitHub": Request(query={"organization": "acme"}),
+        "gitHubIsSetUp": Request(query={"state": SENT, "code": APP}),
         "listHooks": Request(),
         "createHook": Request(body={"forge": "github", "repository": "ann/fns"}),
         "deleteHook": Request(path={"id": HOOK}),

@@ -39,8 +39,11 @@ from gateway import previews
 from gateway.prune import PARTS
 from runtime.schedules import Schedules
 from runtime.sealingkeys import SealingKeys
+from tests.forges import github
+from tests.forges.github import serving_github
 from tests.fuzz.good import (
     ASKED,
+    APP,
     CALL,
     CLAIMED,
     EMPTY,
@@ -52,6 +55,7 @@ from tests.fuzz.good import (
     OWNER,
     SEALING,
     SECRET,
+    SENT,
     good_requests,
 )
 from tests.integration.gateway.harness import BUILDER, Gateway, go_live, line, running
@@ -88,9 +92,18 @@ def world(valkey: str) -> Iterator[World]:
     arguments = ["--worker-class", "tests.fuzz.impatient.Worker"]
     try:
         with (
-            running(folder, valkey, arguments=arguments, **overrides) as gateway,
+            serving_github(folder / "github") as hub,
+            running(
+                folder,
+                valkey,
+                arguments=arguments,
+                SLIPWAY_GITHUB_API_URL=hub.url + github.API,
+                **overrides,
+            ) as gateway,
             _pruning(Store(connection)),
         ):
+            hub.web = gateway.settings.github_url
+            hub.manifests[APP] = hub.app()
             yield World(gateway, Store(connection), f"127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
@@ -179,6 +192,7 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     base = known(KNOWN, "9", ASKED)
     store.save_repository(base)
     previews.apply(gateway.settings, store, event(number=NUMBER, of=base, head="666"), base)
+    store.keep_setup(SENT, "0")
     for part in ("worker", "queue", "controller"):
         store.beat(part, 86_400)
     building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))
