@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ APP, OWN, NOBODY = "app", "token", "nobody"
 _LIMITED = 60.0
 """Seconds to wait where GitHub limits us and does not say for how long."""
 _MOST_FOUND = 100_000
+T = TypeVar("T")
 
 
 class Credential(NamedTuple):
@@ -42,6 +43,7 @@ class Credential(NamedTuple):
 
 class _Installation(msgspec.Struct):
     id: int
+    suspended_at: str | None = None
 
 
 def path_of(repository: Repository) -> str:
@@ -77,13 +79,16 @@ class Credentials:
         return tokens.app.id if tokens else 0
 
     def installation(self, repository: Repository) -> str:
-        """The one that has the repository now, by GitHub; '': none."""
+        """The one that has the repository now, by GitHub; '': none, or one that is suspended."""
         path = path_of(repository)
         if not self.app:
             return ""
         try:
             told = self.as_app("GET", f"{path}/installation", expect=_Installation)
         except NotFound:
+            self._found.pop(path, None)
+            return ""
+        if told.body.suspended_at:
             self._found.pop(path, None)
             return ""
         found = str(told.body.id)
@@ -203,21 +208,27 @@ class Credentials:
         self, installation: str, repository: int | None, permissions: Mapping[str, str]
     ) -> str:
         tokens = self._some()
-        self._wait(APP)
-        try:
-            return tokens.token(installation, repository, permissions)
-        except Later as error:
-            self._later(APP, error.retry_after)
-            raise
+        kept = tokens.kept(installation, repository, permissions)
+        return kept or self._in_turn(
+            APP, lambda: tokens.token(installation, repository, permissions)
+        )
 
     def _forget(self, token: str) -> None:
         if tokens := self._as_app():
             tokens.forget(token)
 
     def _heard(self, who: str, method: str, path: str, **options: Any) -> Answer:
-        self._wait(who)
+        return self._in_turn(
+            who, lambda: _answered(self._api.ask(method, path, **options), options)
+        )
+
+    def _in_turn(self, who: str, ask: Callable[[], T]) -> T:
+        """Raises Later without asking where they were told to wait."""
+        left = self._quiet.get(who, 0.0) - time.monotonic()
+        if left > 0:
+            raise Later("GitHub limits how often it is asked: it is left alone meanwhile", left)
         try:
-            return _answered(self._api.ask(method, path, **options), options)
+            return ask()
         except Later as error:
             self._later(who, error.retry_after)
             raise
@@ -226,11 +237,6 @@ class Credentials:
                 raise
             self._later(who, _LIMITED)
             raise Later(str(error), _LIMITED) from error
-
-    def _wait(self, who: str) -> None:
-        left = self._quiet.get(who, 0.0) - time.monotonic()
-        if left > 0:
-            raise Later("GitHub limits how often it is asked: it is left alone meanwhile", left)
 
     def _later(self, who: str, seconds: float) -> None:
         if seconds:

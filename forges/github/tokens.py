@@ -86,6 +86,13 @@ class Tokens:
                 place.value, place.ends = self._make(installation, repository, permissions)
             return place.value
 
+    def kept(
+        self, installation: str, repository: int | None, permissions: Mapping[str, str]
+    ) -> str:
+        """The same without asking anybody; '': it would have to be made."""
+        place = self._place((installation, repository, tuple(sorted(permissions.items()))))
+        return place.value if place.ends - time.monotonic() >= RENEW else ""
+
     def forget(self, value: str) -> None:
         """It is refused: whoever wants such a token again gets another one."""
         with self._lock:

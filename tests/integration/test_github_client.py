@@ -271,11 +271,10 @@ def test_who_took_the_app_away_is_not_asked_about(
         client.report(ours, done(site), remembered)
     assert "ghs_" not in str(found.value)
     assert site.checks[0]["status"] == "in_progress"
-    if how == "suspended":
-        with pytest.raises(NotAllowed):
-            client.describe(ours)
-    else:
-        assert client.installation(ours) == ""
+    assert client.installation(ours) == ""
+    with pytest.raises((NotAllowed, NotFound)):
+        client.describe(ours)
+    if how != "suspended":
         assert client.clone_credential(ours) == ""
 
 
@@ -695,6 +694,21 @@ def test_who_is_told_to_wait_waits(
             client.head(known(site), MAIN)
         assert least < found.value.retry_after <= 3600
     assert len(hub.asked) == asked + 1, "the others were not sent"
+
+
+def test_who_is_told_to_wait_for_tokens_waits_for_them(
+    client: GitHub, hub: fake.GitHub, site: fake.Repository, installed: fake.Installation
+) -> None:
+    ours = known(site, installation=str(installed.id))
+    assert client.head(ours, MAIN)
+    asked = len(hub.asked)
+    hub.forge.limit(1, 403)
+    for _ in range(3):
+        with pytest.raises(Later) as found:
+            client.requests(ours)
+        assert found.value.retry_after > 59
+    assert len(hub.asked) == asked + 1
+    assert client.head(ours, MAIN), "the token for this is there"
 
 
 def test_a_limit_of_one_installation_is_not_that_of_others(
