@@ -114,7 +114,7 @@ class Tokens:
     def _make(
         self, installation: str, repository: int | None, permissions: Mapping[str, str]
     ) -> tuple[str, float]:
-        if not installation.isdecimal():
+        if not (installation.isascii() and installation.isdecimal()):
             raise InvalidRequest(f"{installation[:40]!r} is not the id of an installation")
         body: dict[str, Any] = {"permissions": dict(permissions)}
         if repository is not None:
