@@ -13,6 +13,7 @@ import pytest
 
 from core.errors import ConfigError, InvalidRequest
 from core.settings import Settings
+from forges import shown
 from forges.api import Answer, Api
 from forges.github import manifest, texts
 from forges.github.app import App, app_file, store_app, stored_app
@@ -108,9 +109,9 @@ def test_what_is_stored_is_read_again_and_never_shown(settings: Settings) -> Non
     assert stored_app(settings) == App()
     store_app(settings, STORED)
     assert stored_app(settings) == STORED
-    for shown in (repr(STORED), str(STORED), f"{STORED}", repr(STORED.__rich_repr__())):
-        assert "hidden" not in shown
-        assert "key" not in shown
+    for told in (repr(STORED), str(STORED), f"{STORED}", repr(STORED.__rich_repr__())):
+        assert "hidden" not in told
+        assert "key" not in told
     assert [each.name for each in settings.forges_folder.iterdir()] == ["github-app.json"]
 
 
@@ -200,13 +201,13 @@ def test_a_name_is_short_enough_for_github(settings: Settings, host: str) -> Non
 @pytest.mark.parametrize("text", ["", "short", "ä" * 20_000, "x" * 65_535])
 def test_what_fits_stays(text: str) -> None:
     assert texts.end(text) == text
-    assert texts.beginning(text) == text
+    assert shown.beginning(text, texts.MOST) == text
 
 
 @pytest.mark.parametrize("unit", ["x", "ä", "𝄞", "a line\n", "\n", "```\n", "~~~~\nx\n"])
 def test_what_does_not_is_cut_between_characters(unit: str) -> None:
     text = unit * 40_000
-    for cut in (texts.end(text, 1000), texts.beginning(text, 1000)):
+    for cut in (texts.end(text, 1000), shown.beginning(text, 1000)):
         assert len(cut.encode()) <= 1000
         assert "…" in cut
         assert "\ufffd" not in cut
@@ -232,5 +233,5 @@ def test_a_block_that_is_cut_through_is_opened_again(before: str, opened: str) -
 
 
 def test_a_line_is_one() -> None:
-    assert texts.line("a\n b\t\x0bc", 10) == "a b c"
-    assert texts.line("x" * 11, 10) == "x" * 9 + "…"
+    assert shown.line("a\n b\t\x0bc", 10) == "a b c"
+    assert shown.line("x" * 11, 10) == "x" * 9 + "…"
