@@ -55,6 +55,7 @@ def check_stack(
     settings: Settings,
     *,
     namespace: str,
+    whose: str = "",
     templates: Templates,
     engine: BuildEngine | None = None,
     secrets: OwnSecrets | None = None,
@@ -62,7 +63,8 @@ def check_stack(
 ) -> int:
     """Looks up all that the stack file names: folders, files, templates, build options, secrets;
     and holds what it asks for against what is allowed here. ``engine`` adds what it knows,
-    ``secrets`` which of those there are; tests may leave them out.
+    ``secrets`` which of those there are; tests may leave them out. ``namespace`` is where images
+    and the like are the owner's, ``whose`` the namespace that functions may name.
 
     Returns the bytes of configuration that its functions have with ``before``, those of the stack
     files that were checked already.
@@ -86,7 +88,7 @@ def check_stack(
     for function in stack.functions:
         before = len(mistakes)
         with telling(function, "namespace"):
-            _own(function, namespace)
+            _own(function, whose or namespace)
         if secrets:
             for name in function.secrets or ():
                 with telling(function, "secrets", name):

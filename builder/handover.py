@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 import msgspec
@@ -35,15 +35,23 @@ PATIENCE = 60.0
 """Seconds in which a gateway that restarts may come back."""
 
 
-def hand_over(settings: Settings, release: Release, artifacts: Sequence[Artifact]) -> None:
+def hand_over(
+    settings: Settings,
+    release: Release,
+    artifacts: Sequence[Artifact],
+    environments: Mapping[str, str],
+) -> None:
     """Idempotent: a repeated PUT changes nothing.
 
     Raises:
         Conflict: the release was superseded or cancelled, or a name belongs to somebody else.
         Unavailable: the gateway did not come back in time.
     """
-    body = msgspec.json.encode(Artifacts(commit=release.commit, functions=list(artifacts)))
-    ask(settings, "PUT", f"/system/releases/{release.id}/artifacts", body)
+    body = Artifacts(
+        commit=release.commit, functions=list(artifacts), environments=dict(environments)
+    )
+    path = f"/system/releases/{release.id}/artifacts"
+    ask(settings, "PUT", path, msgspec.json.encode(body))
 
 
 def opened_by_gateway(settings: Settings, repository: Repository) -> Opened:

@@ -91,8 +91,8 @@ def origin(settings: Settings, repository: Repository) -> Origin:
 
 
 def _own(repository: Repository) -> str:
-    name = names.repository_name(repository.name)
-    return f"{names.namespace(repository.namespace)}/{name}.git"
+    namespace, _, name = repository.home.partition("/")
+    return f"{names.namespace(namespace)}/{names.repository_name(name)}.git"
 
 
 def clone_url(settings: Settings, repository: Repository) -> str:

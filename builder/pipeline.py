@@ -28,7 +28,7 @@ from builder.plan import plan
 from builder.secrets import build_secret, room
 from builder.source import Source
 from builder.templates import laid_out
-from builder.work import Job, Tools, show
+from builder.work import Job, Plan, Tools, show
 from core import failpoints
 from core.errors import CheckoutFailed, Conflict, NotAllowed, Unavailable
 from core.models import Artifact, Build, Release, Repository, State
@@ -48,18 +48,19 @@ def build_release(release: Release, tools: Tools) -> None:
     repository = tools.store.repository(release.namespace, release.repository)
     release = tools.store.move(release.id, _BUILDER, State.BUILDING)
     if branch_gone(release, repository, tools):
-        jobs: list[Job] = []
+        done = Plan([], {})
         tools.store.save_rows(release.id, ())
     else:
-        release, jobs = _build(release, repository, tools)
-    told = "all built: starting" if jobs else "no functions: what was deployed is taken down"
+        release, done = _build(release, repository, tools)
+    told = "all built: starting" if done.jobs else "no functions: what was deployed is taken down"
     with tools.steps.step("release", told=told):
         failpoints.at("handing-over")
-        hand_over(tools.settings, release, [_artifact(job) for job in jobs])
+        artifacts = [_artifact(job) for job in done.jobs]
+        hand_over(tools.settings, release, artifacts, done.environments)
         failpoints.at("handed-over")
 
 
-def _build(release: Release, repository: Repository, tools: Tools) -> tuple[Release, list[Job]]:
+def _build(release: Release, repository: Repository, tools: Tools) -> tuple[Release, Plan]:
     # Whoever may not deploy may still take down, which comes before.
     allowance.admit(tools.settings, tools.store, release, repository)
     diskbound.check(tools.settings, tools.store, tools.steps.check)
@@ -71,7 +72,8 @@ def _build(release: Release, repository: Repository, tools: Tools) -> tuple[Rele
         release, source = checkout(release, repository, tools)
         failpoints.at("checked-out")
         with source:
-            jobs = plan(release, source, tools)
+            planned = plan(release, repository, source, tools)
+            jobs = planned.jobs
             failpoints.at("planned")
             secret = end.enter_context(room(tools.settings, folder))
             once = _each(
@@ -80,7 +82,7 @@ def _build(release: Release, repository: Repository, tools: Tools) -> tuple[Rele
         tools.store.move(release.id, _BUILDER, State.TESTING)
         # What passed its tests is kept, also where another function fails.
         once = _each(once, lambda job: publish(test(job, tools), tools), tools)
-        return release, _all(jobs, once, tools)
+        return release, Plan(_all(jobs, once, tools), planned.environments)
 
 
 def _once(jobs: Sequence[Job], tools: Tools) -> list[Job]:
@@ -109,7 +111,8 @@ def _all(jobs: Sequence[Job], built: Sequence[Job], tools: Tools) -> list[Job]:
 
 
 def branch_gone(release: Release, repository: Repository, tools: Tools) -> bool:
-    """Whether the release is of a deploy branch that was deleted: nothing is deployed then.
+    """Whether the release is of a deploy branch that was deleted, or of a repository of which
+    nothing is wanted any more: nothing is deployed then.
 
     Of our own remote the gateway knows. An event of a forge only tells us to look: a branch is
     gone where the repository answers without it, within ``LAG`` seconds, and not where it cannot be
@@ -118,9 +121,11 @@ def branch_gone(release: Release, repository: Repository, tools: Tools) -> bool:
     Raises:
         CheckoutFailed: the repository cannot be asked.
     """
+    if repository.gone:
+        return True
     if release.commit != NO_COMMIT:
         return False
-    if repository.source == "git" or repository.gone:
+    if repository.source == "git":
         return True
     told = f"looking whether {release.branch} was deleted"
     with tools.steps.step("checkout", told=told) as out:

@@ -8,6 +8,7 @@ in the time of one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,25 +19,28 @@ from builder.check import check_stack, environment_file
 from builder.key import BuildKey, build_key
 from builder.ownsecrets import OwnSecrets, own_secrets
 from builder.previews import as_preview
+from builder.promotion import promoted
 from builder.source import Source
 from builder.stacks import Stacks, read_stacks
 from builder.templaterepositories import Repositories
 from builder.templates import DOCKERFILE
 from builder.templatesources import Templates
-from builder.work import Job, Tools, row_of
+from builder.work import Job, Plan, Tools, row_of
 from core import sealedfile
 from core.errors import Conflict, InvalidStack, Mistake, SlipwayError
 from core.models import Build, ChangeKind, FunctionSpec, Release
 from core.previews import networked
+from core.models import Build, ChangeKind, FunctionSpec, Release, Repository
 from core.stackfile import Stack, StackFunction
 from core.yamlnodes import MAX_TOLD
 
 
-def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
+def plan(release: Release, repository: Repository, source: Source, tools: Tools) -> Plan:
     """Reads the stack file and decides for each function what it is and whether to build it."""
     repository = tools.store.repository(release.namespace, release.repository)
     values = repository.secrets_namespace
     rules = tools.store.fork_rules(tools.settings.policy, repository)
+    owner = repository.artifacts_namespace or release.namespace
     with tools.steps.step("plan", told="reading the stack file"):
         if full := folders.nearly_full(tools.settings.state):
             tools.steps.log.add("", "plan", "stderr", f"warning: {full}")
@@ -50,20 +54,32 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
             tools.steps.log.add("", "plan", "stderr", f"warning: {path}: {warning!r}")
         with Repositories(tools.settings, tools.steps) as repositories:
             templates = {
-                stack.path: Templates(source, stack, release.namespace, repositories)
-                for stack in found.stacks
+                stack.path: Templates(source, stack, owner, repositories) for stack in found.stacks
             }
-            secrets = _secrets(release, source, found, tools)
-            _check(release, source, found, templates, secrets, tools)
+            secrets = _secrets(repository, source, found, tools)
+            _check(release, repository, source, found, templates, secrets, tools)
             jobs = [
                 replace(
                     _job(release, function, source, stack, templates[stack.path], secrets, tools),
                     network=networked(repository, rules),
+                _job(
+                    release,
+                    repository,
+                    function,
+                    source,
+                    stack,
+                    templates[stack.path],
+                    secrets,
+                    tools,
                 )
                 for stack in found.stacks
                 for function in stack.functions
             ]
-        jobs = _explained(_built_before(jobs, release, tools), release, source, secrets, tools)
+        if release.promoted_from:
+            jobs = promoted(jobs, release.promoted_from, owner, tools)
+        else:
+            jobs = _built_before(jobs, owner, tools)
+        jobs = _explained(jobs, owner, source, secrets, tools)
         tools.store.save_rows(
             release.id,
             (row_of(job, Build.REUSED if job.reused else Build.PENDING) for job in jobs),
@@ -71,12 +87,11 @@ def plan(release: Release, source: Source, tools: Tools) -> list[Job]:
         for job in jobs:
             if job.reused:
                 tools.steps.log.add(job.name, "plan", "step", _told(job), at_once=False)
-        return jobs
+        return Plan(jobs, found.environments)
 
 
-def _secrets(release: Release, source: Source, found: Stacks, tools: Tools) -> OwnSecrets:
+def _secrets(repository: Repository, source: Source, found: Stacks, tools: Tools) -> OwnSecrets:
     """What its functions can name. Mistakes of the file of sealed ones are told with the others."""
-    repository = tools.store.repository(release.namespace, release.repository)
     try:
         return own_secrets(source, repository, tools.store)
     except InvalidStack as error:
@@ -87,6 +102,7 @@ def _secrets(release: Release, source: Source, found: Stacks, tools: Tools) -> O
 
 def _check(
     release: Release,
+    repository: Repository,
     source: Source,
     found: Stacks,
     templates: Mapping[str, Templates],
@@ -94,6 +110,9 @@ def _check(
     tools: Tools,
 ) -> None:
     """Tells all mistakes of all stack files at once."""
+    if not repository.parent:  # else they are not for it to say
+        check = functools.partial(tools.store.check_environment, repository)
+        found.check_environments(repository.deploy_branch, check)
     weight = 0
     for stack in found.stacks:
         if found.told >= MAX_TOLD:
@@ -103,7 +122,8 @@ def _check(
                 source,
                 stack,
                 tools.settings,
-                namespace=release.namespace,
+                namespace=repository.artifacts_namespace or release.namespace,
+                whose=repository.home.partition("/")[0],
                 templates=templates[stack.path],
                 engine=tools.engine,
                 secrets=secrets,
@@ -119,6 +139,7 @@ def _check(
 
 def _job(
     release: Release,
+    repository: Repository,
     function: StackFunction,
     source: Source,
     stack: Stack,
@@ -133,6 +154,7 @@ def _job(
         name=function.name,
         namespace=release.namespace,
         artifact="",
+        artifacts_namespace=repository.artifacts_namespace,
         repository=release.repository,
         commit=release.commit,
         env_process=function.fprocess,
@@ -151,7 +173,10 @@ def _job(
     template = tools.engine.template(function.lang, templates)
     if not function.fprocess:
         spec = msgspec.structs.replace(spec, env_process=template.deployed_process)
-    extra = dict(tools.engine.inputs(source, function, template, release.namespace, tools))
+    if release.promoted_from:  # of what is built nothing is asked
+        key = build_key(source, function, template)
+        return Job(release=release, function=function, template=template, key=key, spec=spec)
+    extra = dict(tools.engine.inputs(source, function, template, spec.artifacts_of, tools))
     for id_ in function.build_secrets:
         given = buildsecrets.stamp(source, function, id_, secrets.of_build)
         extra[f"{buildsecrets.INPUT} {id_}"] = given
@@ -167,7 +192,7 @@ def _ready_made(
     tools.steps.log.add(function.name, "plan", "stdout", f"looking for the image {image}")
     try:
         artifact = tools.steps.patiently(
-            lambda: tools.engine.resolve(image, release.namespace, tools)
+            lambda: tools.engine.resolve(image, spec.artifacts_of, tools)
         )
     except SlipwayError as error:
         if error.retryable or isinstance(error, Conflict):
@@ -184,9 +209,8 @@ def _ready_made(
     )
 
 
-def _built_before(jobs: Sequence[Job], release: Release, tools: Tools) -> list[Job]:
+def _built_before(jobs: Sequence[Job], namespace: str, tools: Tools) -> list[Job]:
     """The same jobs; those whose key gave an artifact that is still there have it."""
-    namespace = release.namespace
     digests = [job.key.digest for job in jobs if not job.spec.foreign]
     # Housekeeping may be about to remove some: what is found here stays.
     built = tools.store.claim_artifacts(namespace, digests)
@@ -200,17 +224,16 @@ def _built_before(jobs: Sequence[Job], release: Release, tools: Tools) -> list[J
 
 
 def _explained(
-    jobs: Sequence[Job], release: Release, source: Source, secrets: OwnSecrets, tools: Tools
+    jobs: Sequence[Job], owner: str, source: Source, secrets: OwnSecrets, tools: Tools
 ) -> list[Job]:
     """The same jobs, with what changed since what is live."""
-    namespace = release.namespace
     live = tools.store.of_names(job.spec.function for job in jobs)
     changed = {
         record.spec.key
         for job in jobs
         if (record := live.get(job.spec.function)) and record.spec.key not in ("", job.key.digest)
     }
-    known = tools.store.inputs(namespace, sorted(changed))
+    known = tools.store.inputs(owner, sorted(changed))
     versions = secrets.versions(sorted({n for job in jobs for n in job.spec.secrets or ()}))
     done = []
     for job in jobs:

@@ -11,12 +11,20 @@ have one name.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from builder.source import TREE, Source
-from core.errors import BuildFailed, InvalidRequest, InvalidStack, Mistake, NotFound, TooLarge
-from core.stackfile import MAX_STACKS, OTHERS, STACK_FILES, Stack, read
+from core.errors import (
+    BuildFailed,
+    Conflict,
+    InvalidRequest,
+    InvalidStack,
+    Mistake,
+    NotFound,
+    TooLarge,
+)
+from core.stackfile import ENVIRONMENTS, MAX_STACKS, OTHERS, STACK_FILES, Stack, read
 from core.yamlnodes import MAX_BYTES, MAX_TOLD
 
 _MAX_DEPTH = 8
@@ -38,6 +46,32 @@ class Stacks:
     @property
     def told(self) -> int:
         return sum(map(len, self.mistakes.values()))
+
+    @property
+    def environments(self) -> dict[str, str]:
+        """Name → branch; only the file at the root has any."""
+        return {
+            name: branch for stack in self.stacks for name, branch in stack.environments.items()
+        }
+
+    def check_environments(self, deploy_branch: str, check: Callable[[str], None]) -> None:
+        """Notes the mistakes of what the file at the root names; ``check`` raises Conflict where
+        the owner cannot have an environment of a name."""
+        for stack in self.stacks:
+            for name, branch in stack.environments.items():
+                told = ""
+                if branch == deploy_branch:
+                    told = f"{branch} is the deploy branch, which has no other: name another branch"
+                else:
+                    try:
+                        check(name)
+                    except Conflict as error:
+                        told = str(error)
+                if told:
+                    mistake = Mistake(
+                        stack.environment_lines[name], f"{ENVIRONMENTS}.{name}: {told}"
+                    )
+                    self.mistakes[stack.path].append(mistake)
 
     def refuse(self) -> None:
         """Raises where there are mistakes: InvalidStack for those of one file, InvalidRequest for

@@ -66,7 +66,17 @@ class Job:
 
     @property
     def namespace(self) -> str:
-        return self.spec.namespace
+        """Whose artifact it is, made with whose caches; not where it is released to."""
+        return self.spec.artifacts_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a commit is to become."""
+
+    jobs: list[Job]
+    environments: Mapping[str, str]
+    """Those that its stack file names → their branches."""
 
 
 def row_of(job: Job, build: Build) -> FunctionRow:

@@ -326,6 +326,61 @@ def redeploy(context: Context, repository: str, commit: str) -> None:
 
 
 @main.command()
+@click.option("--namespace", "-n", default="", help="Only of this owner.")
+@click.option("--repository", "-r", default="", help="Only of this repository.")
+@arguments.OUTPUT
+@click.pass_obj
+def environments(context: Context, namespace: str, repository: str, output: str) -> None:
+    """List where repositories are deployed, and from which branch."""
+    with context.client() as client:
+        found = client.get("/system/environments", namespace=namespace, repository=repository)
+    show.as_json(found) if output == "json" else show.environments(found)
+
+
+@main.command()
+@arguments.REPOSITORY
+@click.option(
+    "--from", "source", default="", metavar="ENVIRONMENT", help="By default the only other one."
+)
+@click.option("--to", "target", default="production", show_default=True, metavar="ENVIRONMENT")
+@click.option(
+    "--release",
+    "release_",
+    type=arguments.A_RELEASE,
+    metavar="RELEASE|COMMIT",
+    help="By default the one that is live there.",
+)
+@click.option("--timeout", default=900.0, show_default=True, help="Seconds.")
+@arguments.OUTPUT
+@click.pass_obj
+def promote(
+    context: Context,
+    repository: str,
+    source: str,
+    target: str,
+    release_: str | None,
+    timeout: float,
+    output: str,
+) -> None:
+    """Release in one environment what is live in another, as it is; exit status 0 once it is live.
+
+    Nothing is built: the very same artifacts run, with the settings and secrets of the other.
+    """
+    namespace, _, name = repository.partition("/")
+    body = {"namespace": namespace, "repository": name, "to": target}
+    with context.client() as client:
+        if source:
+            body["from"] = source
+        if release_:
+            body["release"] = client.release(release_)["id"]
+        made = client.post("/system/promote", body)
+        found = _await(client, made["id"], time.monotonic() + timeout)
+    show.as_json(found) if output == "json" else show.release(found)
+    if found["state"] not in show.GOOD:
+        sys.exit(1)
+
+
+@main.command()
 @arguments.OUTPUT
 @click.pass_obj
 def doctor(context: Context, output: str) -> None:

@@ -110,6 +110,20 @@ def releases(found: Iterable[Mapping[str, Any]]) -> None:
     )
 
 
+def environments(found: Iterable[Mapping[str, Any]]) -> None:
+    rows = [
+        (
+            each["environment"],
+            f"{each['namespace']}/{each['repository']}",
+            each["branch"],
+            each["live"] or "-",
+            one_line(each["gone"]),
+        )
+        for each in found
+    ]
+    table(("ENVIRONMENT", "REPOSITORY", "BRANCH", "LIVE", "GONE BECAUSE"), rows)
+
+
 def _functions_or_reason(release: Mapping[str, Any]) -> str:
     functions = ", ".join(row["name"] for row in release["functions"])
     serves = release["state"] in GOOD
@@ -120,6 +134,8 @@ def release(each: Mapping[str, Any]) -> None:
     for name in ("id", "namespace", "repository", "branch", "commit", "state", "reason"):
         if each[name]:
             click.echo(f"{name:<11}{printable(each[name], lines=True)}")
+    if source := each["promotedFrom"]:
+        click.echo(f"{'promoted':<11}from {source['environment']} {source['release']}")
     click.echo(f"{'created':<11}{each['createdAt']}")
     if each["finishedAt"]:
         click.echo(f"{'finished':<11}{each['finishedAt']}")

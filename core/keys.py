@@ -34,6 +34,13 @@ ever."""
 PREVIEWS = f"{ROOT}:previews"
 """hash ``<key of the parent>#<number>`` → key of the preview's repository · store, with
 REPOSITORIES · as those."""
+ENVIRONMENTS = f"{ROOT}:environments"
+"""hash repository key → JSON object, environment → branch: what the release of the deploy branch
+said that went live last · store · as long as the repository."""
+
+PROMOTION_TAGS = f"{ROOT}:promotion-tags"
+"""hash ``<repository key> <tag>`` → the object that it named when it was looked at · gateway · as
+long as the tag."""
 
 NAMESPACES = f"{ROOT}:namespaces"
 """hash namespace → who holds it (``git`` or ``<forge URL>#<owner id>``) · gateway · for ever."""
@@ -162,7 +169,8 @@ WAKE = f"{ROOT}:wake"
 
 def release(id_: str) -> str:
     """hash · store · as long as something can be rolled back to it: doc (JSON Release), attempts,
-    pinned; artifacts (JSON list) while staged or live; once it is the desired state switched (JSON
+    pinned; artifacts (JSON list) while staged or live; environments (JSON object) where it
+    is of a deploy branch's head; once it is the desired state switched (JSON
     list of what it changed), revisions (JSON object function → revision), and until its verdict
     before (JSON list of the FunctionRecords that it replaced)."""
     return f"{ROOT}:release:{id_}"
@@ -306,6 +314,8 @@ BACKED_UP = (
     HOOKS,
     OWNERS,
     PREVIEWS,
+    ENVIRONMENTS,
+    PROMOTION_TAGS,
     SECRETS,
 )
 """Hashes that `slipway backup` keeps whole: what nobody else could tell again. See also

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import msgspec
 
-from core.names import function_path, join_function, preview_secrets
+from core.names import PRODUCTION, function_path, join_function, preview_secrets
 
 
 class State(StrEnum):
@@ -92,6 +92,8 @@ class FunctionSpec(Struct, frozen=True, omit_defaults=True, dict=True):
     """Where its secrets are, if that is not its own namespace: those of previews."""
     sealed: dict[str, str] | None = None
     """Secret → its value as the commit has it, sealed: opened by the runtime alone."""
+    artifacts_namespace: str = ""
+    """Where its artifact lies, if not in its own namespace: an environment shares its owner's."""
     repository_id: str = ""
     """What ``sealed`` is bound to beside namespace and name; written by the gateway."""
     labels: dict[str, str] | None = None
@@ -109,6 +111,11 @@ class FunctionSpec(Struct, frozen=True, omit_defaults=True, dict=True):
     @property
     def path(self) -> str:
         return function_path(self.name, self.namespace)
+
+    @property
+    def artifacts_of(self) -> str:
+        """The namespace whose artifact it is."""
+        return self.artifacts_namespace or self.namespace
 
     @cached_property
     def revision(self) -> str:
@@ -279,6 +286,20 @@ class Watch(Struct, frozen=True):
     functions: list[Watched] = msgspec.field(default_factory=list)
 
 
+class Promotion(Struct, frozen=True):
+    """Where a release has its artifacts from, if none of them were made for it."""
+
+    environment: str
+    """``production`` or the name of one."""
+    release: str
+    """Id of the release that was live there."""
+
+    @property
+    def number(self) -> int:
+        """As ``Release.number`` of that release."""
+        return number_of(self.release)
+
+
 class Release(Struct, frozen=True):
     """One commit's way to being live."""
 
@@ -295,6 +316,8 @@ class Release(Struct, frozen=True):
     receipt: Receipt | None = None
     watch: Watch | None = None
     """Null where it changed nothing that there was before, or nothing is watched."""
+    promoted_from: Promotion | None = None
+    """Null where its functions were built, or found built, for itself."""
 
     @property
     def settled(self) -> bool:
@@ -422,6 +445,22 @@ class Repository(Struct, frozen=True):
         return f"{self.namespace}/{self.name}"
 
     @property
+    def home(self) -> str:
+        """Key of the repository in which its commits lie: the parent's, or its own."""
+        return self.parent or self.key
+
+    @property
+    def artifacts_namespace(self) -> str:
+        """Whose artifacts it finds and makes, if not those of its own namespace: what nobody
+        vouches for shares none."""
+        return self.parent.partition("/")[0] if self.parent and self.trusted else ""
+
+    @property
+    def place(self) -> str:
+        """The name of the environment, or ``production``."""
+        return self.environment or PRODUCTION
+
+    @property
     def trusted(self) -> bool:
         """Whether only those who may write to the repository decide what is in it."""
         return self.request is None or not self.request.fork
@@ -468,6 +507,8 @@ class Artifacts(Struct, frozen=True):
 
     commit: str
     functions: list[Artifact]
+    environments: dict[str, str] = msgspec.field(default_factory=dict)
+    """Those that the stack file at the root names → their branches."""
 
 
 class Call(Struct, frozen=True):

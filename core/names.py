@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from core.errors import InvalidRequest
 
@@ -24,6 +24,16 @@ RELEASE = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
 REQUEST = re.compile(r"refs/(?:pull|merge-requests)/([1-9][0-9]{0,9})/head")
 """Where forges keep the head of a pull or merge request, in the repository that it is to go into:
 GitHub and Gitea, and GitLab."""
+# git-check-ref-format(1), below refs/heads/.
+BRANCH = re.compile(
+    r"(?!-)(?!.*(?:\.\.|@\{|//|/\.|\.lock(?:/|$)))[^./\x00- ~^:?*\[\\\x7f]"
+    r"(?:[^\x00- ~^:?*\[\\\x7f]{0,242}[^./\x00- ~^:?*\[\\\x7f])?"
+)
+
+PRODUCTION = "production"
+"""What is deployed from the deploy branch, beside the environments by their names."""
+ENVIRONMENT_LENGTH = 40
+_PREVIEW = re.compile(r"pr-[0-9]+")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
 
@@ -62,12 +72,57 @@ def derived_namespace(owner: str, suffix: str) -> str:
     Raises:
         InvalidRequest: the suffix is too long, or the two make no label.
     """
+    if not suffix or "--" in suffix:
+        raise InvalidRequest(f"{_shown(suffix)} cannot follow '--' in a namespace")
+    return namespace(_derived(owner, suffix))
+
+
+def _derived(owner: str, suffix: str) -> str:
     if len(owner) + 2 + len(suffix) > 63:
         mark = hashlib.sha256(owner.encode()).hexdigest()[:8]
         owner = f"{owner[: max(1, 63 - 11 - len(suffix))].rstrip('-')}-{mark}"
-    if not suffix or "--" in suffix:
-        raise InvalidRequest(f"{_shown(suffix)} cannot follow '--' in a namespace")
-    return namespace(f"{owner}--{suffix}")
+    return f"{owner}--{suffix}"
+
+
+def derived_from(derived: str, namespaces: Iterable[str]) -> str:
+    """The one of these namespaces from which another one is derived; or '': it is from none."""
+    suffix = derived.rpartition("--")[2]
+    for each in namespaces:
+        if "--" not in each and derived == _derived(each, suffix):
+            return each
+    return ""
+
+
+def environment_name(value: str) -> str:
+    """Returns the name of an environment as given, or raises InvalidRequest."""
+    if not LABEL.fullmatch(value) or "--" in value or len(value) > ENVIRONMENT_LENGTH:
+        raise InvalidRequest(
+            f"{_shown(value)} is not the name of an environment: use lower-case letters, digits "
+            f"and single '-', at most {ENVIRONMENT_LENGTH} characters, no '-' at the ends"
+        )
+    if value in (PRODUCTION, "preview"):
+        raise InvalidRequest(
+            f"no environment can be called {value!r}, which the deploy branch and requests have: "
+            "choose another name, such as staging"
+        )
+    if _PREVIEW.fullmatch(value):
+        raise InvalidRequest(
+            f"no environment can be called {value!r}: such names are those of previews of requests"
+        )
+    return value
+
+
+def branch(value: str) -> str:
+    """Returns a branch's name that git allows, or raises InvalidRequest."""
+    if not BRANCH.fullmatch(value):
+        raise InvalidRequest(
+            f"{_shown(value)} is not the name of a branch: see 'git check-ref-format --branch'"
+        )
+    if value.startswith("refs/"):
+        raise InvalidRequest(
+            f"{_shown(value)} begins with refs/: write the branch's name alone, such as develop"
+        )
+    return value
 
 
 def is_of(space: str, owner: str) -> bool:

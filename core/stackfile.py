@@ -101,6 +101,9 @@ class Stack(Struct, frozen=True):
     others: dict[str, int] = msgspec.field(default_factory=dict)
     """Further stack files that this one names below ``x-stacks``, from the repository's root, each
     with its line."""
+    environments: dict[str, str] = msgspec.field(default_factory=dict)
+    """Name → branch, of what ``x-environments`` names."""
+    environment_lines: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -178,7 +181,9 @@ MAX_STACKS = 50
 """Stack files of one repository."""
 _MAX_TEMPLATES = 100
 OTHERS = "x-stacks"
-"""Our own key of the stack file at the root; clients of OpenFaaS pass over it."""
+ENVIRONMENTS = "x-environments"
+"""Our own keys of the stack file at the root; clients of OpenFaaS pass over them."""
+MAX_ENVIRONMENTS = 20
 
 
 class _Reader(Values):
@@ -200,7 +205,15 @@ class _Reader(Values):
         functions = [] if others and "functions" not in top else self._functions(top, max_functions)
         if copies:
             functions = [_with_copies(function, copies, line) for function in functions]
-        return Stack(path=path, functions=functions, templates=templates, others=others)
+        environments, environment_lines = self._environments(top)
+        return Stack(
+            path=path,
+            functions=functions,
+            templates=templates,
+            others=others,
+            environments=environments,
+            environment_lines=environment_lines,
+        )
 
     def _version(self, top: Entries) -> None:
         if "version" not in top:
@@ -281,6 +294,32 @@ class _Reader(Values):
             self.mistake(key.line, f"{told}: put several into one")
             return {}
         return {each: lines.get(each, key.line) for each in paths if each != path}
+
+    def _environments(self, top: Entries) -> tuple[dict[str, str], dict[str, int]]:
+        """(name → branch, name → line) of what ``x-environments`` names."""
+        if ENVIRONMENTS not in top or absent(top[ENVIRONMENTS][1]):
+            return {}, {}
+        key, node = top[ENVIRONMENTS]
+        if self.folder != ".":
+            told = f"{ENVIRONMENTS} counts in the stack file at the repository's root only"
+            self.mistake(key.line, f"{told}: remove it")
+            return {}, {}
+        entries = self.mapping(node, ENVIRONMENTS)
+        if len(entries) > MAX_ENVIRONMENTS:
+            told = f"{ENVIRONMENTS} names {len(entries)}, and {MAX_ENVIRONMENTS} are allowed"
+            self.mistake(key.line, f"{told}: leave out what is not needed")
+            return {}, {}
+        found, lines = {}, {}
+        for name, value in entries.values():
+            branch = self.word(value, f"{ENVIRONMENTS}.{name.text[:80]}")
+            try:
+                names.environment_name(name.text)
+                if branch is not None:
+                    found[name.text] = names.branch(branch)
+            except InvalidRequest as error:
+                self.mistake(name.line, str(error))
+            lines[name.text] = name.line
+        return found, lines
 
     def _functions(self, top: Entries, max_functions: int) -> list[StackFunction]:
         if "functions" not in top:

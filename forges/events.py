@@ -34,7 +34,10 @@ class Push(msgspec.Struct, frozen=True):
     repository: ForgeRepository
     ref: str
     commit: str
-    """The new head: a hint. All zeros where the reference was deleted."""
+    """The new head: a hint. All zeros where the reference was deleted; of an annotated tag the
+    tag's own id."""
+    tagged: str = ""
+    """The commit that a tag stands for, where the event tells it."""
     deleted: bool = False
     installation: str = ""
     """Of GitHub's App, whose secret signed; likewise below."""

@@ -12,6 +12,7 @@ from gateway import (
     bare,
     deadletters,
     deploy,
+    environments,
     forgehooks,
     functionlogs,
     functions,
@@ -30,6 +31,7 @@ from gateway import (
     previewlist,
     previewwatch,
     problems,
+    promotions,
     prune,
     releases,
     remote,
@@ -69,6 +71,8 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         system,
         functionlogs,
         releases,
+        environments,
+        promotions,
         rollbacks,
         schedules,
         secrets,
@@ -112,6 +116,9 @@ def create_app(settings: Settings, store: Store) -> Gateway:
             daemon=True,
         ).start()
         threading.Thread(target=looks.watch, args=[app], name="looks", daemon=True).start()
+        threading.Thread(
+            target=environments.watch, args=[settings, store], name="environments", daemon=True
+        ).start()
         heads.watch(settings, store)
 
     app.begin = begin

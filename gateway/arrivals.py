@@ -4,6 +4,9 @@ no more: deliveries may be lost, doubled, shuffled or late.
 - A push of a branch that is deployed makes a release; which commit is released is asked of the
   forge when the build begins.
 - A pull or merge request has a preview (``previews``).
+- A push of a branch that is deployed makes a release of the repository, or of an environment of
+  it; which commit is released is asked of the forge when the build begins. A tag may promote what
+  was live.
 - Where an event says anything else than what is known of the repository (another name, another
   owner, gone), the forge is asked before anything is done (``looks``): a late delivery changes
   nothing.
@@ -11,12 +14,10 @@ no more: deliveries may be lost, doubled, shuffled or late.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from core import queues
-from core.errors import NotAllowed, Unavailable
+from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, Unavailable
 from core.models import Release, Repository
 from core.names import NO_COMMIT
 from core.store.forges import Look
@@ -31,7 +32,7 @@ from forges.events import (
     RepositoryChange,
     RepositoryChanged,
 )
-from gateway import adoption, previews
+from gateway import adoption, previews, promotions
 from gateway.context import Gateway
 from gateway.policy import require_allowed
 
@@ -81,11 +82,14 @@ def _speaks_for(event: Event, only: str) -> None:
 
 def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> Told:
     said, store = event.repository, gateway.store
-    if not event.branch:
+    tag = event.ref.startswith(promotions.TAGS) and not event.deleted
+    if not event.branch and not tag:
         return Told(f"not deployed: {event.ref} is not a branch")
     if not event.deleted:  # whoever may not deploy may still take down
         require_allowed(gateway, said.forge, said.owner, said.owner_id)
     known = store.repository_at(said.forge, said.id)
+    if tag:
+        return _tagged(gateway, event, known)
     if known is None:
         if event.branch != said.default_branch:
             return _not_deployed(event, said.default_branch)
@@ -97,7 +101,7 @@ def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> 
         known = adoption.adopt(gateway, said, event.installation, None)
     elif differs(known, said, event.installation) or known.gone:
         return _look(gateway, said, event.installation, commit=event.commit)
-    targets = [each for each in _family(gateway, known) if each.deploy_branch == event.branch]
+    targets = store.for_branch(known, event.branch)
     if not targets:
         return _not_deployed(event, known.deploy_branch)
     commit = NO_COMMIT if event.deleted else event.commit
@@ -130,10 +134,16 @@ def _not_deployed(event: Push, deployed: str) -> Told:
     return Told(f"not deployed: {event.branch} is not the default branch ({deployed})")
 
 
-def _family(gateway: Gateway, known: Repository) -> Iterable[Repository]:
-    """A repository and what of it is deployed from other branches."""
-    children = gateway.store.children(known.key)
-    return [known, *(each for each in children if not each.gone and not each.request)]
+def _tagged(gateway: Gateway, event: Push, known: Repository | None) -> Told:
+    """A tag promotes only what was live already: nothing is fetched for it."""
+    if known is None or known.gone:
+        return Told(f"not promoted: nothing of {event.repository.full_name} is here")
+    tag = event.ref.removeprefix("refs/tags/")
+    try:
+        commit = event.tagged or event.commit
+        return Told(releases=(promotions.by_tag(gateway.store, known, tag, commit, event.commit),))
+    except (Conflict, InvalidRequest, NotFound) as error:
+        return Told(f"not promoted: {error}")
 
 
 def differs(known: Repository, said: ForgeRepository, installation: str) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 from redis.exceptions import RedisError
 
-from core import logging
+from core import logging, names
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
 from core.models import Repository
 from core.settings import Settings
@@ -42,6 +42,13 @@ log = logging.get()
 def folder(settings: Settings, namespace: str, name: str) -> Path:
     """Where a repository lies, whether it is there or not. The names are checked ones."""
     return settings.git_folder / namespace / f"{name}.git"
+
+
+def home(settings: Settings, repository: Repository) -> Path:
+    """Where a repository's commits lie, whether it is there or not: those of an environment in its
+    parent's."""
+    namespace, _, name = repository.home.partition("/")
+    return folder(settings, names.namespace(namespace), names.repository_name(name))
 
 
 def write_hooks(settings: Settings) -> Path:
@@ -125,12 +132,17 @@ def _create(settings: Settings, store: Store, namespace: str, name: str) -> Path
 
 def there(settings: Settings, repository: Repository) -> bool:
     """Whether anything was ever pushed to it."""
-    return (folder(settings, repository.namespace, repository.name) / "HEAD").is_file()
+    return (home(settings, repository) / "HEAD").is_file()
+
+
+def existing_of(settings: Settings, repository: Repository) -> Path:
+    """As ``existing``, of a record."""
+    return existing(settings, *repository.home.split("/", 1))
 
 
 def existing(settings: Settings, namespace: str, name: str) -> Path:
     """Raises NotFound where nothing was ever pushed."""
-    path = folder(settings, namespace, name)
+    path = folder(settings, names.namespace(namespace), names.repository_name(name))
     if not (path / "HEAD").is_file():
         raise NotFound(f"there is no repository {namespace}/{name}: push it first")
     return path
@@ -138,7 +150,7 @@ def existing(settings: Settings, namespace: str, name: str) -> Path:
 
 def resolve(settings: Settings, repository: Repository, revision: str) -> str:
     """The full id of the commit that a branch, tag or commit id names, or ''."""
-    path = existing(settings, repository.namespace, repository.name)
+    path = existing_of(settings, repository)
     arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
     return _run(settings, path, arguments, check=False)
 
@@ -150,7 +162,18 @@ def references(settings: Settings, repository: Repository) -> list[str]:
         NotFound: nothing was ever pushed.
         SlipwayError: git cannot tell.
     """
-    return _references(settings, existing(settings, repository.namespace, repository.name))
+    return _references(settings, existing_of(settings, repository))
+
+
+def tags(settings: Settings, repository: Repository, below: str) -> dict[str, str]:
+    """The tags below such as ``refs/tags/promote/`` → the id of what each names.
+
+    Raises as ``references``.
+    """
+    path = existing_of(settings, repository)
+    told = _run(settings, path, ["for-each-ref", "--format=%(objectname) %(refname)", below])
+    pairs = (line.split(" ", 1) for line in told.split("\n") if line)
+    return {name.removeprefix("refs/tags/"): id_ for id_, name in pairs}
 
 
 @contextmanager

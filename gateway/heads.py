@@ -1,7 +1,7 @@
 """Heads of our own git remote and releases, compared at the start and every minute: a push that
 was stored when everything died before it became a release gets its release, and so does the
-deletion of a deploy branch. Only of a repository that is sound: one that lies there without its
-commits, or cannot be read, says nothing of what shall be deployed.
+deletion of a deploy branch, and a tag that promotes. Only of a repository that is sound: one that
+lies there without its commits, or cannot be read, says nothing of what shall be deployed.
 
 It is the gateway that does it, since the repositories are its own: workers may run on machines
 where they are not.
@@ -20,7 +20,7 @@ from core.errors import Conflict, NotFound
 from core.models import Release, Repository
 from core.settings import POLICY_IN_GIT, Settings
 from core.store import Store
-from gateway import bare
+from gateway import bare, promotions
 
 EVERY = 60.0
 RETRY = 1.0
@@ -36,6 +36,7 @@ def watch(settings: Settings, store: Store) -> None:
         try:
             bare.sweep(settings, store)
             compare(settings, store)
+            promotions.compare_tags(settings, store)
         except RedisError as error:
             log.warning("heads_not_compared", reason=str(error))
             time.sleep(RETRY)
@@ -74,23 +75,27 @@ def compare(settings: Settings, store: Store) -> None:
         RedisError: the store is away.
     """
     for repository in store.repositories():
-        if repository.source != "git" or not repository.deploy_branch:
-            continue
-        if repository.key == policy_repository(settings):  # which is read, and not deployed
-            continue
-        try:
-            known = store.head(repository.key)  # first: what is pushed meanwhile is newer
-            head = local_head(settings, repository) or _deleted(settings, repository, known)
-            if head and head != known:
-                log.warning("push_found", repository=repository.key, commit=head)
-                release(settings, store, repository, head)
-                queues.dispatch(store, repository.key)
-        except (Conflict, NotFound) as error:  # decided while we looked
-            log.info("heads_overtaken", repository=repository.key, reason=str(error))
-        except RedisError:
-            raise
-        except Exception as error:  # one repository's trouble is not the others'
-            log.warning("head_unknown", repository=repository.key, reason=str(error))
+        there = repository.source == "git" and repository.deploy_branch and not repository.gone
+        # The policy is read, and not deployed.
+        if there and repository.key != policy_repository(settings):
+            compare_one(settings, store, repository)
+
+
+def compare_one(settings: Settings, store: Store, repository: Repository) -> None:
+    """The same of one repository. Raises RedisError."""
+    try:
+        known = store.head(repository.key)  # first: what is pushed meanwhile is newer
+        head = local_head(settings, repository) or _deleted(settings, repository, known)
+        if head and head != known:
+            log.warning("push_found", repository=repository.key, commit=head)
+            release(settings, store, repository, head)
+            queues.dispatch(store, repository.key)
+    except (Conflict, NotFound) as error:  # decided while we looked
+        log.info("heads_overtaken", repository=repository.key, reason=str(error))
+    except RedisError:
+        raise
+    except Exception as error:  # one repository's trouble is not the others'
+        log.warning("head_unknown", repository=repository.key, reason=str(error))
 
 
 def policy_repository(settings: Settings) -> str:
@@ -117,11 +122,7 @@ def local_head(settings: Settings, repository: Repository) -> str:
     Read from git's files: it is asked for all repositories again and again.
     """
     reference = f"refs/heads/{repository.deploy_branch}"
-    folder = bare.folder(
-        settings,
-        names.namespace(repository.namespace),
-        names.repository_name(repository.name),
-    )
+    folder = bare.home(settings, repository)
     if ".." in reference:
         return ""  # git has no such branch
     try:

@@ -48,6 +48,8 @@ def create(name: str) -> Response:
     previews = {names.preview_secrets(each) for each in owners}
     if given.name != DEFAULT_NAMESPACE and given.name not in previews:
         names.owner_namespace(given.name)
+    if given.name != DEFAULT_NAMESPACE:
+        _ownable(given.name, here().store.namespaces())
     here().store.create_namespace(given)
     log.info("namespace_created", namespace=given.name)
     return Response(status=201)
@@ -73,7 +75,11 @@ def delete(name: str) -> Response:
     gateway = here()
     gateway.store.require_empty(name)  # first, as what is aside cannot be built from
     own = [each for each in gateway.store.repositories() if each.namespace == name]
-    mine = [each for each in own if each.source == "git" and bare.there(gateway.settings, each)]
+    mine = [
+        each
+        for each in own
+        if each.source == "git" and not each.parent and bare.there(gateway.settings, each)
+    ]
     with bare.removing(gateway.settings, mine):
         # Looked at by now: a push that begins later finds no repository.
         if pushed := gateway.pushes.to(name):
@@ -84,6 +90,19 @@ def delete(name: str) -> Response:
         gateway.store.delete_namespace(name)
     log.info("namespace_deleted", namespace=name)
     return Response(status=202)
+
+
+def _ownable(name: str, there: list[str]) -> None:
+    """One of an environment may be there before it, so that it finds its secrets and variables.
+
+    Raises:
+        InvalidRequest: no owner can have a namespace of this name.
+    """
+    owner = names.derived_from(name, there)
+    if owner:
+        names.environment_name(name.rpartition("--")[2])
+    else:
+        names.owner_namespace(name)
 
 
 def _given(name: str) -> Namespace:

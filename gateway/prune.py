@@ -103,7 +103,8 @@ def _report(settings: Settings, store: Store, *, dry: bool) -> PruneReport:
 
 def branches(settings: Settings, store: Store) -> Iterator[Candidate]:
     """Branches of rollbacks but for the newest of each repository."""
-    own = (each for each in store.repositories() if each.source == "git")
+    repositories = store.repositories()
+    own = (each for each in repositories if each.source == "git" and not each.parent)
     return of_each("branch", own, partial(_branches, settings))
 
 

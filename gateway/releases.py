@@ -14,6 +14,7 @@ from core.errors import Conflict, InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
 from core.previews import ForkRules, bound, refusal
 from core.settings import Settings
+from core.stackfile import MAX_ENVIRONMENTS
 from core.store import LogEnd, Store
 from gateway import bare, policy, sealing
 from gateway.context import Gateway, here
@@ -88,6 +89,8 @@ def start_release() -> Response:
         raise InvalidRequest("commit is all zeros, which is no commit: delete the branch instead")
     store = gateway.store
     repository = store.repository(wanted.namespace, wanted.repository)
+    if repository.gone:
+        raise Conflict(f"nothing of {repository.key} is deployed any more: {repository.gone}")
     commit, branch = _commit(gateway, repository, wanted.commit)
     pinned = wanted.commit is not None
     release = store.create_release(repository, commit, branch, again=True, pinned=pinned)
@@ -127,8 +130,13 @@ def put_artifacts(id_: str) -> Response:
         raise Conflict(told)
     functions = [_bound(repository, rules, each) for each in body.functions]
     functions = _with_secrets(gateway.store, release, functions)
+    _check(gateway, release, repository, body)
+    functions = _with_secrets(gateway.store, release, body.functions)
     allowed = policy.check_release(gateway, release, (each.spec for each in functions))
-    staged = gateway.store.put_artifacts(id_, body.commit, functions, allowed)
+    # What is released at the admin's word, and not as the branch's head, changes none.
+    own = not repository.parent and not gateway.store.pinned(id_)
+    environments = _environments(body) if own else None
+    staged = gateway.store.put_artifacts(id_, body.commit, functions, allowed, environments)
     failpoints.at("artifacts-put")
     log.info("artifacts", release=id_, functions=len(body.functions))
     return _json(staged)
@@ -182,7 +190,17 @@ def _with_secrets(store: Store, release: Release, artifacts: Sequence[Artifact])
     return done
 
 
-def _check(gateway: Gateway, release: Release, body: Artifacts) -> None:
+def _environments(body: Artifacts) -> dict[str, str]:
+    """Those that a commit names → their branches. Raises InvalidRequest."""
+    if len(body.environments) > MAX_ENVIRONMENTS:
+        raise InvalidRequest(f"environments: {len(body.environments)} are more than there can be")
+    return {
+        names.environment_name(name): names.branch(branch)
+        for name, branch in body.environments.items()
+    }
+
+
+def _check(gateway: Gateway, release: Release, repository: Repository, body: Artifacts) -> None:
     """What is handed over must be of this release, whatever the builder was made to believe.
 
     Raises:
@@ -190,17 +208,32 @@ def _check(gateway: Gateway, release: Release, body: Artifacts) -> None:
         NotFound: the owner has no such artifact.
     """
     seen = set()
+    promoted = _promoted(gateway.store, release)
     for artifact in body.functions:
         names.function_name(artifact.name)
         if artifact.name in seen:
             raise InvalidRequest(f"the function {artifact.name} is there twice")
         seen.add(artifact.name)
-        for field, given, expected in _fields(artifact, release, body):
+        if promoted is not None and promoted.get(artifact.name) != artifact.artifact:
+            raise InvalidRequest(
+                f"{artifact.name}: {artifact.artifact[:200]!r} is not what is promoted"
+            )
+        for field, given, expected in _fields(artifact, release, repository, body):
             if given != expected:
                 raise InvalidRequest(
                     f"{artifact.name}: {field} is {given!r}, but must be {expected!r}"
                 )
-        _artifact(gateway.settings, release.namespace, artifact)
+        _artifact(gateway.settings, artifact.spec.artifacts_of, artifact)
+    if promoted and not promoted.keys() <= seen:
+        raise InvalidRequest(f"{release.id} has not all functions of what is promoted")
+
+
+def _promoted(store: Store, release: Release) -> dict[str, str] | None:
+    """Function's name → artifact of what the release is promoted from; None: of nothing."""
+    if release.promoted_from is None:
+        return None
+    brought = store.brought(store.release(release.promoted_from.release))
+    return {spec.name: spec.artifact for spec in brought}
 
 
 def _artifact(settings: Settings, namespace: str, artifact: Artifact) -> None:
@@ -219,11 +252,12 @@ def _artifact(settings: Settings, namespace: str, artifact: Artifact) -> None:
 
 
 def _fields(
-    artifact: Artifact, release: Release, body: Artifacts
+    artifact: Artifact, release: Release, repository: Repository, body: Artifacts
 ) -> Iterator[tuple[str, object, object]]:
     spec = artifact.spec
     yield "spec.name", spec.name, artifact.name
     yield "spec.namespace", spec.namespace, release.namespace
+    yield "spec.artifactsNamespace", spec.artifacts_namespace, repository.artifacts_namespace
     yield "spec.repository", spec.repository, release.repository
     yield "spec.commit", spec.commit, body.commit
     yield "spec.artifact", spec.artifact, artifact.artifact

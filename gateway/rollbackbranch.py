@@ -91,7 +91,7 @@ def _written(settings: Settings, store: Store, rollback: Rollback) -> str:
     repository = store.repository(rollback.namespace, rollback.repository)
     if repository.source != "git" or not repository.deploy_branch or not _counts(store, rollback):
         return ""
-    git = Git(settings, bare.existing(settings, rollback.namespace, rollback.repository))
+    git = Git(settings, bare.existing_of(settings, repository))
     head = git.run("rev-parse", "--verify", f"refs/heads/{repository.deploy_branch}^{{commit}}")
     target = store.release(rollback.to)
     now, was = git.tree(head), git.tree(target.commit)
@@ -224,6 +224,7 @@ def _said(stack: Stack) -> dict[str, dict[str, object]]:
         "functions": {each.name: _bare(each) for each in stack.functions},
         "templates": {each.name: each.source for each in stack.templates},
         "others": dict.fromkeys(stack.others),
+        "environments": {**stack.environments},
     }
 
 

@@ -92,7 +92,7 @@ def own_repositories(snapshot: Snapshot) -> list[Repository]:
     """Those of our own git remote."""
     rows = snapshot.hashes[keys.REPOSITORIES].values()
     found = [msgspec.json.decode(raw, type=Repository) for raw in rows]
-    return [repository for repository in found if repository.source == "git"]
+    return [each for each in found if each.source == "git" and not each.parent]
 
 
 def _write(settings: Settings, snapshot: Snapshot, writer: Writer) -> int:
@@ -101,11 +101,15 @@ def _write(settings: Settings, snapshot: Snapshot, writer: Writer) -> int:
     for name, path in (key_files(settings) | _sealing_keys(settings)).items():
         if path.exists():  # each is made when it is first needed
             writer.add(KEYS + name, [path.read_bytes()])
-    live = {each.repository: each.commit for each in snapshot.live}
+    rows = snapshot.hashes[keys.REPOSITORIES]
+    homes = {key: msgspec.json.decode(raw, type=Repository).home for key, raw in rows.items()}
+    live: dict[str, set[str]] = {}
+    for each in snapshot.live:
+        live.setdefault(homes[each.repository], set()).add(each.commit)
     count = 0
     for repository in own_repositories(snapshot):
         path = bare.folder(settings, repository.namespace, repository.name)
-        wanted = [live[repository.key]] if repository.key in live else []
+        wanted = sorted(live.get(repository.key, ()))
         if not _has_refs(settings, path):
             continue
         count += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from core.store.base import connect, repository_key
 from core.store.calls import Calls
 from core.store.deployments import Deployments
+from core.store.environments import Environments
 from core.store.forges import Forges
 from core.store.logs import LogEnd, Logs
 from core.store.metrics import Metrics
@@ -34,6 +35,7 @@ class Store(
     Snapshots,
     Forges,
     Previews,
+    Environments,
     Repositories,
     Deployments,
     Schedules,

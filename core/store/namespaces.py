@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 from redis.client import Pipeline
 
-from core import keys
+from core import keys, names
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.names import DEFAULT_NAMESPACE
 from core.openfaas import Namespace
@@ -45,13 +45,17 @@ class Namespaces(Base):
         return msgspec.json.decode(cast(bytes, raw), type=Namespace)
 
     def create_namespace(self, namespace: Namespace) -> None:
-        """Raises Conflict: it is there already."""
+        """A derived one belongs to whom its owner's does. Raises Conflict: it is there already."""
 
         def change(pipe: Pipeline) -> None:
             if self.has_namespace(namespace.name):
                 raise Conflict(f"the namespace {namespace.name} is there already: PUT changes it")
+            owner = names.derived_from(namespace.name, self._all())
+            if "--" in namespace.name and not owner:
+                raise Conflict(f"the owner of the namespace {namespace.name} is not there any more")
+            holder = text(pipe.hget(keys.NAMESPACES, owner)) if owner else _HOLDER
             pipe.multi()
-            pipe.hset(keys.NAMESPACES, namespace.name, _HOLDER)
+            pipe.hset(keys.NAMESPACES, namespace.name, holder)
             pipe.hset(keys.NAMESPACE_TEXTS, namespace.name, encode(namespace))
 
         self._transaction(change, keys.NAMESPACES)
@@ -94,6 +98,7 @@ class Namespaces(Base):
             pipe.hdel(keys.NAMESPACE_TEXTS, name)
             for each in repositories:
                 pipe.hdel(keys.REPOSITORIES, each)
+                pipe.hdel(keys.ENVIRONMENTS, each)
                 pipe.delete(keys.head(each), keys.live(each))
 
         watched = (keys.NAMESPACES, keys.FUNCTIONS, keys.REPOSITORIES, keys.SECRETS)
@@ -120,8 +125,16 @@ class Namespaces(Base):
             "secrets": [s.removeprefix(start) for s in secrets if s.startswith(start)],
         }
         variables = self.redis.hget(keys.VARIABLES, name)
+        if "--" not in name:
+            others = self._all()
+            own["namespaces of environments and previews"] = [
+                each for each in others if names.derived_from(each, [name])
+            ]
         own["variables"] = list(msgspec.json.decode(cast(bytes, variables))) if variables else []
         return [f"{what} {_listed(found)}" for what, found in own.items() if found]
+
+    def _all(self) -> list[str]:
+        return [text(each) for each in self.redis.hkeys(keys.NAMESPACES)]
 
     def _moves(self, repository: str) -> bool:
         """Whether a release of the repository is on its way."""

@@ -15,7 +15,7 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import Conflict, NotFound
-from core.models import FunctionRow, Release, Repository, State, now, number_of
+from core.models import FunctionRow, Promotion, Release, Repository, State, now, number_of
 from core.store.base import (
     decided,
     encode,
@@ -105,30 +105,35 @@ class Releases(Policies):
         delivery: tuple[str, str] | None = None,
         again: bool = False,
         pinned: bool = False,
+        promoted_from: Promotion | None = None,
         since: str | None = None,
         still: Callable[[], bool] = lambda: True,
     ) -> Release:
         """Records a release in state ``queued``; what still waited is superseded.
 
         The same commit as the newest release of the repository gives that release back while it
-        is on its way or live, or where it was rolled back, unless ``again``. ``delivery`` is
+        is on its way or live, or where it was rolled back, unless ``again``; so does one that is
+        known as the head while a pinned release stands. ``delivery`` is
         (forge, delivery id): one that was seen before gives the release it made. ``pinned``:
         release exactly this commit; otherwise a forge's repository is asked for its branch's head
-        when the build begins. ``since``: only while ``head`` still is this, and
-        ``still`` says so, which is asked after that: whoever changes it writes ``head`` later.
+        when the build begins. ``promoted_from``: whose artifacts it has. ``since``: only while
+        ``head`` still is this, and ``still`` says so, which is asked after that: whoever changes it
+        writes ``head`` later.
 
         Raises:
             Conflict: another head was released meanwhile.
         """
         key = repository.key
-        fresh = queued(self.redis.incr(keys.SEQUENCE), repository, commit, branch)
+        fresh = queued(self.redis.incr(keys.SEQUENCE), repository, commit, branch, promoted_from)
 
         def change(pipe: Pipeline) -> Release:
+            retried = False
             if delivery and (seen := pipe.get(keys.delivery(*delivery))):
                 with suppress(NotFound):  # it is not kept any more
                     made = self.release(text(seen))
-                    if made.state is not State.FAILED:  # redelivered by hand: once more, then
+                    if made.state is not State.FAILED:
                         return made
+                    retried = True  # redelivered by hand: once more, then
             if since is not None and text(pipe.get(keys.head(key))) != since:
                 raise Conflict(f"another commit of {key} was released meanwhile")
             if not still():
@@ -137,7 +142,13 @@ class Releases(Policies):
             if newest and not again:
                 last = self.release(newest)
                 stands = last.state in (State.LIVE, State.ROLLED_BACK) or not last.state.final
-                if last.commit == commit and stands:
+                same = last.commit == commit or (
+                    # An event that comes twice is no newer commit.
+                    self.pinned(last.id)
+                    and text(pipe.get(keys.head(key))) == commit
+                    and not retried
+                )
+                if same and stands:
                     pipe.multi()
                     pipe.set(keys.head(key), commit)
                     self._remember(pipe, delivery, last.id)
@@ -307,7 +318,13 @@ class Releases(Policies):
             pipe.set(keys.delivery(*delivery), id_, ex=DELIVERY_SECONDS)
 
 
-def queued(number: int, repository: Repository, commit: str, branch: str) -> Release:
+def queued(
+    number: int,
+    repository: Repository,
+    commit: str,
+    branch: str,
+    promoted_from: Promotion | None = None,
+) -> Release:
     """A new release, as it begins."""
     return Release(
         id=f"r{number}-{commit[:7]}",
@@ -317,4 +334,5 @@ def queued(number: int, repository: Repository, commit: str, branch: str) -> Rel
         commit=commit,
         state=State.QUEUED,
         created_at=now(),
+        promoted_from=promoted_from,
     )

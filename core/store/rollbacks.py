@@ -27,7 +27,7 @@ from core.models import (
     now,
 )
 from core.names import TAKES_OVER, join_function
-from core.store.base import encode, text
+from core.store.base import encode, repository_key, text
 from core.store.switching import Switching, of_repository
 
 LOOKED_AT = 1000
@@ -96,16 +96,21 @@ class Rollbacks(Switching):
 
     def rollback_specs(self, rollback: Rollback) -> dict[str, FunctionSpec]:
         """``name.namespace`` → what serves again. Raises NotFound: not all is kept any more."""
-        release = self.release(rollback.to)
+        specs = self.brought(self.release(rollback.to), rollback.function)
+        return {spec.function: spec for spec in specs}
+
+    def brought(self, release: Release, function: str = "") -> list[FunctionSpec]:
+        """What a release that was live made of its functions, or of one; empty if nothing is kept
+        of it. Raises NotFound: not all is kept any more."""
         wanted = self.revisions(release.id)
-        if rollback.function:
-            wanted = {n: r for n, r in wanted.items() if n == rollback.function}
+        if function:
+            wanted = {n: r for n, r in wanted.items() if n == function}
         if not wanted:
-            return {}
+            return []
         fields = [f"{name}@{revision}" for name, revision in wanted.items()]
-        raws = self.redis.hmget(keys.revisions(rollback.key), fields)
+        raws = self.redis.hmget(keys.revisions(repository_key(release)), fields)
         built = {row.name: row.key for row in release.functions}
-        specs = {}
+        specs = []
         for name, raw in zip(wanted, cast("list[bytes | None]", raws), strict=True):
             if raw is None:
                 raise NotFound(f"what {release.id} brought of {name} is not kept any more")
@@ -114,7 +119,7 @@ class Rollbacks(Switching):
                 commit=release.commit,
                 key=built.get(name, ""),
             )
-            specs[join_function(name, rollback.namespace)] = spec
+            specs.append(spec)
         return specs
 
     def roll_back(

@@ -148,6 +148,15 @@ def _checked(snapshot: Snapshot) -> dict[str, Repository]:
         if found.key != key:
             raise KeyError(key)
         repositories[key] = found
+        if found.parent:
+            namespace, _, name = found.parent.partition("/")
+            names.namespace(namespace)
+            names.repository_name(name)
+    for key, raw in snapshot.hashes.get(keys.ENVIRONMENTS, {}).items():
+        _ = repositories[key]
+        for name, branch in msgspec.json.decode(raw, type=dict[str, str]).items():
+            names.environment_name(name)
+            names.branch(branch)
     for name, record in snapshot.functions.items():
         if names.split_function(name) != (record.spec.name, record.spec.namespace):
             raise KeyError(name)

@@ -33,10 +33,13 @@ class Staging(Releases, Functions):
         commit: str,
         artifacts: Sequence[Artifact],
         check: Callable[[], object] = lambda: None,
+        environments: Mapping[str, str] | None = None,
     ) -> Release:
         """Hands a built commit over for staging: all its functions at once. Idempotent.
 
         ``check`` is called last, and may refuse by raising: nothing is staged or deployed between.
+        ``environments``: name → branch of those that its repository has once it is live; None: that
+        is not for this release to say.
 
         Raises:
             Conflict: another commit, superseded or cancelled meanwhile, or a function's name
@@ -66,6 +69,8 @@ class Staging(Releases, Functions):
             staged = moved(release, State.STAGING, "")
             self._write(pipe, staged)
             pipe.hset(keys.release(id_), "artifacts", body)
+            if environments is not None:
+                pipe.hset(keys.release(id_), "environments", encode(dict(environments)))
             pipe.delete(keys.turn(key))
             return staged
 

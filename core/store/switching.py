@@ -34,6 +34,7 @@ from core.models import (
 )
 from core.names import function_url
 from core.store.base import decided, encode, moved, repository_key, text
+from core.store.environments import note_environments
 from core.store.staging import Staging, takes
 
 _RECORDS = list[FunctionRecord]
@@ -139,7 +140,10 @@ class Switching(Staging):
             key = repository_key(release)
             before = text(pipe.get(keys.live(key)))
             last = self.release(before) if before and before != id_ else None
+            raw = cast("bytes | None", pipe.hget(keys.release(id_), "environments"))
             pipe.multi()
+            if raw is not None:
+                note_environments(pipe, key, msgspec.json.decode(raw, type=dict[str, str]))
             if last and last.state is State.LIVE:
                 self._displace(pipe, last, State.REPLACED, f"{id_} took its place")
             if rows := {

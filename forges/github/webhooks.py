@@ -113,10 +113,16 @@ class _Account(_Installation):
     account: _Owner
 
 
+class _Commit(msgspec.Struct):
+    id: str
+
+
 class _Push(msgspec.Struct):
     ref: str
     after: str
     repository: _Repository
+    head_commit: _Commit | None = None
+    """Of what was pushed; null where that was deleted."""
     deleted: bool = False
     installation: _Installation | None = None
 
@@ -166,6 +172,7 @@ def _push(body: bytes | bytearray) -> Event:
         repository=_repository(said.repository),
         ref=payloads.reference(said.ref),
         commit=names.commit(said.after),
+        tagged=names.commit(said.head_commit.id) if said.head_commit else "",
         deleted=said.deleted or not said.after.strip("0"),
         installation=_id(said.installation),
     )

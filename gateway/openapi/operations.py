@@ -22,6 +22,7 @@ from forges.github import webhooks as github
 from forges.gitlab import webhooks as gitlab
 from gateway.calls import CallStatus
 from gateway.deadletters import DeadLetter, Replayed, WholeLetter
+from gateway.environments import Environment
 from gateway.forgehooks import ListedHook, NewHook, WantedHook
 from gateway.health import Health
 from gateway.logreading import Message
@@ -30,6 +31,7 @@ from gateway.openapi.limits import Limit
 from gateway.owners import LinkedOwner, UnlinkedOwner
 from gateway.policy import OwnerState, PolicyState
 from gateway.previewlist import Approval, Preview
+from gateway.promotions import Promote
 from gateway.prune import Prune, PruneReport
 from gateway.releases import Start
 from gateway.rollbacks import Back
@@ -579,6 +581,40 @@ def _releases() -> list[Operation]:
             body=Artifacts,
             answers=(Answer(status=200, description="The release", type=Release),),
             errors=(400, 404, 409, 413, 501),
+        ),
+        Operation(
+            method="GET",
+            path="/system/environments",
+            id="listEnvironments",
+            tag=tag,
+            summary="Where repositories are deployed: their deploy branches and environments",
+            query=(
+                OF_NAMESPACE,
+                Query(
+                    name="repository",
+                    description="only those of this repository",
+                    limit=limits.REPOSITORY,
+                ),
+            ),
+            answers=(Answer(status=200, description="Environments", type=list[Environment]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="POST",
+            path="/system/promote",
+            id="promote",
+            tag=tag,
+            summary="Releases in one environment what is live in another, without a build",
+            body=Promote,
+            answers=(
+                Answer(
+                    status=202,
+                    description="The release, which is under way",
+                    type=Release,
+                    headers={"Location": "Where it can be read"},
+                ),
+            ),
+            errors=(400, 404, 409, 413),
         ),
         Operation(
             method="POST",

@@ -34,11 +34,11 @@ def cell_of(settings: Settings, spec: FunctionSpec, bundle: Bundle, *, uid: int,
     Raises:
         InvalidRequest: a limit, a variable or the command cannot be.
     """
-    folder = bundle_folder(settings, spec.namespace, spec.artifact)
+    folder = bundle_folder(settings, spec.artifacts_of, spec.artifact)
     mounts = [Mount(folder / "app", HOME)]
     for layer in bundle.layers:
         if layer.kind != "test":
-            there = layer_folder(settings, spec.namespace, layer)
+            there = layer_folder(settings, spec.artifacts_of, layer)
             mounts.append(Mount(there, LAYER_MOUNTS[layer.kind]))
     outside = reaches_out(settings, spec)
     argv = split_command(spec.env_process) if spec.env_process else list(bundle.process)

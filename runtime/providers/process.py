@@ -116,7 +116,7 @@ class ProcessProvider:
                 "functions as processes, without images: set SLIPWAY_RUNTIME=docker, or push its "
                 "source"
             )
-        bundle = read_bundle(self._settings, spec.namespace, spec.artifact)
+        bundle = read_bundle(self._settings, spec.artifacts_of, spec.artifact)
         values = self._secret_values(spec)
         settings = held_to(self._settings, spec, self._is_quiet)
         id = f"{spec.function}-{spec.revision}-{secrets.token_hex(4)}"
@@ -202,7 +202,7 @@ class ProcessProvider:
         found = []
         for spec in specs:
             with contextlib.suppress(SlipwayError, OSError):  # a start will say it
-                found.append((spec, read_bundle(self._settings, spec.namespace, spec.artifact)))
+                found.append((spec, read_bundle(self._settings, spec.artifacts_of, spec.artifact)))
         self._warmth.prepare(found)
         self._prepared = asked
 

@@ -172,8 +172,8 @@ def closure(requirements: tuple[str, ...]) -> Sequence[Distribution]:
 def _folders(settings: Settings, spec: FunctionSpec, bundle: Bundle) -> tuple[Path, Path | None]:
     """Of the function's own files, and of its packages."""
     layers = [each for each in bundle.layers if each.kind == "python"]
-    layer = layer_folder(settings, spec.namespace, layers[0]) if layers else None
-    return bundle_folder(settings, spec.namespace, spec.artifact) / "app", layer
+    layer = layer_folder(settings, spec.artifacts_of, layers[0]) if layers else None
+    return bundle_folder(settings, spec.artifacts_of, spec.artifact) / "app", layer
 
 
 def _different(packages: Iterable[Distribution], layer: Path) -> str:

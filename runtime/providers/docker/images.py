@@ -102,7 +102,7 @@ class Images:
             self._known.pop(name, None)
 
     def _foreign(self, spec: FunctionSpec, running: str, stop: Callable[[], bool]) -> Image:
-        owner = spec.namespace if spec.repository else ""
+        owner = spec.artifacts_of if spec.repository else ""
 
         def fetched(name: str) -> str:
             return resolve(self._engine, self._settings, name, owner=owner, stop=stop)

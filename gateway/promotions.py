@@ -1,0 +1,239 @@
+"""Promotion: what is live in one environment of a repository is released in another as it is, the
+very same artifacts at the same commit, with the settings and secrets that the other has.
+
+By ``POST /system/promote``, or by a tag ``promote/<environment>/<anything>``: of our own remote as
+it is pushed, and every minute where nobody looked at it then.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from flask import Blueprint, Response, request
+from redis.exceptions import RedisError
+
+from core import logging, names, queues
+from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
+from core.models import Promotion, Release, Repository, State
+from core.settings import Settings
+from core.store import Store, of_repository
+from gateway import bare
+from gateway.context import here
+from gateway.streams import decoded
+
+bp = Blueprint("promotions", __name__)
+log = logging.get()
+
+TAGS = "refs/tags/promote/"
+MOST = 20
+"""Tags that are looked at of one push, or of one repository in one pass."""
+_TAG = re.compile(r"promote/([^/]+)/.+")
+_CAME_TO_NOTHING = (State.FAILED, State.CANCELLED, State.SUPERSEDED)
+_LOOKED_AT = 500
+"""Releases of an environment among which a tagged commit is looked for."""
+
+
+class Promote(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /system/promote``."""
+
+    namespace: str
+    repository: str
+    from_: str | None = msgspec.field(default=None, name="from")
+    """Name of an environment; by default that of the namespace, or the only other one."""
+    to: str = names.PRODUCTION
+    """Name of an environment, or ``production``: the deploy branch's."""
+    release: str | None = None
+    """Id of one that was live there; by default the one that is."""
+
+
+@bp.post("/system/promote")
+def promote() -> Response:
+    """Begins the release; what becomes of it is told by ``/system/releases/<id>``."""
+    wanted = decoded(request.environ, Promote)
+    names.namespace(wanted.namespace)
+    names.repository_name(wanted.repository)
+    if wanted.release is not None:
+        names.release_id(wanted.release)
+    store = here().store
+    given = store.repository(wanted.namespace, wanted.repository)
+    home = _home(store, given)
+    target = store.environment(home, wanted.to)
+    if wanted.release:
+        release = store.release(wanted.release)
+        source = _whose(store, home, release)
+        if wanted.from_ is not None and wanted.from_ != source.place:
+            raise InvalidRequest(f"{release.id} is of {source.place}, not of {wanted.from_[:80]}")
+    else:
+        source = _source(store, home, given, target, wanted.from_)
+        release = _live(store, source)
+    made = _begin(store, source, release, target)
+    response = Response(msgspec.json.encode(made), 202, content_type="application/json")
+    response.headers["Location"] = f"/system/releases/{made.id}"
+    return response
+
+
+def by_tag(store: Store, home: Repository, tag: str, commit: str, object_: str) -> Release:
+    """What a tag ``promote/<environment>/<anything>`` asks for: the newest release of its commit
+    that is or was live in another environment. Asked again, the release that it made.
+
+    Args:
+        home: the repository, not one of its environments.
+        commit: what the tag stands for in the end.
+        object_: id of what it names, which may be an annotated tag.
+
+    Raises:
+        InvalidRequest: it has no such form.
+        NotFound: there is no such environment.
+        Conflict: the commit was never live in another one, or a newer one was promoted already:
+            in whichever order tags are heard of, it ends in the same way.
+    """
+    match = _TAG.fullmatch(tag)
+    if not match:
+        raise InvalidRequest(f"{tag[:80]!r} is not of the form promote/<environment>/<anything>")
+    target = store.environment(home, match[1])
+    found = [
+        (release, each)
+        for each in [home, *store.environments(home)]
+        if each.key != target.key
+        for release in store.releases(each.namespace, each.name, limit=_LOOKED_AT)
+        if release.commit == commit and release.state in (State.LIVE, State.REPLACED)
+    ]
+    if not found:
+        raise Conflict(
+            f"{commit[:12]} was live in no other environment of {home.key} than {target.place}: "
+            "have its branch released there first, then push another tag"
+        )
+    release, source = max(found, key=lambda each: each[0].number)
+    last = store.newest_release(target.key)
+    came = last.promoted_from if last and last.state not in _CAME_TO_NOTHING else None
+    if came and came.environment == source.place and came.number > release.number:
+        raise Conflict(
+            f"{came.release}, which is newer than {release.id}, was promoted already, and tags may "
+            "come late: 'slipway promote --release' goes back"
+        )
+    delivery = ("tag", f"{home.key} {tag} {object_}")
+    return _begin(store, source, release, target, delivery)
+
+
+def take_tag(settings: Settings, store: Store, home: Repository, tag: str, object_: str) -> Release:
+    """The same for a tag of our own remote, which is then noted as looked at, also where nothing
+    comes of it. Raises as ``by_tag``."""
+    try:
+        commit = bare.resolve(settings, home, object_)
+        if not commit:
+            raise InvalidRequest("it is not the tag of a commit")
+        release = by_tag(store, home, tag, commit, object_)
+    except SlipwayError as error:
+        if not error.retryable:
+            store.note_promotion_tag(home.key, tag, object_)
+        raise
+    store.note_promotion_tag(home.key, tag, object_)
+    return release
+
+
+def compare_tags(settings: Settings, store: Store) -> None:
+    """Takes the tags of our own remote that nobody looked at yet.
+
+    Raises:
+        RedisError: the store is away.
+    """
+    with_environments = {each.parent for each in store.repositories() if each.environment}
+    for home in store.repositories():
+        if home.key not in with_environments or home.source != "git":
+            continue
+        try:
+            known, there = store.promotion_tags(home.key), bare.tags(settings, home, TAGS)
+            new = [tag for tag, object_ in there.items() if known.get(tag) != object_]
+            for tag in new[:MOST]:
+                _taken(settings, store, home, tag, there[tag])
+            for tag in known.keys() - there.keys():
+                store.forget_promotion_tag(home.key, tag)
+        except RedisError:
+            raise
+        except Exception as error:  # one repository's trouble is not the others'
+            log.warning("tags_unknown", repository=home.key, reason=str(error))
+
+
+def _taken(settings: Settings, store: Store, home: Repository, tag: str, object_: str) -> None:
+    try:
+        release = take_tag(settings, store, home, tag, object_)
+        log.warning("tag_found", repository=home.key, tag=tag, release=release.id)
+    except SlipwayError as error:
+        log.warning("tag_not_taken", repository=home.key, tag=tag, reason=str(error))
+
+
+def _home(store: Store, given: Repository) -> Repository:
+    if given.request:
+        raise InvalidRequest(f"{given.key} is a preview: merge it to have it released")
+    found = store.find_repository(given.home)
+    if found is None:
+        raise NotFound(f"there is no repository {given.home} any more")
+    return found
+
+
+def _whose(store: Store, home: Repository, release: Release) -> Repository:
+    """Of which environment a release is."""
+    for each in [home, *store.environments(home)]:
+        if (each.namespace, each.name) == (release.namespace, release.repository):
+            return each
+    raise InvalidRequest(f"{release.id} is not of {home.key} or one of its environments")
+
+
+def _source(
+    store: Store, home: Repository, given: Repository, target: Repository, name: str | None
+) -> Repository:
+    if name is not None:
+        return store.environment(home, name)
+    if given.environment:
+        return store.environment(home, given.environment)
+    others = [each for each in store.environments(home) if each.key != target.key]
+    if len(others) != 1:
+        told = ", ".join(sorted(each.environment for each in others)) or "none beside the target"
+        raise InvalidRequest(f"name the environment to promote from; {home.key} has {told}")
+    return others[0]
+
+
+def _live(store: Store, source: Repository) -> Release:
+    """What is live, all of it of one release. Raises Conflict."""
+    id_ = store.live_release(source.key)
+    if not id_:
+        raise Conflict(f"nothing of {source.key} is live: push {source.deploy_branch}")
+    records = of_repository(store.functions(), source.namespace, source.name)
+    for record in records.values():
+        if record.release != id_:
+            raise Conflict(
+                f"{record.spec.name} of {source.place} is not of {id_}, as it was rolled back "
+                "alone: have one release live there first, or name one with 'release'"
+            )
+    return store.release(id_)
+
+
+def _begin(
+    store: Store,
+    source: Repository,
+    release: Release,
+    target: Repository,
+    delivery: tuple[str, str] | None = None,
+) -> Release:
+    if source.key == target.key:
+        raise InvalidRequest(
+            f"{source.place} cannot be promoted to itself: 'slipway rollback' goes back there"
+        )
+    if not store.brought(release):
+        raise Conflict(
+            f"{release.id} cannot be promoted: it is {release.state}, and only what was live, has "
+            "functions and is still kept can (SLIPWAY_KEEP_REVISIONS)"
+        )
+    made = store.create_release(
+        target,
+        release.commit,
+        release.branch,
+        delivery=delivery,
+        again=True,
+        pinned=True,
+        promoted_from=Promotion(environment=source.place, release=release.id),
+    )
+    queues.dispatch(store, target.key)
+    log.info("promotion", release=made.id, of=release.id, repository=target.key)
+    return made
