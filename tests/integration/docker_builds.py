@@ -81,7 +81,10 @@ class Workbench:
             try:
                 release, source = pipeline.checkout(release, self.repository, tools)
                 with source:
-                    jobs = self._timed("plan", lambda: plan.plan(release, source, tools))
+                    planned = self._timed(
+                        "plan", lambda: plan.plan(release, self.repository, source, tools)
+                    )
+                    jobs = planned.jobs
                     jobs = self._timed(
                         "build",
                         lambda: [pipeline.assemble(j, source, folder, secret, tools) for j in jobs],

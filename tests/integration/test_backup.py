@@ -27,7 +27,7 @@ from core.sealing import SealingKey
 from core.settings import ROOT, Settings
 from core.signing import secret_file
 from core.store import Store
-from core.store.snapshot import Snapshot
+from core.store.snapshot import Snapshot, checked
 from gateway import bare, heads
 from runtime.sealingkeys import SealingKeys
 from supervisor import archive, archivereader, backup, claims, ownstore, restore
@@ -564,3 +564,62 @@ def test_nothing_to_back_up_is_told(short_tmp: Path) -> None:
     for path in (short_tmp / "empty", short_tmp / "missing"):
         with pytest.raises(ConfigError, match="passphrase"):
             archive.passphrase_in(path)
+
+
+def test_environments_come_back_with_the_commits_that_are_live(short_tmp: Path) -> None:
+    """They lie in their repository's bundle, also where a branch was pushed over since."""
+    made = House(short_tmp)
+    settings = made.settings
+    for path in backup.key_files(settings).values():
+        secret_file(path, length=32)
+    source = repository(short_tmp / "work", {"stack.yml": "one"})
+    with ownstore.started(settings, ENV) as store:
+        path = bare.create(settings, store, "ann", "fns")
+        push(source, path)
+        ours = bare.settle_deploy_branch(settings, store, store.repository("ann", "fns"))
+        staging = store.save_environment(ours, "staging", "develop")
+        live = commit(source, {"stack.yml": "two"})
+        subprocess.run(
+            ["git", "push", "-q", str(path), f"{live}:refs/heads/develop"], cwd=source, check=True
+        )
+        release = store.create_release(staging, live, "develop")
+        queues.dispatch(store, staging.key)
+        go_live(store, release)
+        subprocess.run(
+            ["git", "push", "-q", str(path), ":refs/heads/develop"], cwd=source, check=True
+        )
+        store.redis.hset(keys.ENVIRONMENTS, ours.key, '{"staging":"develop"}')
+        store.note_promotion_tag(ours.key, "promote/production/1", live)
+    assert made.backup().repositories == 1
+    made.restore()
+    with ownstore.started(made.elsewhere, ENV) as store:
+        assert {each.key for each in store.repositories()} == {"ann/fns", "ann--staging/fns"}
+        assert store.repository("ann--staging", "fns") == staging
+        assert store.wanted_environments() == {"ann/fns": {"staging": "develop"}}
+        assert store.promotion_tags("ann/fns") == {"promote/production/1": live}
+        waiting = store.newest_release("ann--staging/fns")
+        assert waiting is not None
+        assert (waiting.commit, waiting.branch, waiting.state) == (live, "develop", State.QUEUED)
+        assert bare.own_commit(made.elsewhere, staging, live) == live
+    assert not bare.folder(made.elsewhere, "ann--staging", "fns").exists()
+
+
+def test_a_backup_with_odd_environments_is_refused() -> None:
+    parent = Repository(namespace="ann", name="fns", source="git", deploy_branch="main")
+    child = msgspec.structs.replace(parent, namespace="ann--x", parent="ann/fns", environment="x")
+
+    def checked_with(record: Repository, environments: str) -> None:
+        rows = {each.key: msgspec.json.encode(each) for each in (parent, record)}
+        hashes = {keys.REPOSITORIES: rows, keys.ENVIRONMENTS: {"ann/fns": environments.encode()}}
+        checked(Snapshot(sequence=1, hashes=hashes, functions={}, live=[], heads={}))
+
+    checked_with(child, '{"x":"develop"}')
+    for record, environments in (
+        (msgspec.structs.replace(child, parent="../../etc"), "{}"),
+        (msgspec.structs.replace(child, parent="ann"), "{}"),
+        (child, '{"production":"x"}'),
+        (child, '{"x":"a..b"}'),
+        (child, "[]"),
+    ):
+        with pytest.raises(InvalidRequest, match="does not fit together"):
+            checked_with(record, environments)

@@ -60,22 +60,27 @@ class House:
         self.store.save_artifact("ann", f"key-{content}", PREFIX + digest, {"handler": content})
         return PREFIX + digest
 
-    def stage(self, artifact: str) -> Release:
+    def stage(self, artifact: str, repository: Repository = REPOSITORY) -> Release:
         self._commits += 1
-        release = self.store.create_release(REPOSITORY, f"{self._commits:040x}", "main")
-        self.store.take_turn(REPOSITORY.key)
+        release = self.store.create_release(repository, f"{self._commits:040x}", "main")
+        self.store.take_turn(repository.key)
         self.store.move(release.id, BUILDER, State.BUILDING)
         row = FunctionRow(name="hello", artifact=artifact, build=Build.BUILT)
         self.store.save_row(release.id, row)
         spec = FunctionSpec(
-            name="hello", namespace="ann", artifact=artifact, repository="shop", commit=""
+            name="hello",
+            namespace=repository.namespace,
+            artifact=artifact,
+            artifacts_namespace=repository.artifacts_namespace,
+            repository="shop",
+            commit="",
         )
         handed = Artifact(name="hello", key="k", artifact=artifact, spec=spec)
         self.store.put_artifacts(release.id, release.commit, [handed])
         return release
 
-    def release(self, artifact: str) -> Release:
-        release = self.stage(artifact)
+    def release(self, artifact: str, repository: Repository = REPOSITORY) -> Release:
+        release = self.stage(artifact, repository)
         self.store.switch(release.id, lambda _: 1)
         self.store.finish(release.id, "http://here")
         return release
@@ -124,6 +129,29 @@ def test_old_artifacts_go_after_an_hour_and_are_built_again_when_wanted(house: H
     assert house.look() == 0
     left = [path.name for path in (house.settings.bundles / "ann").iterdir()]
     assert sum(name.startswith(HALF_MADE) for name in left) == 3, "the builder's sweep takes these"
+
+
+def test_what_one_environment_needs_stays_for_all(house: House) -> None:
+    """The artifacts of an owner's environments lie together; each keeps what it needs."""
+    staging = msgspec.structs.replace(
+        REPOSITORY, namespace="ann--staging", parent="ann/shop", environment="staging"
+    )
+    house.store.save_repository(staging)
+    staged, only = house.build("staged"), house.build("production")
+    for artifact, repository in ((staged, staging), (only, REPOSITORY)):
+        house.release(artifact, repository)
+    house.look()
+    house.an_hour_passes()
+    assert house.look() == 0
+    assert house.there(staged)
+    assert house.there(only)
+    for number in range(4):  # of staging alone
+        house.release(house.build(f"v{number}"), staging)
+    house.look()
+    house.an_hour_passes()
+    house.look()
+    assert not house.there(staged)
+    assert house.there(only)
 
 
 def test_what_is_needed_again_within_the_hour_stays(house: House) -> None:

@@ -189,7 +189,7 @@ class World:
         tools.__dict__["engine"] = self.engine
         bounds = {"max_files": self.settings.max_files, "max_bytes": self.settings.max_context}
         with Source(git_dir, commit, **bounds) as source:
-            jobs = plan(release, source, tools)
+            jobs = plan(release, repository, source, tools).jobs
         self.store.redis.delete(keys.log(release.id), keys.rows(release.id))
         return jobs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from builder.work import Job, Tools
 from core import queues
 from core.errors import Conflict, InvalidRequest, InvalidStack, Unavailable
 from core.models import Artifact, Build, Release, Repository, Request, Resources, State
+from core.names import NO_COMMIT
 from core.sealedbox import KEY_BYTES, KeyPair, Place, decoded, seal
 from core.settings import Settings
 from core.store import Store
@@ -157,7 +158,8 @@ def planned(
     try:
         release, source = pipeline.checkout(release, OWN, tools)
         with source:
-            return {job.name: job for job in plan.plan(release, source, tools)}
+            known = store.repository(OWN.namespace, OWN.name)
+            return {job.name: job for job in plan.plan(release, known, source, tools).jobs}
     finally:
         store.move(release.id, [State.BUILDING], State.FAILED)
 
@@ -305,7 +307,9 @@ def test_what_two_functions_share_is_built_once(
     made: list[str] = []
     publish = ProcessEngine.publish
 
-    def hand_over(_: Settings, __: Release, artifacts: Sequence[Artifact]) -> None:
+    def hand_over(
+        _: Settings, __: Release, artifacts: Sequence[Artifact], ___: Mapping[str, str]
+    ) -> None:
         handed.append({each.name: each.artifact for each in artifacts})
         assert all(each.spec.name == each.name for each in artifacts)
 
@@ -415,6 +419,33 @@ def test_a_push_that_the_forge_shows_late_is_released(
     show(project, old)
     threading.Timer(1.5, show, (project, new)).start()
     assert checked_out(new) == new
+
+
+def test_an_environment_is_built_of_its_own_branch(
+    settings: Settings,
+    store: Store,
+    forge: Forge,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the gateway asks for it: its branch's head, whatever that is; none is nothing to build."""
+    monkeypatch.setattr(pipeline, "LAG", 0.5)
+    main = project.commit({"x": "1"})
+    subprocess.run(["git", "branch", "develop", main], cwd=project.bare, check=True)
+    show(project, project.commit({"x": "2"}))
+    store.claim_namespace("alice", "git", HUB)
+    tools = Tools(replace(settings, github_url=forge.url), store, steps(store))
+    for branch, gone in (("develop", False), ("not/there", True)):
+        child = store.save_environment(HUB, "staging", branch)
+        release = store.create_release(child, NO_COMMIT, branch, again=True)
+        queues.dispatch(store, child.key)
+        release = store.move(release.id, [State.QUEUED], State.BUILDING)
+        assert pipeline.branch_gone(release, child, tools) is gone
+        if not gone:
+            release, source = pipeline.checkout(release, child, tools)
+            source.close()
+            assert release.commit == main
+        store.move(release.id, [State.BUILDING], State.FAILED)
 
 
 def test_a_forge_that_stays_behind_is_not_waited_for(

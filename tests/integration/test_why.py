@@ -84,7 +84,7 @@ class World:
         tools = Tools(self.settings, self.store, Steps(log, threading.Event()))
         bounds = {"max_files": 99, "max_bytes": 9999}
         with Source(self.repository.path, commit, **bounds) as source:
-            (job,) = plan(release, source, tools)
+            (job,) = plan(release, OWN, source, tools).jobs
             artifact = job.artifact or self._built(job, source)
         (row,) = self.store.release(release.id).functions
         self.lines = [line for _, line in self.store.read_log(release.id)]  # type: ignore[misc]  # no end is among them

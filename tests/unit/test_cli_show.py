@@ -27,6 +27,7 @@ RELEASE = {
     "createdAt": "2026-01-01T00:00:00.000Z",
     "finishedAt": None,
     "receipt": None,
+    "promotedFrom": None,
     "functions": [
         {"name": "hello", "build": "failed", "seconds": 1.25, "key": "f" * 64, "url": ""}
     ],
@@ -81,12 +82,33 @@ def test_releases_tell_why_one_failed(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.splitlines()[1].endswith(" hello")
 
 
+def test_environments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {
+        "environment": "production",
+        "namespace": "ann",
+        "repository": "fns",
+        "branch": "main",
+        "live": "r1-abcdef0",
+        "gone": "",
+    }
+    gone = {"environment": "staging", "namespace": "ann--staging", "live": "", "gone": "not\nnamed"}
+    show.environments([one, {**one, **gone}])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [
+        ["production", "ann/fns", "main", "r1-abcdef0"],
+        ["staging", "ann--staging/fns", "main", "-", "not", "named"],
+    ]
+
+
 def test_a_release_is_told_whole(capsys: pytest.CaptureFixture[str]) -> None:
     receipt = {"requests": 40, "failed": 0, "longestGapMs": 3.5}
     show.release({**RELEASE, "receipt": receipt})
     told = capsys.readouterr().out
     assert "reason     hello test: one\ntwo" in told
     assert "40 requests during the switch, 0 failed, longest gap 3.5 ms" in told
+    assert "promoted" not in told
+    show.release({**RELEASE, "promotedFrom": {"environment": "staging", "release": "r7-1"}})
+    assert "promoted   from staging r7-1\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import BadCredentials, InvalidRequest, Unavailable
-from core.models import FunctionRecord, FunctionSpec, Observed, now
+from core.models import FunctionRecord, FunctionSpec, Observed, Repository, now
 from core.store import Store
 from gateway import invoke
 from gateway.adoption import namespace_of
@@ -113,10 +113,23 @@ def test_a_ref_may_have_what_ends_a_line_elsewhere(odd: str) -> None:
 
 
 def test_what_is_not_deployed_is_told() -> None:
-    updates = [Update(OLD, NEW, ref) for ref in ("refs/heads/main", "refs/heads/x", "refs/tags/t")]
-    assert list(not_deployed(updates, "main")) == [
+    refs = ("refs/heads/x", "refs/heads/develop", "refs/tags/t", "refs/tags/promote/demo/1")
+    updates = [Update(OLD, NEW, ref) for ref in refs]
+    known = Repository(namespace="ann", name="fns", source="git", deploy_branch="main")
+    staging = {"develop": [known]}
+    tag = "t: stored, not deployed: only branches are"
+    assert list(not_deployed(updates, "main", staging)) == [
         "x: stored, not deployed: the deploy branch is main",
-        "t: stored, not deployed: only branches are",
+        tag,
+    ]
+    both = [Update(OLD, NEW, "refs/heads/main"), *updates]
+    assert list(not_deployed(both, "main", {**staging, "main": [known]})) == [
+        "x: stored; deployed if the stack file of main makes it an environment",
+        tag,
+    ]
+    gone = [Update(NEW, NONE, ref) for ref in ("refs/heads/main", "refs/heads/x", refs[1])]
+    assert list(not_deployed(gone, "main", {**staging, "main": [known]})) == [
+        "x: deleted; nothing was deployed from it"
     ]
 
 

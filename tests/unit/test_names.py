@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from core import names
@@ -45,6 +47,67 @@ def test_two_dashes_are_kept_for_derived_namespaces() -> None:
     with pytest.raises(InvalidRequest, match="derived"):
         names.owner_namespace("alice--pr-1")
     assert names.namespace("alice--pr-1") == "alice--pr-1"
+
+
+def test_a_derived_namespace_leads_back_to_its_owner() -> None:
+    long, longer = "a" * 63, "a" * 62 + "b"
+    known = ["ann", "ann--staging", "bob", long, longer]
+    for owner in ("ann", "bob", long, longer):
+        derived = names.derived_namespace(owner, "staging")
+        assert names.derived_from(derived, known) == owner
+    assert names.derived_from("eve--staging", known) == ""
+    assert names.derived_from("ann--staging--x", known) == "", "one is derived from owners alone"
+    assert names.derived_from("ann", known) == ""
+    assert names.derived_from("--", known) == ""
+
+
+@pytest.mark.parametrize("value", ["staging", "demo-2", "pr", "pr-x", "a" * 40])
+def test_environments_have_names(value: str) -> None:
+    assert names.environment_name(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("", "not the name of an environment"),
+        ("Staging", "not the name of an environment"),
+        ("a--b", "not the name of an environment"),
+        ("-a", "not the name of an environment"),
+        ("a" * 41, "at most 40"),
+        ("production", "no environment can be called 'production'"),
+        ("preview", "no environment can be called 'preview'"),
+        ("pr-7", "those of previews"),
+    ],
+)
+def test_what_no_environment_is_called(value: str, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        names.environment_name(value)
+
+
+BRANCHES = [
+    *("develop", "release/demo", "a", "feature/ü", "x.y", "a./b", "refs", "1.0"),
+    *("", "-x", "@", "a..b", "a/", "/a", "a//b", ".a", "a/.b", "a.", "a.lock", "a.lock/b"),
+    *("a b", "a\tb", "a~1", "a^", "a:b", "a?", "a*", "a[b", "a\\b", "a@{b", "a\x7f", "a\n"),
+]
+
+
+@pytest.mark.parametrize("value", BRANCHES)
+def test_branches_are_those_that_git_allows(value: str) -> None:
+    git = subprocess.run(
+        ["git", "check-ref-format", "--branch", value], capture_output=True, check=False
+    )
+    if git.returncode == 0:
+        assert names.branch(value) == value
+        return
+    with pytest.raises(InvalidRequest, match="not the name of a branch"):
+        names.branch(value)
+
+
+def test_branches_are_written_without_refs() -> None:
+    with pytest.raises(InvalidRequest, match="write the branch's name alone"):
+        names.branch("refs/heads/develop")
+    with pytest.raises(InvalidRequest):
+        names.branch("a" * 300)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from builder.key import build_key
 from builder.source import Source
 from builder.stacks import Stacks, read_stacks
 from builder.templates import DOCKERFILE
-from core.errors import InvalidRequest, InvalidStack, NotFound, SlipwayError
+from core.errors import Conflict, InvalidRequest, InvalidStack, NotFound, SlipwayError
 from core.stackfile import StackFunction, TemplateSource
 from tests.unit.repositories import LINK, SUBMODULE, BareRepository, Content
 
@@ -151,6 +151,73 @@ def test_names_of_others_that_are_wrong(commit: Commit, others: str, why: str) -
 def test_only_the_root_names_others(commit: Commit) -> None:
     told = refusal(commit({"sub/stack.yml": text("b", more="x-stacks: [c.yml]\n")}))
     assert "sub/stack.yml has 1 mistake:\n  line 7: x-stacks counts in the stack file at" in told
+
+
+# Environments.
+
+
+def test_the_root_file_names_environments(commit: Commit) -> None:
+    more = "x-environments:\n  staging: develop\n  demo: ${BRANCH}\n"
+    source = commit({"stack.yml": text("a", more=more)})
+    assert found(source, BRANCH="release/demo").environments == {
+        "staging": "develop",
+        "demo": "release/demo",
+    }
+    assert found(commit({"stack.yml": text("a", more="x-environments:\n")})).environments == {}
+
+
+def test_mistakes_of_environments_are_told_with_their_lines(commit: Commit) -> None:
+    lines = ("production: a", "pr-5: b", "a: 'b..c'", "b: refs/heads/x", "c:", "d: [x]", "e: ok")
+    more = "x-environments:\n" + "".join(f"  {line}\n" for line in lines)
+    told = refusal(commit({"stack.yml": text("a", more=more)}))
+    for number, why in (
+        (8, "no environment can be called 'production'"),
+        (9, "those of previews"),
+        (10, "'b..c' is not the name of a branch"),
+        (11, "begins with refs/"),
+        (12, "x-environments.c is ''"),
+        (13, "x-environments.d has to be a single value"),
+    ):
+        assert any(f"line {number}: " in line and why in line for line in told.split("\n")), told
+    assert "6 mistakes" in told
+
+
+@pytest.mark.parametrize(
+    ("environments", "why"),
+    [
+        ("[develop]", "line 7: x-environments has to be a mapping"),
+        (str({f"e{n}": "b" for n in range(21)}), "line 7: x-environments names 21, and 20 are"),
+    ],
+)
+def test_environments_that_are_none(commit: Commit, environments: str, why: str) -> None:
+    with pytest.raises(InvalidStack, match=why):
+        found(commit({"stack.yml": text("a", more=f"x-environments: {environments}\n")}))
+
+
+def test_only_the_root_names_environments(commit: Commit) -> None:
+    told = refusal(commit({"sub/stack.yml": text("b", more="x-environments: {a: b}\n")}))
+    assert "line 7: x-environments counts in the stack file at the repository's root only" in told
+
+
+def test_neither_the_deploy_branch_nor_what_an_owner_cannot_have(commit: Commit) -> None:
+    more = "x-environments:\n  staging: main\n  demo: demo\n  fine: develop\n"
+    read = read_stacks(commit({"stack.yml": text("a", more=more)}), max_functions=200, variables={})
+
+    def check(name: str) -> None:
+        if name == "demo":
+            raise Conflict("ann--demo is somebody else's")
+
+    read.check_environments("main", check)
+    with pytest.raises(InvalidStack) as caught:
+        read.refuse()
+    assert [(each.line, each.text) for each in caught.value.mistakes] == [
+        (
+            8,
+            "x-environments.staging: main is the deploy branch, which has no other: name another "
+            "branch",
+        ),
+        (9, "x-environments.demo: ann--demo is somebody else's"),
+    ]
 
 
 # What they say.

@@ -24,6 +24,7 @@ from core.models import (
     Observed,
     Release,
     Repository,
+    Request,
     Resources,
     State,
     Usage,
@@ -229,6 +230,7 @@ def test_releases_are_listed_and_read(gateway: Gateway, store: Store) -> None:
         "functions": [],
         "receipt": None,
         "watch": None,
+        "promotedFrom": None,
     }
     for wrong in ("?namespace=A", "?repository=.."):
         assert gateway.call("GET", f"/system/releases{wrong}").status_code == 400, wrong
@@ -402,6 +404,10 @@ def test_artifacts_are_taken_once_and_stay_the_same(gateway: Gateway, store: Sto
         ({"functions": [{"key": 5}]}, 400, "$.functions[0].key"),
         ({"functions": [{"spec": {"namespace": "victim"}}]}, 400, "spec.namespace"),
         ({"functions": [{"spec": {"repository": "other"}}]}, 400, "spec.repository"),
+        ({"functions": [{"spec": {"artifactsNamespace": "victim"}}]}, 400, "artifactsNamespace"),
+        ({"environments": {"production": "x"}}, 400, "production"),
+        ({"environments": {"staging": "a..b"}}, 400, "name of a branch"),
+        ({"environments": {f"e{n}": "b" for n in range(21)}}, 400, "more than there can be"),
         ({"functions": [{}, {}]}, 400, "twice"),
         ({"functions": 5}, 400, "$.functions"),
     ],
@@ -439,6 +445,137 @@ def test_artifacts_must_be_there_and_of_that_owner(gateway: Gateway, store: Stor
     assert put(gateway, "r99-aaaaaaa", put_bundle(gateway.settings, release)).status_code == 404
     for body in (b"{", b'{"deep": ' + b"[" * 99_999, b'{"a":' * 99_999, b'{"commit": "\\ud800"}'):
         assert put(gateway, release.id, body).status_code == 400, body[:20]
+
+
+def test_an_environment_has_its_owner_s_artifacts_and_its_own_settings(
+    gateway: Gateway, store: Store
+) -> None:
+    store.claim_namespace("api", "git", FNS)
+    made = put_bundle(gateway.settings, started(store))
+    child = store.save_environment(store.repository("api", "fns"), "staging", "develop")
+    release = started(store, "b", child)
+    (whole,) = made.functions
+    spec = _with(whole.spec, namespace="api--staging", commit=release.commit)
+    for shared, status in (("", 400), ("api", 200)):
+        function = msgspec.structs.replace(whole, spec=_with(spec, artifacts_namespace=shared))
+        body = Artifacts(commit=release.commit, functions=[function], environments={"demo": "demo"})
+        assert put(gateway, release.id, body).status_code == status
+    store.switch(release.id, lambda _: 1)
+    store.finish(release.id, "http://here")
+    assert store.wanted_environments() == {}, "that is for the deploy branch to say"
+
+
+def test_only_what_is_promoted_is_taken(gateway: Gateway, store: Store) -> None:
+    store.claim_namespace("api", "git", FNS)
+    parent = store.repository("api", "fns")
+    child = store.save_environment(parent, "staging", "develop")
+    first = started(store, "a", child)
+    (whole,) = put_bundle(
+        gateway.settings, msgspec.structs.replace(first, namespace="api")
+    ).functions
+    spec = _with(whole.spec, namespace=child.namespace, artifacts_namespace="api")
+    function = msgspec.structs.replace(whole, spec=spec)
+    body = Artifacts(commit=first.commit, functions=[function])
+    assert put(gateway, first.id, body).status_code == 200
+    store.switch(first.id, lambda _: 1)
+    store.finish(first.id, "http://here")
+
+    asked = {"namespace": "api", "repository": "fns"}
+    answer = gateway.call("POST", "/system/promote", json=asked)
+    assert answer.status_code == 202, answer.text
+    made = answer.json()
+    assert answer.headers["Location"] == f"/system/releases/{made['id']}"
+    assert made["promotedFrom"] == {"environment": "staging", "release": first.id}
+    queues.dispatch(store, "api/fns")
+    store.move(made["id"], BUILDER, State.BUILDING)
+    other = artifact(store.release(made["id"]), "hello", "9")
+    wrong = put(gateway, made["id"], Artifacts(commit=first.commit, functions=[other]))
+    assert (wrong.status_code, "not what is promoted" in wrong.text) == (400, True), wrong.text
+    empty = put(gateway, made["id"], Artifacts(commit=first.commit, functions=[]))
+    assert (empty.status_code, "not all functions" in empty.text) == (400, True), empty.text
+    right = msgspec.structs.replace(
+        whole, spec=_with(whole.spec, commit=first.commit, namespace="api")
+    )
+    body = Artifacts(commit=first.commit, functions=[right], environments={"demo": "demo"})
+    assert put(gateway, made["id"], body).status_code == 200
+    store.switch(made["id"], lambda _: 1)
+    store.finish(made["id"], "http://here")
+    assert store.wanted_environments() == {}, "a promotion changes none"
+    assert store.functions()["hello.api"].spec.artifact == whole.artifact
+
+
+def test_environments_are_listed(gateway: Gateway, store: Store) -> None:
+    store.claim_namespace("api", "git", FNS)
+    store.save_environment(store.repository("api", "fns"), "staging", "develop")
+    store.save_environment(store.repository("api", "fns"), "demo", "demo")
+    store.end_environment("api--demo/fns", "nobody wants it")
+    store.claim_namespace("bob", "git", msgspec.structs.replace(FNS, namespace="bob"))
+    store.redis.set(keys.live("api--staging/fns"), "r7-abcdef0")
+    listed = gateway.call("GET", "/system/environments?namespace=api&repository=fns").json()
+    assert [(each["environment"], each["live"], each["gone"]) for each in listed] == [
+        ("production", "", ""),
+        ("demo", "", "nobody wants it"),
+        ("staging", "r7-abcdef0", ""),
+    ]
+    assert listed[2]["namespace"] == "api--staging"
+    assert listed[2]["branch"] == "develop"
+    everything = gateway.call("GET", "/system/environments").json()
+    assert [each["namespace"] for each in everything] == ["api", "api--demo", "api--staging", "bob"]
+    for wrong in ("?namespace=A", "?repository=.."):
+        assert gateway.call("GET", f"/system/environments{wrong}").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"repository": "nothing"}, 404, "api/nothing"),
+        ({"from": "demo"}, 404, "no environment 'demo', it has production, staging"),
+        ({"to": "demo"}, 404, "no environment 'demo'"),
+        ({"from": "staging"}, 409, "nothing of api--staging/fns is live: push develop"),
+        ({"from": "production"}, 409, "nothing of api/fns is live"),
+        ({"to": "staging"}, 400, "name the environment to promote from"),
+        ({"release": "r999-aaaaaaa"}, 404, "r999-aaaaaaa"),
+        ({"release": "../x"}, 400, "release id"),
+        ({"from": 1}, 400, "$.from"),
+        ({"form": "staging"}, 400, "form"),
+        ({"namespace": "API"}, 400, "namespace"),
+    ],
+)
+def test_promotions_that_cannot_be(
+    gateway: Gateway, store: Store, body: dict[str, object], status: int, said: str
+) -> None:
+    store.claim_namespace("api", "git", FNS)
+    store.save_environment(store.repository("api", "fns"), "staging", "develop")
+    whole = {"namespace": "api", "repository": "fns", **body}
+    answer = gateway.call("POST", "/system/promote", json=whole)
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    assert store.releases("api", "fns") == []
+
+
+def test_a_release_is_promoted_by_its_id_from_where_it_is(gateway: Gateway, store: Store) -> None:
+    store.claim_namespace("api", "git", FNS)
+    child = store.save_environment(store.repository("api", "fns"), "staging", "develop")
+    release = started(store, "a", child)
+    elsewhere = started(
+        store, "c", Repository(namespace="bob", name="fns", source="git", deploy_branch="main")
+    )
+    asked = {"namespace": "api", "repository": "fns"}
+    for id_, more, status, said in (
+        (release.id, {}, 409, f"{release.id} cannot be promoted: it is building"),
+        (release.id, {"from": "production"}, 400, "is of staging, not of production"),
+        (release.id, {"to": "staging"}, 400, "staging cannot be promoted to itself"),
+        (elsewhere.id, {}, 400, "is not of api/fns or one of its environments"),
+    ):
+        answer = gateway.call("POST", "/system/promote", json={**asked, **more, "release": id_})
+        assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    preview = msgspec.structs.replace(
+        FNS, namespace="api--pr-1", parent="api/fns", request=Request(number=1)
+    )
+    store.save_repository(preview)
+    refused = gateway.call(
+        "POST", "/system/promote", json={"namespace": "api--pr-1", "repository": "fns"}
+    )
+    assert (refused.status_code, "is a preview" in refused.text) == (400, True)
 
 
 def _with(spec: FunctionSpec, **changes: str) -> FunctionSpec:
@@ -543,6 +680,17 @@ def test_namespaces_and_info(gateway: Gateway, store: Store) -> None:
         "process",
     )
     assert info["version"]["release"]
+    # One of an environment may be there before it, where its owner is.
+    for name, status in (
+        ("zoe--staging", 201),
+        ("eve--staging", 400),
+        ("zoe--pr-1", 400),
+        ("zoe--production", 400),
+        ("zoe--staging--x", 400),
+    ):
+        body = {"name": name, "labels": {"openfaas": "1"}}
+        made = gateway.call("POST", "/system/namespace/", json=body)
+        assert made.status_code == status, (name, made.text)
     assert info["arch"]
 
 

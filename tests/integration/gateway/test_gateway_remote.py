@@ -168,7 +168,7 @@ def test_a_branch_of_any_name_is_reported(gateway: Gateway, store: Store, tmp_pa
         status, told = gateway.run("push", gateway.remote("odd/fns"), "main", *odd, cwd=work)
     (release,) = store.releases("odd")
     assert (status, f"remote: slipway: live {release.id}" in told) == (0, True), told
-    assert told.count("stored, not deployed: the deploy branch is main") == len(odd)
+    assert told.count("stored; deployed if the stack file of main makes it") == len(odd)
 
 
 OLD, NEW = "0" * 40, "a" * 40

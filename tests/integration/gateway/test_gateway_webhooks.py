@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import requests
 
-from core.models import State
+from core import queues
+from core.models import Promotion, State
 from core.store import Store
 from tests.integration.gateway.conftest import SECRET
-from tests.integration.gateway.harness import Gateway, memory_mb, running
+from tests.integration.gateway.harness import BUILDER, Gateway, artifact, memory_mb, running
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "projects" / "github"
 PUSHES: list[dict[str, Any]] = json.loads((EXAMPLES / "push.json").read_text())
@@ -66,6 +67,54 @@ def test_a_delivery_that_comes_again_makes_no_second_release(
     store.move(other, [State.QUEUED], State.FAILED, "x")
     again = send(gateway, "push", PUSH, X_GitHub_Delivery="another").json()["release"]
     assert again != other, "whoever redelivers a failed one wants another try"
+
+
+def test_a_branch_of_an_environment_is_released_there(gateway: Gateway, store: Store) -> None:
+    send(gateway, "push", PUSH)
+    parent = store.repository("codertocat", "Hello-World")
+    store.save_environment(parent, "staging", "develop")
+    pushed = {**PUSH, "ref": "refs/heads/develop", "after": "d" * 40}
+    answer = send(gateway, "push", pushed, X_GitHub_Delivery="another")
+    release = store.release(answer.json()["release"])
+    assert (release.namespace, release.repository) == ("codertocat--staging", "Hello-World")
+    assert (release.branch, release.commit) == ("develop", "d" * 40)
+    assert store.turn("codertocat--staging/Hello-World") == release.id
+
+
+def test_a_tag_promotes_what_was_live(gateway: Gateway, store: Store) -> None:
+    send(gateway, "push", PUSH)
+    parent = store.repository("codertocat", "Hello-World")
+    child = store.save_environment(parent, "staging", "develop")
+    commit = "d" * 40
+    live = store.create_release(child, commit, "develop")
+    queues.dispatch(store, child.key)
+    store.move(live.id, BUILDER, State.BUILDING)
+    store.put_artifacts(live.id, commit, [artifact(live, "hello")])
+    store.switch(live.id, lambda _: 1)
+    store.finish(live.id, "http://here")
+
+    annotated = {
+        **PUSH,
+        "ref": "refs/tags/promote/production/1",
+        "after": "e" * 40,
+        "head_commit": {**PUSH["head_commit"], "id": commit},
+    }
+    answer = send(gateway, "push", annotated, X_GitHub_Delivery="one")
+    made = store.release(answer.json()["release"])
+    assert made.promoted_from == Promotion(environment="staging", release=live.id)
+    assert (made.namespace, made.commit, store.pinned(made.id)) == ("codertocat", commit, True)
+    again = send(gateway, "push", annotated, X_GitHub_Delivery="two")
+    assert again.json()["release"] == made.id, "the same tag as it was"
+    plain = {**annotated, "after": "f" * 40, "head_commit": None}
+    told = send(gateway, "push", plain, X_GitHub_Delivery="three")
+    assert (told.status_code, told.text[:38]) == (202, "not promoted: ffffffffffff was live in"), (
+        told.text
+    )
+    gone = {**annotated, "after": "0" * 40, "deleted": True, "head_commit": None}
+    told = send(gateway, "push", gone, X_GitHub_Delivery="four")
+    assert told.text.startswith("not deployed: refs/tags/promote/production/1 is not a branch")
+    wrong = {**annotated, "head_commit": {"id": "../x"}}
+    assert send(gateway, "push", wrong, X_GitHub_Delivery="five").status_code == 400
 
 
 @pytest.mark.parametrize("payload", PUSHES, ids=lambda each: each["ref"])
