@@ -28,16 +28,14 @@ from builder.templatesources import Templates
 from builder.work import Job, Plan, Tools, row_of
 from core import sealedfile
 from core.errors import Conflict, InvalidStack, Mistake, SlipwayError
-from core.models import Build, ChangeKind, FunctionSpec, Release
-from core.previews import networked
 from core.models import Build, ChangeKind, FunctionSpec, Release, Repository
+from core.previews import networked
 from core.stackfile import Stack, StackFunction
 from core.yamlnodes import MAX_TOLD
 
 
 def plan(release: Release, repository: Repository, source: Source, tools: Tools) -> Plan:
     """Reads the stack file and decides for each function what it is and whether to build it."""
-    repository = tools.store.repository(release.namespace, release.repository)
     values = repository.secrets_namespace
     rules = tools.store.fork_rules(tools.settings.policy, repository)
     owner = repository.artifacts_namespace or release.namespace
@@ -60,17 +58,17 @@ def plan(release: Release, repository: Repository, source: Source, tools: Tools)
             _check(release, repository, source, found, templates, secrets, tools)
             jobs = [
                 replace(
-                    _job(release, function, source, stack, templates[stack.path], secrets, tools),
+                    _job(
+                        release,
+                        repository,
+                        function,
+                        source,
+                        stack,
+                        templates[stack.path],
+                        secrets,
+                        tools,
+                    ),
                     network=networked(repository, rules),
-                _job(
-                    release,
-                    repository,
-                    function,
-                    source,
-                    stack,
-                    templates[stack.path],
-                    secrets,
-                    tools,
                 )
                 for stack in found.stacks
                 for function in stack.functions

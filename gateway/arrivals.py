@@ -1,12 +1,10 @@
 """What is done about an event of a forge, once it is known who sent it. An event tells us to look,
 no more: deliveries may be lost, doubled, shuffled or late.
 
-- A push of a branch that is deployed makes a release; which commit is released is asked of the
-  forge when the build begins.
-- A pull or merge request has a preview (``previews``).
 - A push of a branch that is deployed makes a release of the repository, or of an environment of
   it; which commit is released is asked of the forge when the build begins. A tag may promote what
   was live.
+- A pull or merge request has a preview (``previews``).
 - Where an event says anything else than what is known of the repository (another name, another
   owner, gone), the forge is asked before anything is done (``looks``): a late delivery changes
   nothing.

@@ -44,10 +44,6 @@ def read(name: str) -> Response:
 def create(name: str) -> Response:
     """The name stands in the body; OpenFaaS' clients leave it out of the path."""
     given = _given(name)
-    owners = [each for each in here().store.namespaces() if "--" not in each]
-    previews = {names.preview_secrets(each) for each in owners}
-    if given.name != DEFAULT_NAMESPACE and given.name not in previews:
-        names.owner_namespace(given.name)
     if given.name != DEFAULT_NAMESPACE:
         _ownable(given.name, here().store.namespaces())
     here().store.create_namespace(given)
@@ -93,15 +89,16 @@ def delete(name: str) -> Response:
 
 
 def _ownable(name: str, there: list[str]) -> None:
-    """One of an environment may be there before it, so that it finds its secrets and variables.
+    """One of an environment, or for the secrets of previews, may be there before these, so that
+    they find their secrets and variables.
 
     Raises:
         InvalidRequest: no owner can have a namespace of this name.
     """
     owner = names.derived_from(name, there)
-    if owner:
+    if owner and name != names.preview_secrets(owner):
         names.environment_name(name.rpartition("--")[2])
-    else:
+    elif not owner:
         names.owner_namespace(name)
 
 

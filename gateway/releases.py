@@ -123,15 +123,13 @@ def put_artifacts(id_: str) -> Response:
     names.release_id(id_)
     body = decoded(request.environ, Artifacts, MAX_ARTIFACTS)
     release = gateway.store.release(id_)
-    _check(gateway, release, body)
     repository = gateway.store.repository(release.namespace, release.repository)
+    _check(gateway, release, repository, body)
     rules = gateway.store.fork_rules(gateway.settings.policy, repository)
     if told := refusal(repository, body.commit, rules):
         raise Conflict(told)
     functions = [_bound(repository, rules, each) for each in body.functions]
     functions = _with_secrets(gateway.store, release, functions)
-    _check(gateway, release, repository, body)
-    functions = _with_secrets(gateway.store, release, body.functions)
     allowed = policy.check_release(gateway, release, (each.spec for each in functions))
     # What is released at the admin's word, and not as the branch's head, changes none.
     own = not repository.parent and not gateway.store.pinned(id_)

@@ -42,8 +42,8 @@ from runtime.sealingkeys import SealingKeys
 from tests.forges import github
 from tests.forges.github import serving_github
 from tests.fuzz.good import (
-    ASKED,
     APP,
+    ASKED,
     CALL,
     CLAIMED,
     EMPTY,
