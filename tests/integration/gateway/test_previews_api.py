@@ -155,7 +155,8 @@ def test_the_commands(gateway: Gateway, store: Store, run: Callable[..., Result]
 def hand_over(gateway: Gateway, store: Store, release: Release, **says: Any) -> requests.Response:
     """What a builder that was made to believe anything would hand over."""
     digest = "0" * 64
-    folder = gateway.settings.bundles / release.namespace / digest
+    owner = store.repository(release.namespace, release.repository).artifacts_namespace
+    folder = gateway.settings.bundles / (owner or release.namespace) / digest
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bundle.json").write_bytes(
         b'{"template":"python3-http","process":["true"],"layers":[]}'
@@ -164,6 +165,7 @@ def hand_over(gateway: Gateway, store: Store, release: Release, **says: Any) -> 
     spec = FunctionSpec(
         name="web",
         namespace=release.namespace,
+        artifacts_namespace=owner,
         artifact=PREFIX + digest,
         key="k",
         repository=release.repository,
