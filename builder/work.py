@@ -89,6 +89,7 @@ def row_of(job: Job, build: Build) -> FunctionRow:
         seconds=round(time.monotonic() - job.begun, 3) if job.begun else 0.0,
         why=None if job.why is None else list(job.why),
         since=job.since,
+        folder=job.function.handler,
     )
 
 

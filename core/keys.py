@@ -146,6 +146,14 @@ ROLLBACKS = f"{ROOT}:rollbacks"
 ROLLING = f"{ROOT}:rollbacks:moving"
 """set of ids of rollbacks under way · store · until they are done or failed."""
 
+REPORTING = f"{ROOT}:reporting"
+"""set of ids of releases that changed since their forge was told of all there is to tell · store,
+with every write of a release · until the reporter has told it, or found that no forge is."""
+
+COMMENTS = f"{ROOT}:comments"
+"""hash repository key → JSON Shown: the comment on the request whose preview the repository is ·
+reporter · as long as REPOSITORIES has it."""
+
 STAGING = f"{ROOT}:staging"
 """set of release ids in state ``staging`` · store · until they leave it."""
 
@@ -172,13 +180,20 @@ def release(id_: str) -> str:
     pinned; artifacts (JSON list) while staged or live; environments (JSON object) where it
     is of a deploy branch's head; once it is the desired state switched (JSON
     list of what it changed), revisions (JSON object function → revision), and until its verdict
-    before (JSON list of the FunctionRecords that it replaced)."""
+    before (JSON list of the FunctionRecords that it replaced); reported where its forge is told of
+    it."""
     return f"{ROOT}:release:{id_}"
 
 
 def rows(id_: str) -> str:
     """hash function name → JSON FunctionRow · builder, store · as long as the release."""
     return f"{ROOT}:release:{id_}:rows"
+
+
+def reports(id_: str) -> str:
+    """hash context → JSON Shown, ``!<kind>`` → why nothing of that kind is told any more · reporter
+    · as long as the release: what its forge shows of it."""
+    return f"{ROOT}:release:{id_}:reports"
 
 
 def log(id_: str) -> str:

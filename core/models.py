@@ -224,6 +224,9 @@ class FunctionRow(Struct, frozen=True):
     """What changed; empty: nothing. Null where that was not looked at."""
     since: str = ""
     """Id of the release that was live then, with which it was compared."""
+    folder: str = ""
+    """Its handler's folder within the repository, ``.`` for the whole; empty: it has none, or that
+    was not told."""
 
 
 class Receipt(Struct, frozen=True):

@@ -15,6 +15,7 @@ from core.store.metrics import Metrics
 from core.store.parts import BUILDERS, Parts
 from core.store.previews import Previews
 from core.store.pruning import Pruning
+from core.store.reports import Reports
 from core.store.repositories import Repositories
 from core.store.retention import Retention
 from core.store.schedules import Schedules
@@ -41,6 +42,7 @@ class Store(
     Schedules,
     Sleeping,
     Retention,
+    Reports,
     Pruning,
     Logs,
     Parts,

@@ -26,13 +26,11 @@ from core.store.base import (
     text,
     with_rows,
 )
-from core.store.logs import LogEnd
+from core.store.logs import LOG_SECONDS, LogEnd
 from core.store.parts import BUILDERS
 from core.store.policies import Policies
 
 DELIVERY_SECONDS = 7 * 24 * 3600
-LOG_SECONDS = 30 * 24 * 3600
-"""Life of the log of a release that was decided."""
 
 
 class Releases(Policies):
@@ -165,7 +163,7 @@ class Releases(Policies):
                     self._write(pipe, after)
                     if release.id == turn:
                         pipe.delete(keys.turn(key))
-            self._add(pipe, fresh, pinned=pinned)
+            self._add(pipe, fresh, pinned=pinned, reported=repository.source != "git")
             if not pinned:
                 pipe.set(keys.head(key), commit)
             self._remember(pipe, delivery, fresh.id)
@@ -287,8 +285,9 @@ class Releases(Policies):
         return len(before) + sum(map(bool, building)) < most
 
     @staticmethod
-    def _add(pipe: Pipeline, fresh: Release, *, pinned: bool) -> None:
-        """Writes down a new release, which then waits for its turn."""
+    def _add(pipe: Pipeline, fresh: Release, *, pinned: bool, reported: bool = False) -> None:
+        """Writes down a new release, which then waits for its turn. ``reported``: a forge is told
+        of it."""
         key, place = repository_key(fresh), {fresh.id: fresh.number}
         pipe.set(keys.waiting(key), fresh.id)
         pipe.zadd(keys.RELEASES, place)
@@ -296,10 +295,15 @@ class Releases(Policies):
         pipe.hset(keys.release(fresh.id), "doc", encode(fresh))
         if pinned:
             pipe.hset(keys.release(fresh.id), "pinned", "1")
+        if reported:
+            pipe.hset(keys.release(fresh.id), "reported", "1")
+            pipe.sadd(keys.REPORTING, fresh.id)
+            pipe.publish(keys.WAKE, BUILDERS)
 
     def _write(self, pipe: Pipeline, release: Release, *, end: bool = True) -> None:
         doc = msgspec.structs.replace(release, functions=[])
         pipe.hset(keys.release(release.id), "doc", encode(doc))
+        pipe.sadd(keys.REPORTING, release.id)
         if release.state is State.STAGING:
             pipe.sadd(keys.STAGING, release.id)
         else:

@@ -304,7 +304,8 @@ class Retention(Rollbacks):
         if not ids:
             return
         for id_ in ids:
-            pipe.unlink(keys.release(id_), keys.rows(id_), keys.log(id_))
+            pipe.unlink(keys.release(id_), keys.rows(id_), keys.log(id_), keys.reports(id_))
         pipe.zrem(keys.repository_releases(repository), *ids)
         pipe.zrem(keys.RELEASES, *ids)
         pipe.hdel(keys.DEATHS, *ids)
+        pipe.srem(keys.REPORTING, *ids)

@@ -221,6 +221,7 @@ class Rollbacks(Switching):
             if release:
                 doc = msgspec.structs.replace(release, receipt=receipt, functions=[])
                 pipe.hset(keys.release(id_), "doc", encode(doc))
+                pipe.sadd(keys.REPORTING, id_)
             pipe.hdel(keys.RECEIPTS, id_)
 
         try:
