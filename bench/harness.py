@@ -303,6 +303,7 @@ def _part(argv: list[str]) -> str:
         ("gunicorn", "gateway"),
         ("builder.worker", "workers"),
         ("gateway.queue_worker", "queue"),
+        ("gateway.reporter", "reporter"),
         ("runtime.controller", "controller"),
         ("haproxy", "edge"),
         ("valkey-server", "store"),

@@ -17,7 +17,7 @@ from bench.figures import Figure, Result, most
 from bench.harness import BenchError, Platform
 from core.settings import ROOT
 
-PARTS = {"supervisor", "store", "gateway", "workers", "queue", "controller", "edge"}
+PARTS = {"supervisor", "store", "gateway", "workers", "queue", "reporter", "controller", "edge"}
 STARTS = 3
 """Later starts that are measured; the set-up is measured once."""
 LAPSE = 12.0

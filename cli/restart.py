@@ -25,8 +25,8 @@ def restart(context: Context, names: tuple[str, ...], timeout: float, output: st
     """Restart parts of the installation that runs here, without losing a request; by default all
     but the store. Returns once the new ones serve.
 
-    PART: controller, gateway, edge, queue or workers. Settings are those of the start: another
-    environment takes a stop and a start.
+    PART: controller, gateway, edge, queue, reporter or workers. Settings are those of the start:
+    another environment takes a stop and a start.
     """
     if context.url:
         raise click.UsageError("restarts are asked of this machine's Slipway: leave --url away")

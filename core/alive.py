@@ -3,6 +3,7 @@
 ``python -m core.alive controller``   0: it gave a sign of life within its time
 ``python -m core.alive worker``       0: a worker of this container did
 ``python -m core.alive queue``        0: what makes asynchronous calls did, in this container
+``python -m core.alive reporter``     0: what tells forges of releases did, in this container
 ``python -m core.alive gateway``      0: the gateway answers on its socket, whatever it says
 
 Otherwise 1, and the reason on stderr.
@@ -26,7 +27,7 @@ from core.errors import SlipwayError, Unavailable
 from core.settings import Settings
 from core.store import Store
 
-_PARTS = ("controller", "worker", "queue", "gateway")
+_PARTS = ("controller", "worker", "queue", "reporter", "gateway")
 SECONDS = 3.0
 """The longest wait for one answer."""
 
@@ -70,7 +71,7 @@ def check(settings: Settings, part: str) -> None:
         raise Unavailable(f"the store does not answer: {error}") from error
     finally:
         connection.close()
-    if part in ("worker", "queue"):
+    if part in ("worker", "queue", "reporter"):
         living = {name: note for name, note in living.items() if note == place()}
     if not living:
         raise Unavailable(f"no sign of life of the {part}")

@@ -47,7 +47,8 @@ def healthz() -> Response:
 
 def parts(settings: Settings) -> dict[str, str]:
     """Part → ``ok`` or what is wrong with it."""
-    wanted = ["worker", "queue", "controller"] + (["edge"] if settings.edge != "none" else [])
+    wanted = ["worker", "queue", "reporter", "controller"]
+    wanted += ["edge"] if settings.edge != "none" else []
     connection = redis.Redis.from_url(
         settings.store_url,
         socket_timeout=SECONDS,

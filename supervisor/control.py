@@ -19,7 +19,7 @@ from typing import Any
 from core.errors import ConfigError, InvalidRequest, SlipwayError, Unavailable
 from core.settings import Settings
 
-RESTARTABLE = ("controller", "gateway", "edge", "queue", "workers")
+RESTARTABLE = ("controller", "gateway", "edge", "queue", "reporter", "workers")
 """In the order of a restart of all; never the store, which all others write to."""
 _LINE = 4096
 _ASK_SECONDS = 2.0

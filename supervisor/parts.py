@@ -155,6 +155,12 @@ def queue(settings: Settings) -> Part:
     return Part(name="queue", argv=argv, patience=patience, started=started)
 
 
+def reporter(settings: Settings) -> Part:
+    """Tells forges of releases; what it was at when it ended is told by the next."""
+    argv, started = python("gateway.reporter"), partial(_share, settings, "reporter")
+    return Part(name="reporter", argv=argv, started=started)
+
+
 def controller(settings: Settings) -> Part:
     """Starts functions and moves routes."""
     argv, started = python("runtime.controller"), partial(_share, settings, "controller")

@@ -1,8 +1,9 @@
 """Restarts of parts, without losing a request.
 
 A part that can run twice is replaced: the new one serves before the old one is asked to end, which
-finishes what it has. The new edge begins with the routes as they are. The controller cannot run
-twice: it ends and is started again, and meanwhile routes and functions stay as they are.
+finishes what it has. The new edge begins with the routes as they are. Controller and reporter cannot
+run twice: they end and are started again; meanwhile routes and functions stay as they are, and forges
+are told nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from supervisor.keeper import Keeper
 if TYPE_CHECKING:
     from runtime.edge.config import Purpose
 
+_ALONE = ("controller", "reporter")
+"""Two of them would do the same thing twice."""
 UP_SECONDS = 60.0
 """Time that a new process has until it is ready."""
 _TURN_SECONDS = 10.0
@@ -60,7 +63,7 @@ class Restarts:
             raise ConfigError("there is no edge here: SLIPWAY_EDGE=none")
         if not keeper.wait(UP_SECONDS, lambda: keeper.pid(name) > 0):
             raise ConfigError(f"the {name} does not run just now: see {keeper.logs.path(name)}")
-        if name == "controller":
+        if name in _ALONE:
             pid = keeper.restart(name, UP_SECONDS)
         elif name == "edge":
             pid = self._replace_edge()

@@ -1,7 +1,7 @@
 """`slipway up`: the story of one installation from its start to its end.
 
     claim state → end leftovers → process or docker → claim port → registry, engine for builds,
-    store → gateway, workers, queue → functions' network → controller, edge → healthy → demo →
+    store → gateway, workers, queue, reporter → functions' network → controller, edge → healthy → demo →
     `slipway: ready` → … → Ctrl-C → stop in order
 
 The listening sockets are ours: when the edge dies, connections wait in them until it is back. Parts
@@ -9,7 +9,7 @@ are restarted when a command asks for it (restarts.py).
 
 At the end whoever watches a push is told that it goes on. Then the workers and the queue go: for a
 few seconds a build may still hand over what it made and a call be answered, which needs the edge
-and the gateway. Then the edge stops accepting and finishes what it has, then the gateway, the
+and the gateway. Then the edge stops accepting and finishes what it has, then gateway and reporter, the
 controller, the functions, the network, registry and engine for builds, and last the store, which
 all others write to.
 """
@@ -167,6 +167,7 @@ class Installation:
         keeper.start(parts.gateway(settings, [each.fileno() for each in (self.within, *public)]))
         keeper.start(parts.workers())
         keeper.start(parts.queue(self.settings))
+        keeper.start(parts.reporter(self.settings))
         address = self._make_network()
         keeper.start(parts.controller(settings))
         if settings.edge != "none":
@@ -365,7 +366,7 @@ class Installation:
     def _stop_requests(self) -> None:
         self._close_listeners()
         self.keeper.stop(["edge"])
-        self.keeper.stop(["gateway"])
+        self.keeper.stop(["gateway", "reporter"])
 
     def _stop_functions(self) -> None:
         if "controller" not in self.keeper.names:

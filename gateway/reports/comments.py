@@ -34,7 +34,7 @@ def comment(release: Release, repository: Repository, urls: Urls, *, live: str) 
     elif release.reason and shown is not Progress.RUNNING:
         parts.append(block(one_line(release.reason)))
     if shown is not Progress.SUCCESS and live and live != release.id:
-        parts.append("Until then the preview of the commit before it answers.")
+        parts.append("Meanwhile the preview of the commit before it answers.")
     if release.state is State.FAILED and (counted := count(release.functions)):
         parts.append(f"Functions: {counted}.")
     parts.append(f"Log: {urls.release(release)}")

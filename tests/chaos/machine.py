@@ -26,7 +26,7 @@ from supervisor.leftovers import Leftovers
 
 SWEPT = 150.0
 """Seconds in which what killed builds left half-made is gone: its age twice, a look a minute."""
-PARTS = {"store": 1, "gateway": 2, "queue": 1, "controller": 1, "edge": 1}
+PARTS = {"store": 1, "gateway": 2, "queue": 1, "reporter": 1, "controller": 1, "edge": 1}
 """Part → its processes."""
 
 

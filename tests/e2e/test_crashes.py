@@ -60,7 +60,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-PARTS = ["store", "gateway", "workers", "queue", "controller", "edge"]
+PARTS = ["store", "gateway", "workers", "queue", "reporter", "controller", "edge"]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -62,7 +62,7 @@ def test_without_the_edge_there_is_none_and_it_is_healthy(plain: Platform) -> No
     health = plain.request("/healthz")
     assert health.status == 200
     assert health.json()["parts"] == dict.fromkeys(
-        ["gateway", "store", "worker", "queue", "controller"], "ok"
+        ["gateway", "store", "worker", "queue", "reporter", "controller"], "ok"
     )
     assert [each for each in plain.processes() if "haproxy" in each.name()] == []
     with pytest.raises(ProcessLookupError):

@@ -89,7 +89,7 @@ def test_planned_restarts(scene: Scene, part: str) -> None:
     with scene.crowd.unharmed():
         done = scene.platform.slipway("restart", *parts, check=False)
         assert done.returncode == 0, done.stdout + done.stderr + scene.platform.logs()
-    for each in parts or ["controller", "gateway", "edge", "queue", "workers"]:
+    for each in parts or ["controller", "gateway", "edge", "queue", "reporter", "workers"]:
         assert f"{each}: restarted" in done.stdout
     if part == "edge":
         assert scene.crowd.closings == closings, "WebSockets stay with the old one"

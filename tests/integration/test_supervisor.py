@@ -31,6 +31,7 @@ from tests.conftest import missing
 from tests.integration.followed import Followed
 from tests.waiting import until
 
+PARTS = {"store", "gateway", "workers", "queue", "reporter", "controller", "edge"}
 SUPERVISOR_MB = 20.0
 """The supervisor's own share of memory (PSS)."""
 
@@ -153,7 +154,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing(settings: Settings, started: list[U
     assert made.output.endswith("slipway: ready\n")
     made.await_health()
     children = made.children()
-    assert set(children) == {"store", "gateway", "workers", "queue", "controller", "edge"}
+    assert set(children) == PARTS
     assert memory(made.process.pid) < SUPERVISOR_MB
     if os.geteuid() == 0:
         until(bridge(settings).exists)  # it is laid beside the other parts
@@ -371,7 +372,7 @@ def test_a_full_disk_strands_nobody(settings: Settings, started: list[Up]) -> No
         for name in ("edge", "gateway"):
             made.kill(name)
         children = made.children()
-        assert set(children) == {"store", "gateway", "workers", "queue", "controller", "edge"}
+        assert set(children) == PARTS
         assert made.end() == 0, made.output
         assert all(start_time(pid) is None for pid in children.values())
     finally:

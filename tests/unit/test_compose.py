@@ -17,7 +17,7 @@ from core.settings import PREFIX, ROOT, Settings
 TEXT = (ROOT / "docker-compose.yml").read_text()
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
-OURS = ("gateway", "builder", "queue", "runtime")
+OURS = ("gateway", "builder", "queue", "reporter", "runtime")
 NOT_PASSED = {"edge", "unsafe_no_sandbox", "ca_file"}
 """There is an edge, functions are containers, and ``ca_file`` is for commands."""
 
@@ -61,12 +61,14 @@ def test_who_has_what() -> None:
     assert having("/run/store") == {*OURS, "redis"}
     assert having("/calls") == {"gateway", "queue"}
     assert having("/proc/sys") == {"runtime"}
+    assert having(":/forges") == {"gateway", "reporter"}
     read_only = {
         name: [volume for volume in service["volumes"] if volume.endswith(":ro")]
         for name, service in SERVICES.items()
     }
     assert any(volume.startswith("git:") for volume in read_only["builder"])
     assert any(volume.startswith("logs:") for volume in read_only["gateway"])
+    assert any(volume.startswith("gateway:") for volume in read_only["reporter"])
     assert {name for name, each in SERVICES.items() if each.get("ports")} == {"registry"}
     assert SERVICES["registry"]["ports"][0].startswith("127.0.0.1:")
     secrets = {name: each.get("secrets", []) for name, each in SERVICES.items()}
@@ -85,6 +87,7 @@ def test_every_setting_arrives(service: str) -> None:
         "gateway": {"registry_password_file"},
         "builder": {*forges, "secrets_key_file"},
         "queue": {*forges, "registry_password_file", "secrets_key_file"},
+        "reporter": {"registry_password_file", "secrets_key_file"},
         "runtime": forges,
     }
     assert missing == NOT_PASSED | own[service]

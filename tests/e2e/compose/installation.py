@@ -18,7 +18,7 @@ from core.settings import ROOT, Settings
 from engine.client import Engine
 from tests.e2e.platform import Platform, free_port
 
-SERVICES = ("gateway", "builder", "queue", "runtime", "edge", "redis", "registry")
+SERVICES = ("gateway", "builder", "queue", "reporter", "runtime", "edge", "redis", "registry")
 
 
 class Compose(Platform):

@@ -700,16 +700,19 @@ def test_namespaces_and_info(gateway: Gateway, store: Store) -> None:
 def test_health_names_what_is_missing(gateway: Gateway, store: Store) -> None:
     answer = gateway.anonymous("GET", "/healthz")
     assert answer.status_code == 503
-    assert answer.json()["missing"] == ["worker", "queue", "controller"]
+    assert answer.json()["missing"] == ["worker", "queue", "reporter", "controller"]
     store.beat("worker-1", 60)
     store.beat("queue:1", 60)
+    store.beat("reporter:1", 60)
     store.beat("controller", 60)
     answer = gateway.anonymous("GET", "/healthz")
     assert answer.status_code == 200
     assert answer.json() == {
         "status": "ok",
         "missing": [],
-        "parts": dict.fromkeys(["gateway", "store", "worker", "queue", "controller"], "ok"),
+        "parts": dict.fromkeys(
+            ["gateway", "store", "worker", "queue", "reporter", "controller"], "ok"
+        ),
     }
 
 
