@@ -66,7 +66,8 @@ class Reporter:
 
     def run(self) -> None:
         """Until ``stop``."""
-        threading.Thread(target=self._listen, daemon=True).start()
+        listening = threading.Thread(target=self._listen, daemon=True)
+        listening.start()
         tell_ready()
         while not self._stop.is_set():
             self._news.clear()
@@ -74,6 +75,7 @@ class Reporter:
             self._stop.wait(_LULL)
             self._news.wait(BUSY if self.looking.busy else BEAT)
         self.outbox.stop(LAST)
+        listening.join(LAST)
         with suppress(RedisError):
             self.store.beat(self.name, 0)
 
@@ -102,11 +104,14 @@ class Reporter:
                 with self.store.wakes() as subscription:
                     self._news.set()  # of what was said before we listened
                     while not self._stop.is_set():
-                        message = subscription.get_message(timeout=BEAT)
+                        message = subscription.get_message(timeout=BEAT / 2)
                         if message and message["data"] in (b"", BUILDERS):
                             self._news.set()
             except RedisError:
-                self._stop.wait(0.5)
+                self._stop.wait(BUSY)
+            except Exception:  # the next look finds what was to be heard
+                log.exception("not_heard")
+                self._stop.wait(BUSY)
 
 
 def main() -> None:

@@ -20,9 +20,8 @@ def deployment(
     """
     if release.commit == NO_COMMIT:
         return None
-    if not before and not (
-        release.state is State.LIVE or (not release.state.final and release.functions)
-    ):
+    going = release.state is State.FAILED or not release.state.final
+    if not before and not (release.state is State.LIVE or (going and release.functions)):
         return None
     over = release.state in (State.REPLACED, State.ROLLED_BACK) or bool(repository.gone)
     live = release.state is State.LIVE

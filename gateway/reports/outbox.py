@@ -73,6 +73,10 @@ class _Lane:
     not_before: float = 0.0
     served: float = 0.0
 
+    def counts(self) -> bool:
+        """Whether it is to be remembered: also that the forge wants to hear nothing for now."""
+        return bool(self.waiting) or self.busy or self.not_before > time.monotonic()
+
     def remove(self, key: tuple[str, str]) -> Message:
         self.since.pop(key)
         return self.waiting.pop(key)
@@ -113,7 +117,7 @@ class Outbox:
                     lane.remove(key)
             for message in messages:
                 self._put(message)
-            self._lanes = {k: lane for k, lane in self._lanes.items() if lane.waiting or lane.busy}
+            self._lanes = {k: lane for k, lane in self._lanes.items() if lane.counts()}
             self._lock.notify_all()
 
     def waiting(self) -> int:
@@ -138,11 +142,11 @@ class Outbox:
         if before is None or before.what != message.what:
             lane.waiting[message.key] = message
             lane.since.setdefault(message.key, time.monotonic())
-        if self._threads.get(message.forge, 0) < THREADS and not self._stopped:
-            busy = sum(each.busy for each in self._lanes.values() if each.forge == message.forge)
-            if busy >= self._threads.get(message.forge, 0):
-                self._threads[message.forge] = self._threads.get(message.forge, 0) + 1
-                threading.Thread(target=self._work, args=[message.forge], daemon=True).start()
+        owners = sum(each.forge == message.forge for each in self._lanes.values())
+        threads = self._threads.get(message.forge, 0)
+        if threads < min(owners, THREADS) and not self._stopped:
+            self._threads[message.forge] = threads + 1
+            threading.Thread(target=self._work, args=[message.forge], daemon=True).start()
 
     def _work(self, forge: str) -> None:
         while (found := self._take(forge)) is not None:

@@ -237,9 +237,11 @@ def test_a_deployment_begins_with_its_functions_and_is_one_at_a_time() -> None:
 
     a = row("a")
     assert shown(release(State.BUILDING), before=False) is None
-    for state in (State.SUPERSEDED, State.FAILED, State.REPLACED, State.ROLLED_BACK):
+    for state in (State.SUPERSEDED, State.CANCELLED, State.REPLACED, State.ROLLED_BACK):
         assert shown(release(state, a), before=False) is None
     assert shown(release(State.BUILDING, a), before=False) == ("production", "running", "", False)
+    assert shown(release(State.FAILED), before=False) is None
+    assert shown(release(State.FAILED, a), before=False) == ("production", "failure", "", False)
     url = "https://ann.x.org/a"
     assert shown(release(State.LIVE, a), before=False) == ("production", "success", url, False)
     assert shown(release(State.LIVE, a, row("b"))) == ("production", "success", LINK, False)
