@@ -1,9 +1,9 @@
 """Restarts of parts, without losing a request.
 
 A part that can run twice is replaced: the new one serves before the old one is asked to end, which
-finishes what it has. The new edge begins with the routes as they are. Controller and reporter cannot
-run twice: they end and are started again; meanwhile routes and functions stay as they are, and forges
-are told nothing.
+finishes what it has. The new edge begins with the routes as they are. Controller and
+reporter cannot run twice: they end and are started again; meanwhile routes and functions stay as
+they are, and forges are told nothing.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """`slipway up`: the story of one installation from its start to its end.
 
     claim state → end leftovers → process or docker → claim port → registry, engine for builds,
-    store → gateway, workers, queue, reporter → functions' network → controller, edge → healthy → demo →
-    `slipway: ready` → … → Ctrl-C → stop in order
+    store → gateway, workers, queue, reporter → functions' network → controller, edge → healthy →
+    demo → `slipway: ready` → … → Ctrl-C → stop in order
 
 The listening sockets are ours: when the edge dies, connections wait in them until it is back. Parts
 are restarted when a command asks for it (restarts.py).
 
 At the end whoever watches a push is told that it goes on. Then the workers and the queue go: for a
 few seconds a build may still hand over what it made and a call be answered, which needs the edge
-and the gateway. Then the edge stops accepting and finishes what it has, then gateway and reporter, the
-controller, the functions, the network, registry and engine for builds, and last the store, which
-all others write to.
+and the gateway. Then the edge stops accepting and finishes what it has, then the gateway and the
+reporter, the controller, the functions, the network, registry and engine for builds, and last the
+store, which all others write to.
 """
 
 from __future__ import annotations
