@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from core.models import LogLine
 from core.store import LogEnd, Store
+from core.store.logs import LOG_LINES
 from gateway.progress import one_line
 
-MOST = 5_000
-"""Lines of a log that are read in one look; the rest at the next."""
+MOST = 2 * LOG_LINES
+"""Lines that are read in one look: all there are, whoever goes on writing."""
 
 
 class Following:
@@ -27,7 +26,7 @@ class Following:
         news = False
         read = 0
         while read < MOST:
-            lines = list(islice(store.read_log(id_, self._position), MOST))
+            lines = list(store.read_log(id_, self._position))
             if not lines:
                 break
             read += len(lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from core import queues
+from core import keys, queues
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.models import (
     Artifact,
@@ -67,6 +67,47 @@ def test_a_release_that_no_worker_began_is_superseded_and_gives_its_turn_back(st
     second = store.create_release(FNS, "b" * 40, "main")
     assert store.release(first.id).state is State.SUPERSEDED
     assert queues.dispatch(store, FNS.key) == second.id
+
+
+def test_a_log_is_read_from_its_end_and_has_notes_before_it(store: Store) -> None:
+    def line(number: int) -> LogLine:
+        return LogLine(time=now(), function="f", step="test", stream="stdout", text=f"{number}")
+
+    id_ = building(store, "a")
+    store.add_note(id_, line(-1))
+    assert store.redis.ttl(keys.log(id_)) > 0, "of a release that is forgotten it would stay"
+    store.append_log(id_, [line(number) for number in range(1200)])
+    store.add_note(id_, line(1200))
+    store.move(id_, BUILDER, State.FAILED, "x")
+    store.add_note(id_, line(1201))
+    texts = [each.text for each in store.last_lines(id_)]
+    assert texts == [str(number) for number in range(1201, -2, -1)]
+    assert [each.text for each in store.last_lines(id_, 700)] == texts[:699], "the end counts"
+    *lines, end = store.follow_log(id_)
+    assert isinstance(end, LogEnd)
+    assert len(lines) == 1203
+    assert list(store.last_lines("r9-fffffff")) == []
+
+
+def test_what_is_to_be_reported_stays_until_it_was_told_as_it_is(store: Store) -> None:
+    at_forge = msgspec.structs.replace(FNS, name="site", source="github")
+    release = store.create_release(at_forge, "a" * 40, "main")
+    own = store.create_release(FNS, "a" * 40, "main")
+    assert store.reporting() == [release.id]
+    store.move(own.id, BUILDER, State.FAILED, "x")
+    found = store.reported_releases(store.reporting())
+    assert {id_: each.marked for id_, each in found.items()} == {release.id: True, own.id: False}
+    store.move(release.id, BUILDER, State.BUILDING)
+    assert not store.end_reporting(release.id, found[release.id].raw), "it has changed since"
+    assert store.end_reporting(own.id, found[own.id].raw)
+    assert store.reporting() == [release.id]
+    again = store.reported_releases(store.reporting())[release.id]
+    assert store.end_reporting(release.id, again.raw)
+    store.redis.sadd(keys.REPORTING, "r99-fffffff")
+    assert store.reported_releases(["r99-fffffff"]) == {}
+    assert store.reporting() == []
+    assert not store.give_up("r99-fffffff", "report", "x"), "nobody would remove it"
+    assert store.redis.exists(keys.reports("r99-fffffff")) == 0
 
 
 def test_two_racing_pushes_leave_one_waiting(store: Store) -> None:
