@@ -17,15 +17,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-
-from core import http
 from core.errors import SlipwayError, Unavailable
 from core.settings import Settings
-from core.store import Store
 
 _PARTS = ("controller", "worker", "queue", "reporter", "gateway")
 SECONDS = 3.0
@@ -54,11 +47,20 @@ def owner(pid: int) -> str:
 def check(settings: Settings, part: str) -> None:
     """Raises Unavailable where the part does not live."""
     if part == "gateway":
+        from core import http  # who only asks for its place need not carry what is needed here
+
         try:
             http.request(f"unix@{settings.gateway_socket}", "GET", "/", timeout=SECONDS)
         except OSError as error:
             raise Unavailable(f"the gateway does not answer: {error}") from error
         return
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+    from redis.retry import Retry
+
+    from core.store import Store
+
     connection = redis.Redis.from_url(
         settings.store_url,
         socket_timeout=SECONDS,

@@ -1,5 +1,7 @@
 """What a team sees of its releases in its forge: checks, deployments, a comment on the request.
 
+    standby.py      waits until there is a repository of a forge
+    reporting.py    the loop
     looking.py      what should be shown, by the store; what differs from what is shown
     following.py    what a release's log says of each function: the step it is at
     checks.py, deployments.py, comments.py    a release in the words of ``forges``

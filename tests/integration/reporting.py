@@ -26,7 +26,7 @@ from core.settings import Settings
 from core.store import Store
 from forges import Deployment, Head, Report
 from forges.events import ForgeRepository, PullRequest
-from gateway.reporter import Reporter
+from gateway.reports.reporting import Reporter
 from tests.waiting import until
 
 BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)

@@ -59,7 +59,7 @@ def told(
     settings: Settings, store: Store, forge: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Recorder]:
     """A forge that is told of everything."""
-    monkeypatch.setattr("gateway.reporter.REPOSITORIES_EVERY", 0.2)
+    monkeypatch.setattr("gateway.reports.reporting.REPOSITORIES_EVERY", 0.2)
     monkeypatch.setattr(outbox, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(outbox, "LONGEST_PAUSE", 0.2)
     with reporting(settings, store, forge):

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,13 @@ import msgspec
 import psutil
 import pytest
 
+from core.alive import place
 from core.models import Build, FunctionRow, Repository, Request, State
 from core.settings import ROOT, Settings
 from core.store import Store, connect
 from forges.github.app import App, store_app
+from gateway.reports import standby
+from gateway.reports.standby import stand_by
 from tests.conftest import valkey_binary
 from tests.forges import github as fake
 from tests.forges.github import serving_github
@@ -88,6 +92,10 @@ class Process:
                 stderr=log,
             )
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
     def kill_and_start(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -142,6 +150,7 @@ def test_killed_between_sending_and_remembering_nothing_is_there_twice(
 ) -> None:
     number = hub.open(site, site.project.at("refs/heads/main"))
     preview = known(site, namespace="ann--pr", parent="ann/fns", request=Request(number=number))
+    store.save_repository(known(site))
     hub.forge.slow = 0.15
     with reporter(here) as process:
         killed = 0
@@ -287,8 +296,9 @@ def test_from_the_webhook_to_in_progress(
     signature = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
     told = {"X-GitHub-Event": "push", "X-Hub-Signature-256": signature}
     more = {"SLIPWAY_GITHUB_URL": hub.url, "SLIPWAY_GITHUB_WEBHOOK_SECRET": SECRET}
-    with running(short_tmp, here.redis_url, **more) as gateway, reporter(here):
-        until(lambda: store.beats("reporter"))
+    store.save_repository(known(site))
+    with running(short_tmp, here.redis_url, **more) as gateway, reporter(here) as process:
+        until(lambda: "reporting" in process.log.read_text(), 10)
         answer = gateway.anonymous("POST", "/webhooks/github", data=body, headers=told)
         answered = time.monotonic()
         assert answer.status_code == 202, answer.text
@@ -301,13 +311,54 @@ def test_from_the_webhook_to_in_progress(
     assert took < 3, "a second on a quiet machine, with the first token"
 
 
-def test_without_a_forge_it_weighs_little_and_asks_nobody(settings: Settings, store: Store) -> None:
-    store.save_repository(Repository(namespace="ann", name="fns", source="git"))
+def test_until_there_is_a_forge_it_weighs_little(settings: Settings, store: Store) -> None:
+    own = Repository(namespace="ann", name="fns", source="git")
+    at_forge = msgspec.structs.replace(own, name="site", source="github", forge_id="7")
     with reporter(settings) as process:
         until(lambda: store.beats("reporter"))
-        live(store, "a", "x", repository=Repository(namespace="ann", name="fns", source="git"))
+        live(store, "a", "x", repository=own)
+        memory = psutil.Process(process.pid).memory_full_info()
+        assert memory.uss < 16 * 2**20, f"{memory.uss / 2**20:.1f} MiB"
+        assert process.log.read_text() == ""
+        release = begun(store, "b", "y", repository=at_forge)
+        store.move(release.id, BUILDER, State.FAILED, "no")
         told_all(store)
-        memory = psutil.Process(process.process.pid).memory_full_info()
-        assert memory.uss < 45 * 2**20, f"{memory.uss / 2**20:.1f} MiB"
-        maps = Path(f"/proc/{process.process.pid}/maps").read_text()
-        assert "cryptography" not in maps, "no client was imported"
+        assert list(store.beats("reporter")) == [f"reporter:{place()}:{process.pid}"]
+    assert store.beats("reporter") == {}
+    notes = [
+        line.text for _, line in store.read_log(release.id) if getattr(line, "step", "") == "report"
+    ]
+    assert len(notes) == 2, "there is neither an App nor a token"
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "unix:///x?db=1", "unix://:secret@/x"])
+def test_a_store_that_wants_more_than_a_socket_is_left_to_its_client(url: str) -> None:
+    stand_by(url, threading.Event())
+
+
+def test_it_stands_by_while_the_store_comes_and_goes(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standby, "BEAT", 0.05)
+    store = short_tmp / "store"
+    store.mkdir()
+    url = f"unix://{store / 's.sock'}"
+    stop = threading.Event()
+    waiting = threading.Thread(target=stand_by, args=[url, stop])
+    waiting.start()
+    connection = connect(url)
+    try:
+        for _ in range(2):
+            with own_store(store):
+                until(lambda: Store(connection).beats("reporter"))
+            assert waiting.is_alive()
+        with own_store(store):
+            Store(connection).save_repository(
+                Repository(namespace="ann", name="fns", source="gitea", forge_id="7")
+            )
+            waiting.join(20)
+            assert not waiting.is_alive()
+    finally:
+        stop.set()
+        waiting.join()
+        connection.close()
