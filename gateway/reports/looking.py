@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from core.models import Release, Repository, State
+from core.names import NO_COMMIT
 from core.settings import Settings
 from core.store import Store
 from core.store.reports import ReportedRelease, Shown
@@ -185,7 +186,8 @@ class Looking:
         was = self.store.comment(repository.key)
         live = self.store.live_release(repository.key)
         text = comment(release, repository, self.urls, live=live)
-        begun = was is not None or (release.state is not State.QUEUED and not repository.gone)
+        there = release.commit != NO_COMMIT and not repository.gone
+        begun = was is not None or (there and release.state is not State.QUEUED)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         what = Comment(repository.request.number, text)
         messages = []

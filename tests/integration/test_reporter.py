@@ -255,8 +255,9 @@ def test_a_preview_has_one_comment_which_is_kept_current(store: Store, told: Rec
 
 
 def test_a_preview_that_never_was_has_no_comment(store: Store, told: Recorder) -> None:
-    store.save_repository(changed(PREVIEW, gone="the request was closed"))
-    store.create_release(PREVIEW, NO_COMMIT, "main")
+    store.save_repository(PREVIEW)
+    down = store.create_release(PREVIEW, NO_COMMIT, "main")
+    store.move(down.id, BUILDER, State.BUILDING)
     store.save_repository(changed(FNS, namespace="bob"))
     live(store, "a", "hello", repository=changed(FNS, namespace="bob"))
     until(lambda: told.states("report slipway ")[-1:] == ["success"])
