@@ -193,7 +193,6 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     store.save_repository(base)
     previews.apply(gateway.settings, store, event(number=NUMBER, of=base, head="666"), base)
     store.keep_setup(SENT, "0")
-    for part in ("worker", "queue", "controller"):
     for part in ("worker", "queue", "reporter", "controller"):
         store.beat(part, 86_400)
     building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))
