@@ -66,6 +66,8 @@ WHOSE_LOG = click.argument(
     "what", metavar="FUNCTION[.NAMESPACE]|RELEASE|COMMIT", type=_Name(_function_or_release)
 )
 A_RELEASE = _Name(_release)
+OWNER = _Name(names.owner_namespace)
+TOKEN = _Name(names.token_id)
 OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), default="table", help="Form of it."
 )

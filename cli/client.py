@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
 import requests
+from requests.auth import AuthBase, HTTPBasicAuth
 
 from core.errors import (
     BadCredentials,
@@ -34,7 +36,8 @@ QUIET_SECONDS = 60.0
 
 
 class Client:
-    """Talks to one gateway as the admin; the password comes from the state folder's file.
+    """Talks to one gateway as the admin, whose password is in the state folder's file, or with an
+    owner's token out of its file.
 
     Methods raise SlipwayError with the gateway's own words, Unavailable where nobody answers.
     """
@@ -133,23 +136,37 @@ class Client:
         timeout: float = QUIET_SECONDS,
         **more: Any,
     ) -> Any:
-        password = self.settings.password_file
-        # Made by who serves: one made here would be nobody's.
-        auth = ("admin", secret_file(password)) if password.exists() else _nobody
-        request = requests.Request(method, self.url + path, auth=auth, **more)
+        request = requests.Request(method, self.url + path, auth=self._auth(), **more)
         answer = self._send(request, stream=stream, timeout=timeout)
         if answer.status_code < 300:
             return answer
         with answer:
             told = answer.text.strip() or f"status {answer.status_code} without a word"
         if answer.status_code == BadCredentials.status:
-            told += (
-                f": there is no {password}. "
-                if auth is _nobody
-                else f": the password in {password} is not that of {self.url}. "
-            )
-            told += "Name its state folder with --state, or the file in SLIPWAY_ADMIN_PASSWORD_FILE"
+            told += f": {self._why_nobody()}"
         raise _ERRORS.get(answer.status_code, SlipwayError)(told)
+
+    def _auth(self) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+        """Raises ConfigError: the file with the token cannot be read."""
+        if file := self.settings.owner_token_file:
+            return _Bearer(_word(file))
+        password = self.settings.password_file
+        # Made by who serves: one made here would be nobody's.
+        if not password.exists():
+            return _nobody
+        return HTTPBasicAuth("admin", secret_file(password))
+
+    def _why_nobody(self) -> str:
+        if file := self.settings.owner_token_file:
+            return f"the token in {file} is none of {self.url}, or was revoked, or has expired"
+        password = self.settings.password_file
+        told = f"the password in {password} is not that of {self.url}"
+        if not password.exists():
+            told = f"there is no {password}"
+        return (
+            f"{told}. Name its state folder with --state, the file in SLIPWAY_ADMIN_PASSWORD_FILE, "
+            "or an owner's token with --token-file"
+        )
 
     def _send(
         self, request: requests.Request, *, stream: bool, timeout: float
@@ -180,6 +197,28 @@ class Client:
             raise SlipwayError(
                 f"{self.url} does not answer in JSON: is it Slipway that listens there?"
             ) from error
+
+
+class _Bearer(AuthBase):
+    """Sends a token in the ``Authorization`` header (RFC 6750)."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _word(file: Path) -> str:
+    """The one word in a file."""
+    try:
+        words = file.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token file {file} cannot be read: {error}") from error
+    if len(words) != 1 or not words[0].isascii():
+        raise ConfigError(f"the token file {file} has to hold one token and nothing else")
+    return words[0]
 
 
 def _distrust(url: str, told: str) -> str:

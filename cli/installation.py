@@ -10,7 +10,7 @@ from dataclasses import replace
 from core.settings import PREFIX, Settings
 from supervisor import claims
 
-_OWN = {f"{PREFIX}STATE", f"{PREFIX}CA_FILE"}
+_OWN = {f"{PREFIX}{name}" for name in ("STATE", "CA_FILE", "OWNER_TOKEN_FILE")}
 """What a shell says for the commands alone."""
 
 
@@ -33,7 +33,11 @@ def running(settings: Settings) -> Settings | None:
     """What the installation uses that runs on this state folder, its secrets masked; None where
     none does, or it does not say. Whom the commands trust stays theirs to say."""
     found = claims.told_settings(settings.state) if runs(settings) else None
-    return found and replace(found, ca_file=settings.ca_file or found.ca_file)
+    return found and replace(
+        found,
+        ca_file=settings.ca_file or found.ca_file,
+        owner_token_file=settings.owner_token_file,
+    )
 
 
 def absent(settings: Settings) -> bool:

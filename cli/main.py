@@ -29,6 +29,7 @@ from cli import (
 )
 from cli.deadletters import dead_letters
 from cli.forges import hook, owner
+from cli.tokens import token
 from cli.variables import variables
 from core.errors import ConfigError, InvalidRequest, NotFound, SlipwayError, Unavailable
 from core.settings import PREFIX, ROOT, Settings
@@ -46,12 +47,15 @@ class Context:
 
     state: str
     url: str
+    token_file: str = ""
 
     @property
     def env(self) -> dict[str, str]:
         """The settings' environment: the checkout's own state folder unless told otherwise."""
         told = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
         told[f"{PREFIX}STATE"] = self.state or told.get(f"{PREFIX}STATE") or str(ROOT / ".slipway")
+        if self.token_file:
+            told[f"{PREFIX}OWNER_TOKEN_FILE"] = self.token_file
         return told
 
     @property
@@ -134,11 +138,12 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--state", default="", metavar="FOLDER", help="State folder of the installation.")
 @click.option("--url", default="", metavar="URL", help="Where the installation answers.")
+@click.option("--token-file", default="", metavar="FILE", help="Ask with the owner's token in it.")
 @click.version_option(package_name="slipway", prog_name="slipway")
 @click.pass_context
-def main(ctx: click.Context, state: str, url: str) -> None:
+def main(ctx: click.Context, state: str, url: str, token_file: str) -> None:
     """Turns a git push into running functions, on your own server."""
-    ctx.obj = Context(state, url)
+    ctx.obj = Context(state, url, token_file)
 
 
 @main.command()
@@ -416,6 +421,7 @@ for command in (
     secrets.secret,
     seal.seal,
     seal.sealing_keys,
+    token,
     backup.backup,
     backup.restore,
     restart.restart,

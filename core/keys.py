@@ -73,6 +73,13 @@ SEALING_WANTED = f"{ROOT}:sealing-keys:wanted"
 SEALING_UNWANTED = f"{ROOT}:sealing-keys:unwanted"
 """set of fingerprints whose private keys are to be deleted · gateway · until the controller has."""
 
+TOKENS = f"{ROOT}:tokens"
+"""hash id → JSON Kept: who may ask for what of an owner's, with the hash of the token alone ·
+gateway · until revoked, or as the namespace; past its expiry it opens nothing."""
+
+TOKENS_USED = f"{ROOT}:tokens:used"
+"""hash id → Unix time at which it was used last, coarse · gateway · as TOKENS."""
+
 OBSERVED = f"{ROOT}:observed"
 """hash ``name.namespace`` → JSON Observed · controller · rewritten when it changes."""
 
@@ -332,6 +339,7 @@ BACKED_UP = (
     ENVIRONMENTS,
     PROMOTION_TAGS,
     SECRETS,
+    TOKENS,
 )
 """Hashes that `slipway backup` keeps whole: what nobody else could tell again. See also
 ``core.store.snapshot``."""

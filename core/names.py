@@ -34,6 +34,7 @@ PRODUCTION = "production"
 """What is deployed from the deploy branch, beside the environments by their names."""
 ENVIRONMENT_LENGTH = 40
 _PREVIEW = re.compile(r"pr-[0-9]+")
+TOKEN = re.compile(r"[0-9a-f]{12}")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
 
@@ -130,8 +131,10 @@ def is_of(space: str, owner: str) -> bool:
     first, mark, suffix = space.partition("--")
     if first == owner:
         return True
-    cut = bool(mark and suffix and "--" not in suffix)
-    return cut and derived_namespace(owner, suffix) == space
+    try:
+        return bool(mark) and derived_namespace(owner, suffix) == space
+    except InvalidRequest:  # no owner has one with this end
+        return False
 
 
 def owner_of(space: str, known: Collection[str]) -> str:
@@ -201,6 +204,15 @@ def rollback_id(value: str) -> str:
     return value
 
 
+def token_id(value: str) -> str:
+    """Returns the id of an owner's token, or raises InvalidRequest."""
+    if not TOKEN.fullmatch(value):
+        raise InvalidRequest(
+            f"{_shown(value)} is no token's id, which has 12 hex digits: see 'slipway token list'"
+        )
+    return value
+
+
 def split_function(value: str) -> tuple[str, str]:
     """``name.namespace`` or ``name`` → (name, namespace), as OpenFaaS splits: at the last dot.
 
@@ -233,6 +245,11 @@ def function_key(name: str, space: str = "") -> str:
 def join_function(name: str, space: str) -> str:
     """(name, namespace) → ``name.namespace``, the key of a function everywhere inside."""
     return f"{name}.{space}"
+
+
+def space_of(function: str) -> str:
+    """The namespace of ``name.namespace``."""
+    return function.rpartition(".")[2]
 
 
 def function_path(name: str, space: str) -> str:

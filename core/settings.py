@@ -286,6 +286,9 @@ class Settings:
     builder_token_file: Path | None = _setting(
         None, _path, "file with the builder's token; unset: `<state>/builder-token`, made once"
     )
+    owner_token_file: Path | None = _setting(
+        None, _path, "file with an owner's token: the commands ask with it, not as the admin"
+    )
     secrets_key_file: Path | None = _setting(
         None, _path, "file with the key of secrets; unset: `<state>/secrets-key`, made once"
     )
@@ -646,6 +649,11 @@ class Settings:
     def sealing_keys(self) -> Path:
         """Folder of the private keys that open what is sealed in git; for the runtime alone."""
         return self.state / "sealing-keys"
+
+    @property
+    def session_key(self) -> Path:
+        """File with the key that the cookies of who signed in are signed with."""
+        return self.state / "session-key"
 
     @property
     def forges_folder(self) -> Path:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from core.errors import ConfigError
 
+OWNERS_TOKEN = "slipway_"
+"""What every token of an owner begins with: core/store/tokens.py."""
+
 
 def sign(key: bytes, message: bytes) -> str:
     """Returns the hex HMAC-SHA-256 of the message."""

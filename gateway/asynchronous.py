@@ -27,7 +27,7 @@ from core.openfaas import SERVED_BY
 from core.settings import Settings
 from core.store.calls import INLINE, body_file
 from gateway import calls
-from gateway.auth import NOBODY, caller
+from gateway.auth import holds_ours
 from gateway.callbacks import is_ours
 from gateway.context import ASYNC_PREFIX, Gateway, here, raw_target
 from gateway.headers import request_headers
@@ -178,7 +178,7 @@ def _headers(gateway: Gateway, environ: dict[str, Any]) -> list[tuple[str, str]]
         "",
         scheme=urlsplit(gateway.settings.user_url).scheme,
         behind_edge=gateway.settings.edge != "none",
-        is_ours=lambda value: caller(gateway, value) != NOBODY,
+        is_ours=lambda value: holds_ours(gateway, value),
     )
     left_out = {
         *("content-length", "transfer-encoding"),

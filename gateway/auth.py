@@ -1,4 +1,5 @@
-"""Who asks, and whether they may: the admin by HTTP Basic, the builder by its token.
+"""Who asks: the admin by HTTP Basic, the builder by its token, an owner by a token or by having
+signed in. What they may: gateway/callers.py, and each view.
 
 ``/function/*``, ``/webhooks/*``, ``/healthz`` and ``/sealing-key`` are open; ``/internal/*`` has
 tokens of its own.
@@ -9,13 +10,16 @@ from __future__ import annotations
 import base64
 from urllib.parse import urlsplit
 
-from flask import request
+from flask import current_app, g, request
 
 from core.errors import BadCredentials, NotAllowed
+from core.scopes import ALL
 from core.signing import same_secret
+from core.store.tokens import FORM
+from gateway import sessions
+from gateway.callers import ADMIN, BUILDER, NOBODY, Caller, Role, opened
 from gateway.context import Gateway, here
 
-ADMIN, BUILDER, NOBODY = "admin", "builder", ""
 PRIVATE = ("/system", "/git", "/metrics", "/setup")
 _BUILDER_MAY = {"releases.put_artifacts", "remote.upload_pack"}
 _READS = {"GET", "HEAD", "OPTIONS"}
@@ -30,37 +34,47 @@ def guard() -> None:
 
     Raises:
         BadCredentials: nobody we know asks for what is private.
-        NotAllowed: the builder asks for what is not its own, or a page of another site writes.
+        NotAllowed: it is not for who asks, or a page of another site writes.
     """
     if not is_private(request.path):
         return
-    who = caller(here(), request.headers.get("Authorization", ""))
-    if who == NOBODY:
+    who = identify(here(), request.headers.get("Authorization", ""))
+    g.caller = who
+    if who.role is Role.NOBODY:
         raise BadCredentials("invalid credentials")
-    if who == BUILDER and not _builder_may():
+    if who.role is Role.BUILDER and not _builder_may():
         raise NotAllowed("the builder's token is for handing over artifacts only")
+    if who.limited and request.endpoint:  # else it is told that there is no such route
+        _let_in(who, request.endpoint)
     if request.method not in _READS:
         refuse_other_sites()
 
 
-def caller(gateway: Gateway, authorization: str) -> str:
-    """Whose credentials an ``Authorization`` header holds: ADMIN, BUILDER or NOBODY."""
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return BUILDER if same_secret(value.strip(), gateway.builder_token) else NOBODY
-    if scheme.lower() != "basic":
+def identify(gateway: Gateway, authorization: str) -> Caller:
+    """Who asks, by the ``Authorization`` header, or where there is none by the session's cookie."""
+    if not authorization:
+        return sessions.current(gateway) or NOBODY
+    if ours := _ours(gateway, authorization):
+        return ours
+    found = gateway.store.token_of(_secret(authorization))
+    if found is None:
         return NOBODY
-    try:
-        given = base64.b64decode(value.strip(), validate=True).decode()
-    except ValueError:  # not base64, not ASCII, or not UTF-8 inside
-        return NOBODY
-    user, _, password = given.partition(":")
-    both = [same_secret(user, "admin"), same_secret(password, gateway.password)]
-    return ADMIN if all(both) else NOBODY
+    grants = {found.namespace: frozenset(found.scopes)}
+    return Caller(Role.TOKEN, f"the token {found.id} of {found.namespace}", grants, token=found.id)
+
+
+def is_builder(gateway: Gateway, authorization: str) -> bool:
+    return _ours(gateway, authorization) is BUILDER
+
+
+def holds_ours(gateway: Gateway, authorization: str) -> bool:
+    """Whether it holds credentials of Slipway's own, which are not for functions: of owners'
+    tokens all that have the form. Asks nobody."""
+    return bool(_ours(gateway, authorization) or FORM.fullmatch(_secret(authorization)))
 
 
 def refuse_other_sites() -> None:
-    """A page that is not ours must not act with the admin's credentials.
+    """A page that is not ours must not act with the credentials of who looks at it.
 
     Browsers send ``Origin`` and ``Sec-Fetch-Site``; other clients send neither.
     """
@@ -68,6 +82,49 @@ def refuse_other_sites() -> None:
     site = request.headers.get("Sec-Fetch-Site", "none")
     if site not in ("same-origin", "none") or (origin and not _same_host(origin, request.host)):
         raise NotAllowed("a page of another origin asked for this: it is refused")
+
+
+def _let_in(who: Caller, endpoint: str) -> None:
+    """Raises NotAllowed: the route is not opened to owners, or to none with these scopes."""
+    scopes = opened(current_app.view_functions[endpoint])
+    if scopes is None:
+        raise NotAllowed("this is for the administrator alone")
+    has = ALL if not who.grants else frozenset().union(*who.grants.values())
+    if scopes and not scopes & has:
+        raise NotAllowed(f"{who.name} has not the scope {' or '.join(sorted(scopes))}")
+
+
+def _ours(gateway: Gateway, authorization: str) -> Caller | None:
+    """The admin or the builder, if it is one of the two."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return BUILDER if same_secret(value.strip(), gateway.builder_token) else None
+    user, password = _basic(authorization)
+    both = [same_secret(user, "admin"), same_secret(password, gateway.password)]
+    return ADMIN if all(both) else None
+
+
+def _secret(authorization: str) -> str:
+    """What may be an owner's token: a bearer's, or the password of anybody but the admin, as git's
+    credential helpers and other clients send it."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    user, password = _basic(authorization)
+    return "" if user == "admin" else password
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    """(user, password) of HTTP Basic (RFC 7617); ('', '') where it is none."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        given = base64.b64decode(value.strip(), validate=True).decode()
+    except ValueError:  # not base64, not ASCII, or not UTF-8 inside
+        return "", ""
+    user, _, password = given.partition(":")
+    return user, password
 
 
 def _builder_may() -> bool:

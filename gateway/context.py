@@ -56,6 +56,7 @@ class Gateway(Flask):
         self.tally = Tally("gateway")
         self.password = secret_file(settings.password_file)
         self.builder_token = secret_file(settings.token_file)
+        self.session_key = secret_file(settings.session_key, length=32)
         self.hooks_socket = settings.gateway_socket
         """Where git's hook finds the process that has its push."""
         self.alive: Callable[[], bool] = lambda: True

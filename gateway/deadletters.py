@@ -1,4 +1,4 @@
-"""Asynchronous calls that failed for good: read, made anew, removed. For the admin."""
+"""Asynchronous calls that failed for good: read, made anew, removed. For the functions' owners."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from flask import Blueprint, Response, request
 from core import logging, names
 from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from core.models import Struct
-from core.store.settled import MOST_DEAD, KeptCall
+from core.scopes import Scope
+from core.store.settled import MOST_DEAD, KeptCall, no_letter
 from gateway.asynchronous import MADE_ID
+from gateway.callers import caller, owners
 from gateway.calls import as_map, raw, shown
 from gateway.context import Gateway, here
 from gateway.making import body_of
@@ -68,21 +70,26 @@ class Replayed(Struct, frozen=True):
 
 
 @bp.get("/system/dead-letters")
+@owners(Scope.READ)
 def list_() -> Response:
     """The newest first, of one function, one namespace or all."""
     gateway = here()
     limit = number("limit", LISTED, 1, MOST_DEAD)
     namespace = request.args.get("namespace", "")
     function = _function(namespace)
-    found = gateway.store.dead_letters(limit, namespace, function)
+    visible = caller().visible(names.space_of(function) if function else namespace)
+    found = gateway.store.dead_letters(
+        limit, namespace, function, visible if caller().limited else None
+    )
     return _json([DeadLetter(**_fields(each)) for each in found])
 
 
 @bp.get("/system/dead-letters/<id_>")
+@owners(Scope.READ)
 def get(id_: str) -> Response:
     """One; with ``?raw=1`` its body as it came."""
     gateway = here()
-    kept = gateway.store.dead_letter(_id(id_))
+    kept = _theirs(gateway, id_, Scope.READ)
     body = body_of(kept.call, gateway.bodies)
     if flag("raw"):
         return raw(gateway, kept, body, "application/octet-stream")
@@ -97,19 +104,24 @@ def get(id_: str) -> Response:
 
 
 @bp.post("/system/dead-letters/<id_>/replay")
+@owners(Scope.DEPLOY)
 def replay(id_: str) -> Response:
     """Has it made anew under the same id, with a new series of attempts."""
-    _replay(here(), _id(id_))
+    gateway = here()
+    _theirs(gateway, id_, Scope.DEPLOY)
+    _replay(gateway, id_)
     return _json(Replayed([id_]), 202)
 
 
 @bp.post("/system/dead-letters/replay")
+@owners(Scope.DEPLOY)
 def replay_all() -> Response:
     """All of ``function``, the oldest first, as far as the queue has room."""
     gateway = here()
     function = _function(request.args.get("namespace", ""))
     if not function:
         raise InvalidRequest("name the function whose dead letters are to be replayed: ?function=")
+    caller().require(Scope.DEPLOY, names.space_of(function))
     ids = [each.call.id for each in gateway.store.dead_letters(MOST_DEAD, function=function)]
     done: list[str] = []
     left, reason = 0, ""
@@ -133,11 +145,21 @@ def replay_all() -> Response:
 
 
 @bp.delete("/system/dead-letters/<id_>")
+@owners(Scope.DEPLOY)
 def remove(id_: str) -> Response:
     gateway = here()
-    gateway.bodies.remove(gateway.store.remove_dead_letter(_id(id_)))
+    _theirs(gateway, id_, Scope.DEPLOY)
+    gateway.bodies.remove(gateway.store.remove_dead_letter(id_))
     log.info("dead_letter_removed", call=id_)
     return Response(status=204)
+
+
+def _theirs(gateway: Gateway, id_: str, scope: Scope) -> KeptCall:
+    """The dead letter of that id, which the caller may do this with; raises as
+    ``Caller.require``."""
+    kept = gateway.store.dead_letter(_id(id_))
+    caller().require(scope, names.space_of(kept.of), no_letter(id_))
+    return kept
 
 
 def _replay(gateway: Gateway, id_: str) -> None:

@@ -19,8 +19,10 @@ from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
 from core.models import FunctionRecord, FunctionSpec
 from core.names import DEFAULT_NAMESPACE
 from core.openfaas import Alert, Alerts, FunctionDeletion, FunctionDeployment, Scale
+from core.scopes import Scope
 from core.settings import Settings
 from gateway import policy
+from gateway.callers import Caller, caller, owners
 from gateway.context import here
 from gateway.streams import decoded
 
@@ -33,6 +35,7 @@ MAX_ALERTS = 1000
 
 
 @bp.put("/system/functions")
+@owners(Scope.DEPLOY)
 def update() -> Response:
     """404 for what is not there, so that the client sends POST; what runs serves until the new one
     is healthy."""
@@ -40,6 +43,7 @@ def update() -> Response:
 
 
 @bp.post("/system/functions")
+@owners(Scope.DEPLOY)
 def create() -> Response:
     """409 for what is there. OpenFaaS says 500 on Kubernetes and 400 on faasd: no client relies on
     either."""
@@ -47,19 +51,23 @@ def create() -> Response:
 
 
 @bp.delete("/system/functions")
+@owners(Scope.DEPLOY)
 def delete() -> Response:
     given = decoded(request.environ, FunctionDeletion)
     function = names.function_key(given.function_name, _namespace(given.namespace))
+    caller().require(Scope.DEPLOY, names.space_of(function))
     here().store.delete_function(function)
     log.info("function_deleted", function=function)
     return Response(status=202)
 
 
 @bp.post("/system/scale-function/<name>")
+@owners(Scope.DEPLOY)
 def scale(name: str) -> Response:
     given = decoded(request.environ, Scale)
     space = _namespace(given.namespace)
     function = names.function_key(name, space)
+    caller().require(Scope.DEPLOY, names.space_of(function))
     # An older client's path has the namespace, and its body has not.
     if given.service_name and given.service_name not in (name, function, function.split(".")[0]):
         raise InvalidRequest(f"serviceName is {given.service_name[:80]!r}, the path says {name}")
@@ -76,7 +84,8 @@ def scale(name: str) -> Response:
 
 @bp.post("/system/alert")
 def alert() -> Response:
-    """Scales by Alertmanager's alerts. Each is heard, whatever becomes of the others."""
+    """Scales by Alertmanager's alerts. Each is heard, whatever becomes of the others. For the
+    admin, whose Alertmanager it is: alerts are of all owners' functions together."""
     alerts = decoded(request.environ, Alerts, MAX_BODY).alerts
     if len(alerts) > MAX_ALERTS:
         raise InvalidRequest(f"alerts: {len(alerts)} at once, and {MAX_ALERTS} are the most")
@@ -99,6 +108,8 @@ def _deploy(*, update: bool) -> Response:
     gateway = here()
     given = decoded(request.environ, FunctionDeployment, MAX_BODY)
     space = names.namespace(_namespace(given.namespace) or DEFAULT_NAMESPACE)
+    who = caller()
+    who.require(Scope.DEPLOY, space)
     spec = spec_of(given, space, secrets.token_hex(8))
     gpus = any(each and each.gpus for each in (given.limits, given.requests))
 
@@ -107,6 +118,7 @@ def _deploy(*, update: bool) -> Response:
             raise NotSupported("functions get no GPUs here: leave them out of limits and requests")
         _runs_here(gateway.settings, spec)
         policy.check_deploy(gateway, spec)
+        _may_run(who, spec)
 
     record = gateway.store.deploy(spec, update=update, check=check)
     log.info("function_deployed", function=spec.function, revision=record.spec.revision)
@@ -134,6 +146,16 @@ def _runs_here(settings: Settings, spec: FunctionSpec) -> None:
         bundle.read_bundle(settings, spec.namespace, spec.artifact)
     except NotFound as error:
         raise InvalidRequest(f"image: {error}") from error
+
+
+def _may_run(who: Caller, spec: FunctionSpec) -> None:
+    """Raises NotAllowed for an image that an owner names here: what the admin names is trusted with
+    more than a repository's ``skip_build``, such as any registry."""
+    if spec.foreign and who.limited:
+        raise NotAllowed(
+            f"image: {spec.artifact[:200]} is the admin's to deploy by API: name it in a stack "
+            "file with 'skip_build: true', and push that"
+        )
 
 
 def _namespace(given: str | None) -> str:

@@ -8,6 +8,8 @@ from flask import Blueprint, Response, request
 
 from core import names
 from core.errors import InvalidRequest, NotFound
+from core.scopes import Scope
+from gateway.callers import caller, owners
 from gateway.context import here
 from gateway.logreading import Wanted
 from gateway.query import flag, moment, number
@@ -19,6 +21,7 @@ INSTANCE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]{0,127}")
 
 
 @bp.get("/system/logs")
+@owners(Scope.READ)
 def logs() -> Response:
     """What a function wrote, oldest first, as NDJSON; also of one that is scaled to zero or gone.
 
@@ -26,6 +29,7 @@ def logs() -> Response:
     less: all), ``since`` (RFC 3339), ``follow``.
     """
     wanted = _wanted()
+    caller().require(Scope.READ, wanted.namespace)
     gateway = here()
     function = names.join_function(wanted.name, wanted.namespace)
     if gateway.store.function(function) is None and not (gateway.settings.logs / function).is_dir():

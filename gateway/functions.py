@@ -23,6 +23,8 @@ from core.errors import NotFound, Unavailable
 from core.models import FunctionRecord, Observed, Usage
 from core.openfaas import FUNCTION_LABEL, FunctionStatus
 from core.schedules import Planned, status
+from core.scopes import Scope
+from gateway.callers import caller, owners
 from gateway.context import here
 
 bp = Blueprint("functions", __name__)
@@ -33,28 +35,32 @@ USAGE_SECONDS = 4.0
 
 
 @bp.get("/system/functions")
+@owners(Scope.READ)
 def list_functions() -> Response:
-    """All functions, or those of one namespace, by name."""
+    """All functions that the caller may see, or those of one namespace, by name."""
     namespace = request.args.get("namespace", "")
     if namespace:
         names.namespace(namespace)
+    visible = caller().visible(namespace)
     store = here().store
     observed, counts, planned = store.all_observed(), store.counts(), store.planned()
     return _json(
         [
             status_of(record, observed.get(key), counts.get(key, 0), planned.get(key))
             for key, record in sorted(store.functions().items())
-            if not namespace or record.spec.namespace == namespace
+            if visible(record.spec.namespace)
         ]
     )
 
 
 @bp.get("/system/function/<name>")
+@owners(Scope.READ)
 def get_function(name: str) -> Response:
     """One function: ``<name>?namespace=<namespace>`` or ``<name>.<namespace>``. With ``usage=1``
     also what its replicas use, where that can be measured now."""
     measure = request.args.get("usage") in ("1", "true")
     key = names.function_key(name, request.args.get("namespace", ""))
+    caller().require(Scope.READ, names.space_of(key))
     store = here().store
     record = store.function(key)
     if record is None:

@@ -37,7 +37,7 @@ from core.models import FunctionRecord, Observed
 from core.openfaas import SERVED_BY
 from core.patience import USUAL, patience_of
 from gateway import problems
-from gateway.auth import NOBODY, caller
+from gateway.auth import holds_ours
 from gateway.context import FUNCTION_PREFIX, UPGRADE, Gateway, here, raw_target
 from gateway.headers import request_headers, response_headers, status_line
 from gateway.hosts import OWN_HOST
@@ -108,7 +108,7 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
         started,
         scheme=urlsplit(gateway.settings.user_url).scheme,
         behind_edge=gateway.settings.edge != "none",
-        is_ours=lambda value: caller(gateway, value) != NOBODY,
+        is_ours=lambda value: holds_ours(gateway, value),
     )
     with ExitStack() as undo:
         undo.callback(gateway.pools.invocations.take(function, record.spec.namespace))

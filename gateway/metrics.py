@@ -20,8 +20,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from redis.exceptions import RedisError
 
-from core import logging
+from core import logging, names
+from core.scopes import Scope
 from core.store.metrics import BUCKETS, LOST, SYSTEM, Series, Traffic, code
+from gateway.callers import caller, owners
 from gateway.context import Gateway, here
 
 bp = Blueprint("metrics", __name__)
@@ -36,16 +38,24 @@ _VARIABLE = re.compile(r"<(?:[^:<>]*:)?([^<>]+)>")
 
 
 @bp.get("/metrics")
+@owners(Scope.READ)
 def metrics() -> Response:
-    """For the admin. OpenFaaS has it on a port of its own, without a password."""
-    gateway = here()
+    """All for the admin, an owner's functions for an owner. OpenFaaS has it on a port of its own,
+    without a password."""
+    gateway, who = here(), caller()
+    visible = who.visible("")
     give_back = gateway.pools.metrics.take()
     try:
         store = gateway.store
-        replicas = {name: record.replicas for name, record in store.functions().items()}
-        traffic = store.traffic([*replicas, SYSTEM])
+        replicas = {
+            name: record.replicas
+            for name, record in store.functions().items()
+            if visible(names.space_of(name))
+        }
+        traffic = store.traffic([*replicas, *([] if who.limited else [SYSTEM])])
         process = CollectorRegistry()
-        ProcessCollector(registry=process)
+        if not who.limited:
+            ProcessCollector(registry=process)
         text = "".join(exposition(replicas, traffic)).encode() + generate_latest(process)
     finally:
         give_back()

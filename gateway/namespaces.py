@@ -16,7 +16,9 @@ from core.deployments import check_texts
 from core.errors import Conflict, InvalidRequest, NotAllowed
 from core.names import DEFAULT_NAMESPACE
 from core.openfaas import Namespace
+from core.scopes import Scope
 from gateway import bare
+from gateway.callers import caller, owners
 from gateway.context import here
 from gateway.streams import content_length, decoded
 
@@ -28,15 +30,19 @@ MARK = "openfaas"
 
 
 @bp.get("/system/namespaces")
+@owners()
 def list_namespaces() -> Response:
     store = here().store
     spaces = {record.spec.namespace for record in store.functions().values()}
-    return _json(sorted({DEFAULT_NAMESPACE, *store.namespaces(), *spaces}))
+    found = sorted({DEFAULT_NAMESPACE, *store.namespaces(), *spaces})
+    return _json([each for each in found if caller().knows(each)])
 
 
 @bp.get("/system/namespace/<name>")
+@owners(Scope.READ)
 def read(name: str) -> Response:
-    return _json(here().store.describe_namespace(names.namespace(name)))
+    caller().require(Scope.READ, names.namespace(name))
+    return _json(here().store.describe_namespace(name))
 
 
 @bp.post("/system/namespace/", defaults={"name": ""})

@@ -19,7 +19,6 @@ from core.errors import (
 from core.models import Repository
 from core.store.forges import Look
 from gateway import adoption
-from gateway.auth import BUILDER, caller
 from gateway.context import Gateway, here
 
 bp = Blueprint("origins", __name__, url_prefix="/internal/repositories")

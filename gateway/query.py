@@ -36,10 +36,15 @@ def flag(name: str) -> bool:
 def moment(name: str) -> datetime | None:
     """A time of RFC 3339, None where none is given; raises InvalidRequest for what is none."""
     given = request.args.get(name, "")
+    return rfc_3339(name, given) if given else None
+
+
+def rfc_3339(name: str, given: str) -> datetime:
+    """The time that a field or argument says; raises InvalidRequest."""
     try:
-        if given and not _RFC_3339.fullmatch(given):
+        if not _RFC_3339.fullmatch(given):
             raise ValueError("a date, a time to the second and an offset from UTC")
-        return datetime.fromisoformat(given).astimezone(UTC) if given else None
+        return datetime.fromisoformat(given).astimezone(UTC)
     except (ValueError, OverflowError) as error:  # the year 1 begins earlier in UTC
         raise InvalidRequest(
             f"{name} must be a time of RFC 3339, as 2026-01-31T12:00:00Z: {error}"

@@ -13,10 +13,13 @@ from core import bundle, failpoints, images, logging, names, queues
 from core.errors import Conflict, InvalidRequest, NotSupported
 from core.models import Artifact, Artifacts, LogLine, Release, Repository
 from core.previews import ForkRules, bound, refusal
+from core.scopes import Scope
 from core.settings import Settings
 from core.stackfile import MAX_ENVIRONMENTS
 from core.store import LogEnd, Store
+from core.store.releases import no_release
 from gateway import bare, policy, sealing
+from gateway.callers import caller, owners
 from gateway.context import Gateway, here
 from gateway.query import number
 from gateway.streams import decoded, guarded
@@ -33,8 +36,9 @@ HEARTBEAT = 5
 
 
 @bp.get("")
+@owners(Scope.READ)
 def list_releases() -> Response:
-    """The newest first, of one repository, one namespace or all."""
+    """The newest first, of one repository, one namespace or all that the caller may see."""
     namespace = request.args.get("namespace", "")
     repository = request.args.get("repository", "")
     if namespace:
@@ -42,19 +46,22 @@ def list_releases() -> Response:
     if repository:
         names.repository_name(repository)
     limit = number("limit", 50, 1, MAX_LIST)
-    return _json(here().store.releases(namespace, repository, limit))
+    visible = caller().visible(namespace)
+    return _json(here().store.releases(namespace, repository, limit, visible))
 
 
 @bp.get("/<id_>")
+@owners(Scope.READ)
 def get_release(id_: str) -> Response:
-    return _json(here().store.release(names.release_id(id_)))
+    return _json(theirs(id_, Scope.READ))
 
 
 @bp.get("/<id_>/logs")
+@owners(Scope.READ)
 def get_log(id_: str) -> Response:
     """NDJSON, or server-sent events if asked for; the last line is ``{state, reason}``."""
     gateway = here()
-    release = gateway.store.release(names.release_id(id_))
+    release = theirs(id_, Scope.READ)
     events = request.accept_mimetypes.best_match(["application/x-ndjson", "text/event-stream"])
     form = _event if events == "text/event-stream" else _line
     following = request.args.get("follow", "") in ("1", "true")
@@ -79,11 +86,12 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @bp.post("")
+@owners(Scope.DEPLOY)
 def start_release() -> Response:
     """Releases a commit again, or anew."""
     gateway = here()
     wanted = decoded(request.environ, Start)
-    names.namespace(wanted.namespace)
+    caller().require(Scope.DEPLOY, names.namespace(wanted.namespace))
     names.repository_name(wanted.repository)
     if wanted.commit is not None and names.commit(wanted.commit) == names.NO_COMMIT:
         raise InvalidRequest("commit is all zeros, which is no commit: delete the branch instead")
@@ -101,11 +109,13 @@ def start_release() -> Response:
 
 
 @bp.delete("/<id_>")
+@owners(Scope.DEPLOY)
 def cancel(id_: str) -> Response:
     """Takes back a release that is not live yet. 200: nothing of its build is left, 202: it was
     told to end, and what it made goes with it."""
     store = here().store
-    release = store.cancel(names.release_id(id_), "cancelled by the admin")
+    theirs(id_, Scope.DEPLOY)
+    release = store.cancel(id_, f"cancelled by {caller().name}")
     failpoints.at("cancelled")
     queues.dispatch(store, f"{release.namespace}/{release.repository}")
     deadline = time.monotonic() + ENDING
@@ -138,6 +148,13 @@ def put_artifacts(id_: str) -> Response:
     failpoints.at("artifacts-put")
     log.info("artifacts", release=id_, functions=len(body.functions))
     return _json(staged)
+
+
+def theirs(id_: str, scope: Scope) -> Release:
+    """The release of that id, which the caller may do this with; raises as ``Caller.require``."""
+    release = here().store.release(names.release_id(id_))
+    caller().require(scope, release.namespace, no_release(id_))
+    return release
 
 
 def _commit(gateway: Gateway, repository: Repository, commit: str | None) -> tuple[str, str]:

@@ -14,8 +14,10 @@ from flask import Blueprint, Response, request
 
 from core import names
 from core.errors import InvalidRequest, NotFound
+from core.scopes import Scope
 from gateway import bare
 from gateway.auth import refuse_other_sites
+from gateway.callers import caller, owners
 from gateway.cgi import Backend
 from gateway.context import Gateway, here
 from gateway.hooks import post_receive
@@ -29,6 +31,7 @@ _PROTOCOL = re.compile(r"[a-z0-9=:]{1,100}")
 
 
 @bp.get("/git/<namespace>/<repository>.git/info/refs")
+@owners(Scope.PUSH)
 def info_refs(namespace: str, repository: str) -> Response:
     """What there is; a repository is made when its first push asks."""
     _check(namespace, repository)
@@ -43,6 +46,7 @@ def info_refs(namespace: str, repository: str) -> Response:
 
 
 @bp.post("/git/<namespace>/<repository>.git/git-upload-pack")
+@owners(Scope.PUSH)
 def upload_pack(namespace: str, repository: str) -> Response:
     """A fetch."""
     _check(namespace, repository)
@@ -50,6 +54,7 @@ def upload_pack(namespace: str, repository: str) -> Response:
 
 
 @bp.post("/git/<namespace>/<repository>.git/git-receive-pack")
+@owners(Scope.PUSH)
 def receive_pack(namespace: str, repository: str) -> Response:
     """A push. Its hook comes back to ``/internal/pushes``."""
     _check(namespace, repository)
@@ -69,13 +74,16 @@ def receive_pack(namespace: str, repository: str) -> Response:
 
 
 @bp.route("/git/<path:path>", methods=["GET", "POST", "PUT", "DELETE", "PATCH"])
+@owners()
 def nothing_else(path: str) -> Response:
     hint = "" if ".git" in path else " with '.git' at the end"
     raise NotFound(f"a remote's URL has the form /git/<namespace>/<repository>.git{hint}")
 
 
 def _check(namespace: str, repository: str) -> None:
+    """Raises InvalidRequest: they are no names; and as ``Caller.require``."""
     names.owner_namespace(namespace)
+    caller().require(Scope.PUSH, namespace)
     names.repository_name(repository)
 
 
@@ -130,7 +138,7 @@ def _variables(gateway: Gateway, path: Path, service: str, push: Push | None) ->
         "QUERY_STRING": f"service={request.args['service']}" if service == "info/refs" else "",
         "REQUEST_METHOD": request.method,
         "CONTENT_TYPE": request.headers.get("Content-Type", "")[:100],
-        "REMOTE_USER": "admin",
+        "REMOTE_USER": caller().token or caller().role.value,
         "REMOTE_ADDR": request.remote_addr or "",
     }
     if request.headers.get("Content-Encoding") in ("gzip", "x-gzip"):

@@ -10,7 +10,11 @@ from flask import Blueprint, Response, request
 from core import failpoints, logging, names
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.models import Rollback
+from core.scopes import Scope
+from core.store.switching import no_rollback
+from gateway.callers import caller, owners
 from gateway.context import here
+from gateway.releases import theirs
 from gateway.streams import decoded
 
 bp = Blueprint("rollbacks", __name__)
@@ -30,17 +34,18 @@ class Back(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @bp.post("/system/rollback")
+@owners(Scope.DEPLOY)
 def roll_back() -> Response:
     """Begins a rollback; what becomes of it is told by ``/system/rollbacks/<id>``."""
     gateway = here()
     wanted = decoded(request.environ, Back)
-    names.namespace(wanted.namespace)
+    caller().require(Scope.DEPLOY, names.namespace(wanted.namespace))
     if wanted.function is not None:
         names.function_name(wanted.function)
     if wanted.repository is not None:
         names.repository_name(wanted.repository)
     if wanted.to is not None:
-        names.release_id(wanted.to)
+        theirs(wanted.to, Scope.DEPLOY)  # the refusal of another owner's would tell whose it is
     repository = wanted.repository or _repository(wanted)
     gateway.store.repository(wanted.namespace, repository)
     rollback = gateway.store.create_rollback(
@@ -55,6 +60,7 @@ def roll_back() -> Response:
 
 
 @bp.get("/system/rollbacks")
+@owners(Scope.READ)
 def list_rollbacks() -> Response:
     """The newest first, of one repository, one namespace or all."""
     namespace = request.args.get("namespace", "")
@@ -63,12 +69,17 @@ def list_rollbacks() -> Response:
         names.namespace(namespace)
     if repository:
         names.repository_name(repository)
-    return _json(here().store.rollbacks(namespace, repository))
+    visible = caller().visible(namespace)
+    found = here().store.rollbacks(namespace, repository)
+    return _json([each for each in found if visible(each.namespace)])
 
 
 @bp.get("/system/rollbacks/<id_>")
+@owners(Scope.READ)
 def get_rollback(id_: str) -> Response:
-    return _json(here().store.rollback(names.rollback_id(id_)))
+    found = here().store.rollback(names.rollback_id(id_))
+    caller().require(Scope.READ, found.namespace, no_rollback(id_))
+    return _json(found)
 
 
 def _repository(wanted: Back) -> str:

@@ -13,9 +13,11 @@ from core import logging, names
 from core.errors import BadCredentials, Conflict, InvalidRequest, NotAllowed, Unprocessable
 from core.models import State
 from core.names import DEFAULT_NAMESPACE
+from core.scopes import Scope
 from core.sealing import SealingKey
 from core.store.secrets import MAX_VALUE
-from gateway.auth import BUILDER, caller
+from gateway.auth import is_builder
+from gateway.callers import caller, owners
 from gateway.context import Gateway, here
 from gateway.streams import decoded
 
@@ -50,6 +52,7 @@ class Listed(msgspec.Struct):
 
 
 @bp.get("/system/secrets")
+@owners(Scope.SECRETS)
 def list_secrets() -> Response:
     """Names of the secrets of one namespace, ``openfaas-fn`` where none is named."""
     gateway = here()
@@ -59,6 +62,7 @@ def list_secrets() -> Response:
 
 
 @bp.post("/system/secrets")
+@owners(Scope.SECRETS)
 def create() -> Response:
     gateway = here()
     given = decoded(request.environ, Given, MAX_BODY)
@@ -69,6 +73,7 @@ def create() -> Response:
 
 
 @bp.put("/system/secrets")
+@owners(Scope.SECRETS)
 def update() -> Response:
     """Sets a new value. What runs keeps the old one until it is deployed again."""
     gateway = here()
@@ -81,6 +86,7 @@ def update() -> Response:
 
 
 @bp.delete("/system/secrets")
+@owners(Scope.SECRETS)
 def delete() -> Response:
     """Deletes one, also while functions use it, as OpenFaaS does; the answer names them."""
     gateway = here()
@@ -96,7 +102,7 @@ def of_release(id_: str) -> Response:
     """``?name=…`` → JSON name → value in base64, of those that its repository has. For the
     builder."""
     gateway = here()
-    if caller(gateway, request.headers.get("Authorization", "")) != BUILDER:
+    if not is_builder(gateway, request.headers.get("Authorization", "")):
         raise BadCredentials("invalid credentials")
     wanted = [names.secret_name(name) for name in request.args.getlist("name")]
     if not 0 < len(wanted) <= MAX_ASKED:
@@ -140,8 +146,10 @@ def _checked(gateway: Gateway, given: Given) -> tuple[str, str, bytes]:
 
 
 def _namespace(gateway: Gateway, given: str | None) -> str:
-    """As the body says, else the query, else OpenFaaS' own; raises InvalidRequest."""
+    """As the body says, else the query, else OpenFaaS' own; raises InvalidRequest, and as
+    ``Caller.require``."""
     space = names.namespace(given or request.args.get("namespace") or DEFAULT_NAMESPACE)
+    caller().require(Scope.SECRETS, space)
     gateway.store.require_namespace(space)
     return space
 

@@ -13,6 +13,7 @@ from flask import Blueprint, Response
 
 from core.openfaas import ProviderInfo, SystemInfo, Version
 from core.settings import ROOT
+from gateway.callers import owners
 from gateway.context import here
 
 bp = Blueprint("system", __name__)
@@ -21,6 +22,7 @@ _GIT_SECONDS = 5.0
 
 
 @bp.get("/system/info")
+@owners()
 def info() -> Response:
     runtime = here().settings.runtime
     told = SystemInfo(

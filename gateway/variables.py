@@ -12,6 +12,8 @@ from flask import Blueprint, Response, request
 from core import logging, names
 from core.errors import InvalidRequest
 from core.names import DEFAULT_NAMESPACE
+from core.scopes import Scope
+from gateway.callers import caller, owners
 from gateway.context import Gateway, here
 from gateway.streams import decoded
 
@@ -29,30 +31,33 @@ class Variables(msgspec.Struct):
 
 
 @bp.get("/system/variables")
+@owners(Scope.READ)
 def read() -> Response:
     """``?namespace=``: all of one namespace, with their values."""
     gateway = here()
-    space = _namespace(gateway, request.args.get("namespace", ""))
+    space = _namespace(gateway, request.args.get("namespace", ""), Scope.READ)
     found = Variables(space, gateway.store.variables(space))
     return Response(msgspec.json.encode(found), content_type="application/json")
 
 
 @bp.put("/system/variables")
+@owners(Scope.DEPLOY)
 def write() -> Response:
     """Adds or changes the given ones; others stay."""
     gateway = here()
     given = decoded(request.environ, Variables, MAX_BODY)
-    space = _namespace(gateway, given.namespace)
+    space = _namespace(gateway, given.namespace, Scope.DEPLOY)
     gateway.store.set_variables(space, given.variables)
     log.info("variables_set", namespace=space, names=sorted(given.variables))
     return Response(status=204)
 
 
 @bp.delete("/system/variables")
+@owners(Scope.DEPLOY)
 def delete() -> Response:
     """``?namespace=&name=``."""
     gateway = here()
-    space = _namespace(gateway, request.args.get("namespace", ""))
+    space = _namespace(gateway, request.args.get("namespace", ""), Scope.DEPLOY)
     name = request.args.get("name", "")
     if not name:
         raise InvalidRequest("name the variable: ?namespace=…&name=…")
@@ -61,7 +66,8 @@ def delete() -> Response:
     return Response(status=204)
 
 
-def _namespace(gateway: Gateway, given: str) -> str:
+def _namespace(gateway: Gateway, given: str, scope: Scope) -> str:
     space = names.namespace(given or DEFAULT_NAMESPACE)
+    caller().require(scope, space)
     gateway.store.require_namespace(space)
     return space

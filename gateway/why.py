@@ -8,7 +8,9 @@ from flask import Blueprint, Response, request
 from core import names
 from core.errors import NotFound
 from core.models import Build, Change, FunctionRecord, FunctionRow, Struct
+from core.scopes import Scope
 from core.store import Store
+from gateway.callers import caller, owners
 from gateway.context import here
 
 bp = Blueprint("why", __name__)
@@ -32,9 +34,11 @@ class Why(Struct, frozen=True):
 
 
 @bp.get("/system/function/<name>/why")
+@owners(Scope.READ)
 def why(name: str) -> Response:
     """``<name>?namespace=<namespace>`` or ``<name>.<namespace>``."""
     key = names.function_key(name, request.args.get("namespace", ""))
+    caller().require(Scope.READ, names.space_of(key))
     store = here().store
     record = store.function(key)
     if record is None:

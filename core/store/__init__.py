@@ -26,6 +26,7 @@ from core.store.setups import Setups
 from core.store.sleeping import Sleeping
 from core.store.snapshot import Snapshots
 from core.store.switching import of_repository
+from core.store.tokens import Tokens
 from core.store.variables import Variables
 
 __all__ = ["BUILDERS", "LogEnd", "Store", "connect", "of_repository", "repository_key"]
@@ -52,5 +53,6 @@ class Store(
     Settled,
     Variables,
     Setups,
+    Tokens,
 ):
     """Everything that the parts of Slipway keep in common."""

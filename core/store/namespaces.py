@@ -84,8 +84,8 @@ class Namespaces(Base):
             )
 
     def delete_namespace(self, name: str) -> None:
-        """Deletes one in which nothing is deployed, and forgets its repositories. Raises as
-        ``require_empty``."""
+        """Deletes one in which nothing is deployed, and forgets its repositories. Its tokens go:
+        who holds the namespace next has nothing to do with them. Raises as ``require_empty``."""
         key = f"{name}/"
         own = [each for each in self.redis.hkeys(keys.REPOSITORIES) if text(each).startswith(key)]
         repositories = [text(each) for each in own]
@@ -93,7 +93,15 @@ class Namespaces(Base):
 
         def change(pipe: Pipeline) -> None:
             self.require_empty(name, repositories)
+            tokens = [
+                text(id_)
+                for id_, raw in cast("dict[bytes, bytes]", pipe.hgetall(keys.TOKENS)).items()
+                if msgspec.json.decode(raw)["namespace"] == name
+            ]
             pipe.multi()
+            if tokens:
+                pipe.hdel(keys.TOKENS, *tokens)
+                pipe.hdel(keys.TOKENS_USED, *tokens)
             pipe.hdel(keys.NAMESPACES, name)
             pipe.hdel(keys.NAMESPACE_TEXTS, name)
             for each in repositories:
@@ -102,7 +110,8 @@ class Namespaces(Base):
                 pipe.delete(keys.head(each), keys.live(each))
 
         watched = (keys.NAMESPACES, keys.FUNCTIONS, keys.REPOSITORIES, keys.SECRETS)
-        self._transaction(change, *watched, keys.VARIABLES, keys.STAGING, *moving)
+        others = (keys.VARIABLES, keys.STAGING, keys.TOKENS)
+        self._transaction(change, *watched, *others, *moving)
 
     def _require(self, name: str) -> None:
         if not self.has_namespace(name):

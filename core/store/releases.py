@@ -40,11 +40,18 @@ class Releases(Policies):
             [("HGET", keys.release(id_), "doc"), ("HGETALL", keys.rows(id_))]
         )
         if raw is None:
-            raise NotFound(f"there is no release {id_!r}: see 'slipway releases'")
+            raise no_release(id_)
         return release_of(raw, rows)
 
-    def releases(self, namespace: str = "", repository: str = "", limit: int = 50) -> list[Release]:
-        """The newest releases first, of one repository, of one namespace or of all."""
+    def releases(
+        self,
+        namespace: str = "",
+        repository: str = "",
+        limit: int = 50,
+        visible: Callable[[str], bool] = lambda _: True,
+    ) -> list[Release]:
+        """The newest releases first, of one repository, of one namespace or of all that are
+        ``visible``."""
         if namespace and repository:
             index = keys.repository_releases(f"{namespace}/{repository}")
         else:
@@ -62,6 +69,7 @@ class Releases(Policies):
                 release
                 for release in (release_of(raw, {}) for raw in raws if raw is not None)
                 if (not namespace or release.namespace == namespace)
+                and visible(release.namespace)
                 and (not repository or release.repository == repository)
             ][: limit - len(found)]
             rows = self._pipeline([("HGETALL", keys.rows(r.id)) for r in wanted])
@@ -329,6 +337,11 @@ def queued(
     branch: str,
     promoted_from: Promotion | None = None,
 ) -> Release:
+def no_release(id_: str) -> NotFound:
+    return NotFound(f"there is no release {id_!r}: see 'slipway releases'")
+
+
+def queued(number: int, repository: Repository, commit: str, branch: str) -> Release:
     """A new release, as it begins."""
     return Release(
         id=f"r{number}-{commit[:7]}",

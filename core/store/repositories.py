@@ -50,6 +50,11 @@ class Repositories(Base):
     def namespaces(self) -> list[str]:
         return sorted(text(name) for name in self.redis.hkeys(keys.NAMESPACES))
 
+    def holders(self) -> dict[str, str]:
+        """Namespace → who holds it: ``git`` or ``<forge URL>#<owner id>``."""
+        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.NAMESPACES))
+        return {text(name): text(holder) for name, holder in sorted(rows.items())}
+
     def save_repository(self, repository: Repository) -> None:
         with self.redis.pipeline(transaction=True) as pipe:
             pipe.hset(keys.REPOSITORIES, repository.key, encode(repository))

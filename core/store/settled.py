@@ -5,6 +5,7 @@ gets their names (those of one that is killed before: gateway/bodies.py sweeps).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -90,16 +91,25 @@ class Settled(Base):
         """None: there is none, or it is kept no more."""
         return _kept(cast("dict[bytes, bytes]", self.redis.hgetall(keys.call(id_))))
 
-    def dead_letters(self, limit: int, namespace: str = "", function: str = "") -> list[KeptCall]:
-        """The newest first, bodies and answers left out; ``function``: ``name.namespace``."""
+    def dead_letters(
+        self,
+        limit: int,
+        namespace: str = "",
+        function: str = "",
+        visible: Callable[[str], bool] | None = None,
+    ) -> list[KeptCall]:
+        """The newest first, bodies and answers left out; ``function``: ``name.namespace``.
+        ``visible``: of which namespaces; by default all."""
         ids = cast("list[bytes]", self.redis.zrevrange(keys.DEAD_LETTERS, 0, -1))
         wanted = [keys.call(text(id_)) for id_ in ids]
-        if namespace or function:
+        if namespace or function or visible:
             owners = self._pipeline(("HGET", key, "of") for key in wanted)
             wanted = [
                 key
                 for key, of in zip(wanted, map(text, owners), strict=True)
-                if function in ("", of) and namespace in ("", of.rpartition(".")[2])
+                if function in ("", of)
+                and namespace in ("", of.rpartition(".")[2])
+                and (visible is None or visible(of.rpartition(".")[2]))
             ]
         rows = self._pipeline(("HMGET", key, *_SHORT) for key in wanted[:limit])
         shown = (
@@ -112,7 +122,7 @@ class Settled(Base):
         """Raises NotFound: there is none of that id."""
         kept = self.kept_call(id_) if self.is_dead_letter(id_) else None
         if kept is None:
-            raise _no_letter(id_)
+            raise no_letter(id_)
         return kept
 
     def replay_dead_letter(self, id_: str, bound: int) -> list[str]:
@@ -127,7 +137,7 @@ class Settled(Base):
         of = text(self.redis.hget(keys.call(id_), "of"))
         told, held, *gone = self._script(callscripts.REPLAY, id_, bound)
         if told == b"absent":
-            raise _no_letter(id_)
+            raise no_letter(id_)
         if told in (b"all", b"own", b"owner"):
             raise refused(told, held, bound, of)
         if told == b"telling":
@@ -140,7 +150,7 @@ class Settled(Base):
         """Returns the names of files that are to go; raises NotFound."""
         done, *gone = self._script(callscripts.REMOVE, id_)
         if not done:
-            raise _no_letter(id_)
+            raise no_letter(id_)
         return [text(name) for name in gone]
 
     def sweep_calls(self, settings: Settings) -> list[str]:
@@ -204,5 +214,5 @@ def _kept(record: dict[bytes, bytes]) -> KeptCall | None:
     )
 
 
-def _no_letter(id_: str) -> NotFound:
+def no_letter(id_: str) -> NotFound:
     return NotFound(f"there is no dead letter {id_}: see 'slipway dead-letters'")

@@ -14,6 +14,7 @@ from redis.client import Pipeline
 from core import keys, names
 from core.errors import InvalidRequest, NotFound, SlipwayError
 from core.models import FunctionRecord, Repository, Struct
+from core.store import tokens
 from core.store.base import encode, text
 from core.store.releases import Releases, queued
 from core.store.repositories import Repositories
@@ -140,6 +141,8 @@ def _checked(snapshot: Snapshot) -> dict[str, Repository]:
         space, _, name = place.partition("/")
         names.namespace(space)
         names.secret_name(name)
+    for id_, raw in snapshot.hashes.get(keys.TOKENS, {}).items():
+        tokens.checked(id_, raw)
     repositories = {}
     for key, raw in snapshot.hashes.get(keys.REPOSITORIES, {}).items():
         found = msgspec.json.decode(raw, type=Repository)

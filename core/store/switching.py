@@ -265,7 +265,7 @@ class Switching(Staging):
         """Raises NotFound."""
         raw = self.redis.hget(keys.ROLLBACKS, id_)
         if raw is None:
-            raise NotFound(f"there is no rollback {id_!r}: see GET /system/rollbacks")
+            raise no_rollback(id_)
         return msgspec.json.decode(cast(bytes, raw), type=Rollback)
 
     def rolling(self) -> list[Rollback]:
@@ -380,3 +380,7 @@ def _judged(
     return msgspec.structs.replace(
         watch, verdict=verdict, functions=list(functions) or watch.functions
     )
+
+
+def no_rollback(id_: str) -> NotFound:
+    return NotFound(f"there is no rollback {id_!r}: see GET /system/rollbacks")

@@ -15,9 +15,11 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response
 
+from gateway.callers import owners
 from gateway.openapi import limits
 from gateway.openapi.operations import OPERATIONS, Answer, Operation, Query
 from gateway.problems import PROBLEM, Problem
+from gateway.sessions import COOKIE
 
 bp = Blueprint("openapi", __name__)
 
@@ -25,6 +27,7 @@ JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 _SECURITY: dict[str, list[dict[str, list[str]]]] = {
     "admin": [{"admin": []}],
+    "owner": [{"owner": []}, {"session": []}, {"admin": []}],
     "builder": [{"builder": []}, {"admin": []}],
     "open": [],
 }
@@ -32,7 +35,7 @@ _ERRORS = {
     400: "The request cannot be understood; the text says which field, and what it may be.",
     401: "Nobody that is known asks.",
     403: "Who asks may not do this.",
-    404: "What the request names is not there.",
+    404: "What the request names is not there, or not for who asks.",
     405: "The path does not take this method; Allow names those it takes.",
     409: "It does not go together with what is there; the text names what stands against it.",
     413: "The body is larger than is allowed.",
@@ -45,6 +48,7 @@ _ERRORS = {
 
 
 @bp.get("/system/openapi.json")
+@owners()
 def serve() -> Response:
     return Response(_encoded(), content_type=JSON)
 
@@ -74,6 +78,12 @@ def document() -> dict[str, Any]:
             "securitySchemes": {
                 "admin": {"type": "http", "scheme": "basic"},
                 "builder": {"type": "http", "scheme": "bearer"},
+                "owner": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An owner's token; also as the password of HTTP Basic.",
+                },
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             },
         },
     }

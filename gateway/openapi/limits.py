@@ -37,6 +37,7 @@ COMMIT = _whole(names.COMMIT)
 RELEASE = _whole(names.RELEASE)
 ROLLBACK = _whole(names.ROLLBACK)
 NUMBER = {"pattern": "^[0-9]{1,10}$"}
+TOKEN = _whole(names.TOKEN)
 CALL = _whole(MADE_ID)
 FINGERPRINT = _whole(FINGERPRINT_FORM)
 REPLICA = _whole(INSTANCE)
@@ -71,6 +72,7 @@ _BODIES: dict[str, dict[str, Limit]] = {
     "Given": {"name": _SECRET, "namespace": LABEL},
     "Named": {"name": _SECRET, "namespace": LABEL},
     "Variables": {"namespace": LABEL},
+    "TokenWanted": {"namespace": LABEL},
     "Start": {"namespace": LABEL, "repository": REPOSITORY, "commit": COMMIT},
     "Back": {"namespace": LABEL, "function": LABEL, "repository": REPOSITORY, "to": RELEASE},
     "Approval": {"commit": COMMIT},

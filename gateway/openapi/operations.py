@@ -17,6 +17,7 @@ from core.openfaas import (
     Scale,
     SystemInfo,
 )
+from core.store.tokens import ListedToken, NewToken
 from forges.gitea import webhooks as gitea
 from forges.github import webhooks as github
 from forges.gitlab import webhooks as gitlab
@@ -38,6 +39,7 @@ from gateway.rollbacks import Back
 from gateway.schedules import FunctionSchedule
 from gateway.sealing import HeldKey, SealingAddress, SealingKey, Wanted
 from gateway.secrets import Given, Listed, Named
+from gateway.tokens import TokenWanted
 from gateway.variables import Variables
 from gateway.webhooks import Noted
 from gateway.why import Why
@@ -84,7 +86,8 @@ class Operation:
     id: str
     tag: str
     summary: str
-    who: Literal["admin", "builder", "open"] = "admin"
+    who: Literal["admin", "owner", "builder", "open"] = "owner"
+    """``owner``: of what is theirs, and the admin of all."""
     named: Limit = field(default_factory=lambda: limits.FUNCTION)
     """What may stand for ``name`` or ``id`` in the path."""
     parts: dict[str, Limit] = field(default_factory=dict)
@@ -98,6 +101,7 @@ class Operation:
 
     def __post_init__(self) -> None:
         always = {503} | ({401, 403} if self.who != "open" else set())
+        always |= {404} if self.who == "owner" else set()
         object.__setattr__(self, "errors", tuple(sorted({*self.errors, *always})))
 
 
@@ -216,6 +220,7 @@ def _functions() -> list[Operation]:
             path="/system/alert",
             id="alert",
             tag=tag,
+            who="admin",
             summary="Scales by the alerts of Prometheus' Alertmanager",
             body=Alerts,
             answers=(Answer(status=200, description="Every alert was heard"),),
@@ -390,6 +395,7 @@ def _namespaces() -> list[Operation]:
             path="/system/namespace/",
             id="createNamespace",
             tag=tag,
+            who="admin",
             summary="Creates a namespace; the name may stand in the path as well",
             body=Namespace,
             answers=(Answer(status=201, description="It is there"),),
@@ -401,6 +407,7 @@ def _namespaces() -> list[Operation]:
             id="createNamedNamespace",
             tag=tag,
             named=limits.LABEL,
+            who="admin",
             summary="Creates a namespace",
             body=Namespace,
             answers=(Answer(status=201, description="It is there"),),
@@ -422,6 +429,7 @@ def _namespaces() -> list[Operation]:
             id="updateNamespace",
             tag=tag,
             named=limits.LABEL,
+            who="admin",
             summary="Replaces labels and annotations",
             body=Namespace,
             answers=(ACCEPTED,),
@@ -433,6 +441,7 @@ def _namespaces() -> list[Operation]:
             id="deleteNamespace",
             tag=tag,
             named=limits.LABEL,
+            who="admin",
             summary="Deletes an empty namespace",
             answers=(ACCEPTED,),
             errors=(400, 404, 409),
@@ -496,6 +505,42 @@ def _policy() -> list[Operation]:
             summary="What bounds the owner of a namespace, and what it has of that",
             answers=(Answer(status=200, description="Bounds and use", type=OwnerState),),
             errors=(400,),
+        ),
+    ]
+
+
+def _tokens() -> list[Operation]:
+    tag = "tokens"
+    return [
+        Operation(
+            method="GET",
+            path="/system/tokens",
+            id="listTokens",
+            tag=tag,
+            summary="Owners' tokens, the oldest first; never the token itself",
+            query=(OF_NAMESPACE,),
+            answers=(Answer(status=200, description="Tokens", type=list[ListedToken]),),
+            errors=(400,),
+        ),
+        Operation(
+            method="POST",
+            path="/system/tokens",
+            id="createToken",
+            tag=tag,
+            summary="Makes a token for an owner; it is shown this once",
+            body=TokenWanted,
+            answers=(Answer(status=201, description="The token", type=NewToken),),
+            errors=(400, 409, 413),
+        ),
+        Operation(
+            method="DELETE",
+            path="/system/tokens/{id}",
+            id="revokeToken",
+            tag=tag,
+            named=limits.TOKEN,
+            summary="Revokes a token",
+            answers=(Answer(status=204, description="It opens nothing any more"),),
+            errors=(400, 404),
         ),
     ]
 
@@ -888,6 +933,7 @@ def _system() -> list[Operation]:
             path="/system/prune",
             id="prune",
             tag=tag,
+            who="admin",
             summary="Removes what nothing needs any more, or says what that would be",
             body=Prune,
             answers=(Answer(status=200, description="What went, or would go", type=PruneReport),),
@@ -1066,6 +1112,7 @@ OPERATIONS = [
     *_namespaces(),
     *_variables(),
     *_policy(),
+    *_tokens(),
     *_releases(),
     *_previews(),
     *_calls(),

@@ -39,7 +39,7 @@ from core.errors import ConfigError, Unavailable
 from core.openfaas import SERVED_BY
 from core.origin import OF_THE_WHOLE, SANDBOX
 from core.settings import Settings
-from core.signing import secret_file
+from core.signing import OWNERS_TOKEN, secret_file
 
 Purpose = Literal["start", "check", "replace"]
 """Of a configuration: for the first HAProxy of a run, without routes; to be looked at by ``haproxy
@@ -496,6 +496,9 @@ defaults function from every
   http-response set-header Content-Type %[var(txn.type,text/plain)] \
 if !{{ res.hdr(Content-Type) -m found }} !{{ status 101 304 }}
   http-request del-header Authorization if {{ req.hdr(Authorization) -m found }} {_ours(settings)}
+  # Tokens of owners, by their form.
+  http-request del-header Authorization if {{ http_auth_pass -m beg {OWNERS_TOKEN} }}
+  http-request del-header Authorization if {{ http_auth_bearer -m beg {OWNERS_TOKEN} }}
   # What follows the function's name, as given: /function/f//x?y is //x?y to the function.
 {rest}
 """

@@ -1021,7 +1021,10 @@ def test_our_own_credentials_never_reach_a_function(proxy: Proxy) -> None:
     password = secret_file(proxy.settings.password_file)
     token = secret_file(proxy.settings.token_file)
     admin = base64.b64encode(f"admin:{password}".encode()).decode()
-    for ours in (f"Basic {admin}", f"basic {admin}", f"Bearer {token}"):
+    owners = f"slipway_{'0' * 12}_{'0' * 64}"
+    ann = base64.b64encode(f"ann:{owners}".encode()).decode()
+    theirs_too = (f"Basic {ann}", f"basic {ann}", f"Bearer {owners}", f"bearer {owners}")
+    for ours in (f"Basic {admin}", f"basic {admin}", f"Bearer {token}", *theirs_too):
         _, _, echo = proxy.get("/function/f.ann", headers={"Authorization": ours})
         assert "authorization" not in _headers(echo), ours
     theirs = "Basic " + base64.b64encode(b"ann:secret").decode()

@@ -20,6 +20,9 @@ SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = ("gateway", "builder", "queue", "reporter", "runtime")
 NOT_PASSED = {"edge", "unsafe_no_sandbox", "ca_file"}
 """There is an edge, functions are containers, and ``ca_file`` is for commands."""
+OURS = ("gateway", "builder", "queue", "runtime")
+NOT_PASSED = {"edge", "unsafe_no_sandbox", "ca_file", "owner_token_file"}
+"""There is an edge, functions are containers, and the last two are for commands."""
 
 
 def test_the_services() -> None:
