@@ -44,7 +44,7 @@ class Session(msgspec.Struct, frozen=True):
 
 def current(gateway: Gateway) -> Caller | None:
     """Of this request's cookie; None: there is none that is good."""
-    cookie = request.cookies.get(COOKIE, "")
+    cookie = request.cookies.get(COOKIE, "") if request.path.startswith(f"{PATH}/") else ""
     if not cookie:
         return None
     try:
