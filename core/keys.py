@@ -280,6 +280,12 @@ def setup(digest: str) -> str:
     return f"{ROOT}:setup:{digest}"
 
 
+def used_once(mark: str) -> str:
+    """string · gateway · as long as what it stands for could be used again: a sign-in that has come
+    back from its forge."""
+    return f"{ROOT}:used-once:{mark}"
+
+
 def asks_to_prune(part: str) -> str:
     """list (ids of Asks) · gateway, builder · until that part takes them, seconds at most: it is to
     look now for what can be removed."""

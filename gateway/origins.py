@@ -19,6 +19,7 @@ from core.errors import (
 from core.models import Repository
 from core.store.forges import Look
 from gateway import adoption
+from gateway.auth import is_builder
 from gateway.context import Gateway, here
 
 bp = Blueprint("origins", __name__, url_prefix="/internal/repositories")
@@ -98,7 +99,7 @@ def look(namespace: str, name: str) -> Response:
 
 def _asked(namespace: str, name: str) -> tuple[Gateway, Repository]:
     gateway = here()
-    if caller(gateway, request.headers.get("Authorization", "")) != BUILDER:
+    if not is_builder(gateway, request.headers.get("Authorization", "")):
         raise BadCredentials("invalid credentials")
     names.namespace(namespace)
     names.repository_name(name)

@@ -81,6 +81,7 @@ class Pools:
         self.large_answers = Pool("readers of large answers", 16, share=4, group=8)
         self.metrics = Pool("readers of metrics", 2)
         self.usage = Pool("measurements that are waited for", 4)
+        self.signins = Pool("sign-ins", 4)
         self.prunes = Pool("prunes", 1)
         redeliver = "the forge does not send it again by itself, redeliver it on the webhook's page"
         self.webhooks = Pool("webhooks", 16, advice=redeliver)

@@ -57,21 +57,23 @@ def current(gateway: Gateway) -> Caller | None:
 
 def as_caller(gateway: Gateway, session: Session) -> Caller:
     """With the namespaces that their owners hold now."""
-    grants = {}
-    for namespace, holder in gateway.store.holders().items():
-        url, _, id_ = holder.rpartition("#")
+    linked = ((owner, space) for owner, space in gateway.store.owners().items())
+    held = ((holder, space) for space, holder in gateway.store.holders().items())
+    grants: dict[str, frozenset[Scope]] = {}
+    for owner, namespace in (*held, *linked):
+        url, _, id_ = owner.rpartition("#")
         if url != session.url or "--" in namespace:
             continue
         if id_ in session.owns:
             grants[namespace] = ALL
         elif id_ in session.member:
-            grants[namespace] = _READ_ONLY
+            grants.setdefault(namespace, _READ_ONLY)
     return Caller(Role.SESSION, f"{session.login} of {session.url}", grants)
 
 
 def begin(gateway: Gateway, response: Response, session: Session) -> None:
     told: Any = msgspec.to_builtins(session)
-    _cookie(gateway, response, _text(_serializer(gateway).dumps(told)), SECONDS)
+    _cookie(gateway, response, str(_serializer(gateway).dumps(told)), SECONDS)
 
 
 def end(gateway: Gateway, response: Response) -> None:
@@ -92,7 +94,3 @@ def _cookie(gateway: Gateway, response: Response, value: str, seconds: int) -> N
 
 def _serializer(gateway: Gateway) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(gateway.session_key, salt="session")
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()

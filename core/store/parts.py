@@ -55,6 +55,10 @@ class Parts(Base):
 
         return self._transaction(change, key)
 
+    def once(self, mark: str, seconds: int) -> bool:
+        """Whether this is the first time in so many seconds that somebody comes with ``mark``."""
+        return bool(self.redis.set(keys.used_once(mark), b"", ex=seconds, nx=True))
+
     def holder(self, key: str) -> str:
         """The token of a lock or lease, or ''."""
         return text(self.redis.get(key))

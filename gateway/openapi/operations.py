@@ -39,6 +39,7 @@ from gateway.rollbacks import Back
 from gateway.schedules import FunctionSchedule
 from gateway.sealing import HeldKey, SealingAddress, SealingKey, Wanted
 from gateway.secrets import Given, Listed, Named
+from gateway.signin import Whoami
 from gateway.tokens import TokenWanted
 from gateway.variables import Variables
 from gateway.webhooks import Noted
@@ -545,6 +546,71 @@ def _tokens() -> list[Operation]:
     ]
 
 
+def _signing_in() -> list[Operation]:
+    tag = "signing in"
+    forge = {"enum": ["github", "gitlab"]}
+    afterwards = Query(name="next", description="the path here to go on to")
+    to = {"Location": "Where the browser goes on"}
+    return [
+        Operation(
+            method="GET",
+            path="/login",
+            id="login",
+            tag=tag,
+            summary="A page with the forges to sign in with",
+            who="open",
+            query=(afterwards,),
+            answers=(Answer(status=200, description="The page", media="text/html"),),
+            errors=(404,),
+        ),
+        Operation(
+            method="GET",
+            path="/login/{forge}",
+            id="beginLogin",
+            tag=tag,
+            summary="Sends the browser to the forge",
+            who="open",
+            named=forge,
+            query=(afterwards,),
+            answers=(Answer(status=302, description="To the forge", headers=to),),
+            errors=(404,),
+        ),
+        Operation(
+            method="GET",
+            path="/login/{forge}/callback",
+            id="finishLogin",
+            tag=tag,
+            summary="Where the forge sends the browser back to; sets the session's cookie",
+            who="open",
+            named=forge,
+            query=(
+                Query(name="state", description="of the sign-in that this browser began"),
+                Query(name="code", description="what the forge trades for who it is"),
+            ),
+            answers=(Answer(status=302, description="Signed in", headers=to),),
+            errors=(400, 403, 404),
+        ),
+        Operation(
+            method="POST",
+            path="/logout",
+            id="logout",
+            tag=tag,
+            summary="Takes the session's cookie back",
+            who="open",
+            answers=(Answer(status=200, description="Signed out", media=TEXT),),
+            errors=(403,),
+        ),
+        Operation(
+            method="GET",
+            path="/system/whoami",
+            id="whoami",
+            tag=tag,
+            summary="Who asks, and what they may where",
+            answers=(Answer(status=200, description="Who it is", type=Whoami),),
+        ),
+    ]
+
+
 def _releases() -> list[Operation]:
     tag = "releases"
     return [
@@ -1009,6 +1075,7 @@ def _forges() -> list[Operation]:
             path="/system/hooks",
             id="listHooks",
             tag=tag,
+            who="admin",
             summary="Webhooks of single repositories, the oldest first",
             answers=(Answer(status=200, description="Hooks", type=list[ListedHook]),),
         ),
@@ -1017,6 +1084,7 @@ def _forges() -> list[Operation]:
             path="/system/hooks",
             id="createHook",
             tag=tag,
+            who="admin",
             summary="Makes a webhook for one repository, with a secret that is told this once",
             body=WantedHook,
             answers=(Answer(status=201, description="The hook", type=NewHook),),
@@ -1027,6 +1095,7 @@ def _forges() -> list[Operation]:
             path="/system/hooks/{id}",
             id="deleteHook",
             tag=tag,
+            who="admin",
             summary="Deletes one: its events are refused",
             answers=(Answer(status=202, description="It is gone"),),
             errors=(404,),
@@ -1036,6 +1105,7 @@ def _forges() -> list[Operation]:
             path="/system/owners",
             id="listOwners",
             tag=tag,
+            who="admin",
             summary="Owners at forges to whom the admin gave a namespace",
             answers=(Answer(status=200, description="Owners", type=list[LinkedOwner]),),
         ),
@@ -1044,6 +1114,7 @@ def _forges() -> list[Operation]:
             path="/system/owners",
             id="linkOwner",
             tag=tag,
+            who="admin",
             summary="Gives an owner a namespace, shared with who holds it",
             body=LinkedOwner,
             answers=(Answer(status=202, description="It counts for the next event"),),
@@ -1054,6 +1125,7 @@ def _forges() -> list[Operation]:
             path="/system/owners",
             id="unlinkOwner",
             tag=tag,
+            who="admin",
             summary="Takes it back",
             body=UnlinkedOwner,
             answers=(Answer(status=202, description="What is deployed stays"),),
@@ -1113,6 +1185,7 @@ OPERATIONS = [
     *_variables(),
     *_policy(),
     *_tokens(),
+    *_signing_in(),
     *_releases(),
     *_previews(),
     *_calls(),

@@ -12,6 +12,7 @@ from core.models import Struct
 from core.settings import Settings
 from core.store import Store
 from gateway.app import create_app
+from gateway.callers import opened
 from gateway.context import Gateway
 from gateway.openapi import document
 from gateway.openapi.operations import OPERATIONS
@@ -44,6 +45,18 @@ def routes(app: Gateway) -> set[tuple[str, str]]:
 def test_every_route_is_described_and_the_other_way_round(routes: set[tuple[str, str]]) -> None:
     described = {(each.method, each.path) for each in OPERATIONS if not each.path.startswith(CALLS)}
     assert described == routes
+
+
+def test_the_description_says_for_whom_each_is(app: Gateway) -> None:
+    """As the views say it, which is what counts."""
+    said = {(each.method, each.path): each.who for each in OPERATIONS}
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:[^:<>]*:)?([^<>]+)>", r"{\1}", rule.rule).replace("{id_}", "{id}")
+        for method in rule.methods or ():
+            who = said.get((method, path))
+            if who in ("admin", "owner"):
+                marked = opened(app.view_functions[rule.endpoint]) is not None
+                assert (who == "owner") is marked, (method, path)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from core.settings import Settings
 from core.store import Store
 from gateway.app import create_app
 from tests.integration.gateway.harness import Gateway
-from tests.integration.gateway.places import IMAGE, Place, Places
+from tests.integration.gateway.places import FORGE, IMAGE, Place, Places
 
 COLUMNS = (
     *("nobody", "builder", "admin", "all", "read", "deploy", "secrets", "push"),
@@ -32,9 +32,18 @@ GET    /                                       200 200 200 200 200 200 200 200 2
 GET    /healthz                                503 503 503 503 503 503 503 503 503 503   -   -
 ANY    /function/                              404 404 404 404 404 404 404 404 404 404 404 404
 ANY    /async-function/                        202 202 202 202 202 202 202 202 202 202 202 202
-POST   /webhooks/github                        401 401 401 401 401 401 401 401 401 401   -   -
+POST   /webhooks/<forge>                       401 401 401 401 401 401 401 401 401 401   -   -
+POST   /webhooks/<forge>/<hook>                401 401 401 401 401 401 401 401 401 401   -   -
+GET    /internal/repositories/<n>/<name>/head 401 404 401 401 401 401 401 401 401 401 401 401
+GET    /internal/repositories/<n>/<name>/credential 401 404 401 401 401 401 401 401 401 401 401 401
+POST   /internal/repositories/<n>/<name>/look 401 404 401 401 401 401 401 401 401 401 401 401
 GET    /internal/releases/<id_>/secrets        401 409 401 401 401 401 401 401 401 401 401 401
 POST   /internal/pushes/<n>/<r>                401 401 401 401 401 401 401 401 401 401 401 401
+GET    /login                                  404 404 404 404 404 404 404 404 404 404   -   -
+GET    /login/<forge>                          404 404 404 404 404 404 404 404 404 404   -   -
+GET    /login/<forge>/callback                 404 404 404 404 404 404 404 404 404 404   -   -
+POST   /logout                                 200 200 200 200 200 200 200 200 200 200   -   -
+GET    /system/whoami                          401 403 200 200 200 200 200 200 200 200   -   -
 GET    /system/info                            401 403 200 200 200 200 200 200 200 200   -   -
 GET    /system/openapi.json                    401 403 200 200 200 200 200 200 200 200   -   -
 POST   /system/prune                           401 403 400 403 403 403 403 403 403 403   -   -
@@ -78,6 +87,12 @@ GET    /system/dead-letters/<id_>              401 403 200 200 200 403 403 403 2
 POST   /system/dead-letters/<id_>/replay       401 403 202 202 403 202 403 403 202 403 404 404
 POST   /system/dead-letters/replay             401 403 202 202 403 202 403 403 202 403 404 404
 DELETE /system/dead-letters/<id_>              401 403 204 204 403 204 403 403 204 403 404 404
+GET    /system/hooks                           401 403 200 403 403 403 403 403 403 403 403 403
+POST   /system/hooks                           401 403 201 403 403 403 403 403 403 403 403 403
+DELETE /system/hooks/<id_>                     401 403 404 403 403 403 403 403 403 403 403 403
+GET    /system/owners                          401 403 200 403 403 403 403 403 403 403 403 403
+PUT    /system/owners                          401 403 202 403 403 403 403 403 403 403 403 403
+DELETE /system/owners                          401 403 404 403 403 403 403 403 403 403 403 403
 GET    /metrics                                401 403 200 200 200 403 403 403 401 401   -   -
 GET    /git/<n>/<r>.git/info/refs              401 403 200 200 403 403 403 200 401 401 404 400
 POST   /git/<n>/<r>.git/git-upload-pack        401 415 415 415 403 403 403 415 401 401 404 400
@@ -88,7 +103,7 @@ PUT    /git/<path:path>                        401 403 404 404 404 404 404 404 4
 DELETE /git/<path:path>                        401 403 404 404 404 404 404 404 401 401   -   -
 PATCH  /git/<path:path>                        401 403 404 404 404 404 404 404 401 401   -   -
 """
-OPEN = ("/function/", "/async-function/", "/webhooks/", "/internal/", "/healthz")
+OPEN = ("/function/", "/async-function/", "/webhooks/", "/internal/", "/healthz", "/log")
 LIMITED = ("all", "read", "deploy", "secrets", "push", "user", "member")
 BY_ROLE = (("POST", "/system/tokens"), ("DELETE", "/system/tokens/<id_>"))
 """What a token is refused for being a token, whatever its scopes."""
@@ -99,7 +114,7 @@ OWN = {"user": "ann", "member": "corp"}
 def rows() -> Iterator[tuple[tuple[str, str], dict[str, str]]]:
     for line in TABLE.strip().splitlines():
         method, path, *statuses = line.split()
-        path = path.replace("<n>/<r>", "<namespace>/<repository>")
+        path = path.replace("<n>/<r>", "<namespace>/<repository>").replace("<n>", "<namespace>")
         yield (method, path), dict(zip(COLUMNS, statuses, strict=True))
 
 
@@ -126,6 +141,7 @@ def asked(method: str, path: str, place: Place) -> tuple[str, dict[str, Any]]:
         id_ = place.queued
     name = space if "namespace" in path else f"{function}.{space}"
     filled = path.replace("<id_>", id_).replace("<name>", name).replace("<path:path>", "x")
+    filled = filled.replace("<forge>", "github").replace("<hook>", "a" * 16)
     filled = filled.replace("<namespace>", space).replace("<repository>", f"new-{mark}")
     in_space = {"params": {"namespace": space}}
     bodies: dict[str, dict[str, Any]] = {
@@ -153,6 +169,9 @@ def asked(method: str, path: str, place: Place) -> tuple[str, dict[str, Any]]:
         "DELETE /system/secrets": {"json": {"name": f"secret-{mark}", "namespace": space}},
         "PUT /system/variables": {"json": {"namespace": space, "variables": {"A": "b"}}},
         "DELETE /system/variables": {"params": {"namespace": space, "name": f"V_{mark}"}},
+        "POST /system/hooks": {"json": {"forge": "github", "repository": f"{space}/x"}},
+        "PUT /system/owners": {"json": {"owner": f"{FORGE}#7", "namespace": "acme"}},
+        "DELETE /system/owners": {"json": {"owner": f"{FORGE}#7"}},
         "POST /system/tokens": {"json": {"namespace": space}},
         "POST /system/releases": {"json": {"namespace": space, "repository": repository}},
         "PUT /system/releases/<id_>/artifacts": {"json": {"commit": "a" * 40, "functions": []}},
