@@ -515,6 +515,17 @@ def _memberships(github: GitHub, asked: Asked) -> Answer:
     return Answer(body=github.paged(asked, found))
 
 
+def _give_up(github: GitHub, asked: Asked, client: str) -> Answer:
+    """A token's end, by the client that has it."""
+    clients = {each.client_id: each.client_secret for each in github.apps.values()}
+    secret = {**clients, **github.clients}.get(client)
+    if not secret or password(asked.authorization) != secret:
+        raise Refused(404)
+    if github.tokens.pop(asked.json["access_token"], None) is None:
+        raise Refused(404)
+    return Answer(204)
+
+
 # Views of one repository.
 
 
@@ -670,6 +681,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", r"/app/installations/(\d+)/access_tokens", _access_token),
     ("GET", "/installation/repositories", _installed_repositories),
     ("POST", r"/app-manifests/([^/]+)/conversions", _conversion),
+    ("DELETE", r"/applications/([^/]+)/token", _give_up),
     ("GET", "/user", _user),
     ("GET", "/user/orgs", _organizations),
     ("GET", "/user/memberships/orgs", _memberships),

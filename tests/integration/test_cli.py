@@ -444,3 +444,44 @@ def test_functions_are_deployed_scaled_described_and_removed(gateway: Gateway) -
     for env in ("A", "=b"):
         wrong = gateway.run("deploy", "hello", "x", "-e", env)
         assert (wrong.exit_code, "is no NAME=VALUE" in wrong.stderr) == (2, True)
+
+
+def test_tokens_of_owners(gateway: Gateway, tmp_path: Path) -> None:
+    for space in ("alice", "bob"):
+        gateway.store.claim_namespace(space, "git")
+    gateway.go_live(gateway.release())
+    done = gateway.run("token", "create", "alice", "-d", "Al's laptop", "--days", "30")
+    assert done.exit_code == 0, done.output
+    file = tmp_path / "token"
+    file.write_text(done.stdout)
+    (kept,) = gateway.store.tokens()
+    assert done.stdout == f"slipway_{kept.id}_{done.stdout[-65:-1]}\n", "it stands alone"
+    assert kept.expires_at
+    assert gateway.run("token", "create", "alice", "--scope", "read").exit_code == 0
+    told = gateway.run("token", "list").stdout.splitlines()
+    assert [line.split()[1:3] for line in told[1:]] == [
+        ["alice", "read,deploy,secrets,push"],
+        ["alice", "read"],
+    ]
+    assert "Al's laptop" in told[1]
+
+    def owner(*arguments: str) -> Result:
+        return gateway.run("--token-file", str(file), *arguments)
+
+    assert "hello" in owner("list").stdout
+    assert "bob" not in owner("secret", "list").stdout
+    assert owner("variables", "set", "alice", "A=b").exit_code == 0
+    refused = owner("variables", "set", "bob", "A=b")
+    assert (refused.exit_code, gateway.store.variables("bob")) == (1, {})
+    assert owner("token", "create", "alice").exit_code == 1
+    assert owner("prune").exit_code == 1
+    assert gateway.run("token", "revoke", kept.id).exit_code == 0
+    gone = owner("list")
+    assert (gone.exit_code, "was revoked" in gone.stderr) == (1, True)
+    for content in ("", "two words", "\u00fc"):
+        file.write_text(content)
+        assert "token file" in owner("list").stderr
+    file.unlink()
+    assert "cannot be read" in owner("list").stderr
+    for wrong in (["create", "openfaas-fn"], ["create", "a--b"], ["revoke", "x"]):
+        assert gateway.run("token", *wrong).exit_code == 2
