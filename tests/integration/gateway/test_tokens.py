@@ -227,11 +227,11 @@ def test_an_owner_pushes_and_fetches_within_the_namespace(
     work = repository(tmp_path / "work", {"a.txt": "x"}, branch="change")
 
     def git(token: str, *arguments: str) -> bool:
-        """By a credential file, as a user's git has it."""
-        file = tmp_path / "credentials"
-        file.write_text(f"http://x:{token}@{gateway.url.removeprefix('http://')}\n")
-        helper = ("-c", f"credential.helper=store --file={file}")
-        command = ["git", "-C", str(work), *helper, *arguments]
+        """With the helper of the user's guide."""
+        file = tmp_path / "token"
+        file.write_text(token)
+        helper = f'!f() {{ echo username=x; echo "password=$(cat {file})"; }}; f'
+        command = ["git", "-C", str(work), "-c", f"credential.helper={helper}", *arguments]
         return _run(command, gateway.home)
 
     both = store.create_token(acme, [Scope.PUSH]).token
