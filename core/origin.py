@@ -1,8 +1,8 @@
 """What functions may not do to the origin that they share with /system, at edge and gateway.
 
 A function on a host of its own (``SLIPWAY_DOMAIN``) is an origin of its own and may do all of it.
-Cookies pass everywhere, as functions with a login live on them: Slipway's own have paths that browsers
-send to no function (gateway/sessions.py).
+Cookies pass everywhere, as functions with a login live on them: Slipway's own have paths that
+browsers send to no function (gateway/sessions.py).
 """
 
 from __future__ import annotations
