@@ -89,7 +89,8 @@ def list_() -> Response:
 def get(id_: str) -> Response:
     """One; with ``?raw=1`` its body as it came."""
     gateway = here()
-    kept = _theirs(gateway, id_, Scope.READ)
+    _require(gateway, id_, Scope.READ)
+    kept = gateway.store.dead_letter(id_)
     body = body_of(kept.call, gateway.bodies)
     if flag("raw"):
         return raw(gateway, kept, body, "application/octet-stream")
@@ -108,7 +109,7 @@ def get(id_: str) -> Response:
 def replay(id_: str) -> Response:
     """Has it made anew under the same id, with a new series of attempts."""
     gateway = here()
-    _theirs(gateway, id_, Scope.DEPLOY)
+    _require(gateway, id_, Scope.DEPLOY)
     _replay(gateway, id_)
     return _json(Replayed([id_]), 202)
 
@@ -148,18 +149,17 @@ def replay_all() -> Response:
 @owners(Scope.DEPLOY)
 def remove(id_: str) -> Response:
     gateway = here()
-    _theirs(gateway, id_, Scope.DEPLOY)
+    _require(gateway, id_, Scope.DEPLOY)
     gateway.bodies.remove(gateway.store.remove_dead_letter(id_))
     log.info("dead_letter_removed", call=id_)
     return Response(status=204)
 
 
-def _theirs(gateway: Gateway, id_: str, scope: Scope) -> KeptCall:
-    """The dead letter of that id, which the caller may do this with; raises as
+def _require(gateway: Gateway, id_: str, scope: Scope) -> None:
+    """The caller may do this with the call of that id, dead or not; raises as
     ``Caller.require``."""
-    kept = gateway.store.dead_letter(_id(id_))
-    caller().require(scope, names.space_of(kept.of), no_letter(id_))
-    return kept
+    kept = gateway.store.kept_call(_id(id_))
+    caller().require(scope, names.space_of(kept.of) if kept else "", no_letter(id_))
 
 
 def _replay(gateway: Gateway, id_: str) -> None:

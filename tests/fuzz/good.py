@@ -33,6 +33,10 @@ LETTER = "2c5f39cb-30b2-42e3-994e-1127e4ddb538"
 """Id of one that failed for good."""
 SENT, APP = "sent-to-github", "an-app-of-a-manifest"
 """State with which somebody was sent to GitHub, and the code that they come back with."""
+TOKEN = "fedcba987654"
+"""Id of an owner's token."""
+STATE, VERIFIER, CODE = "a-state", "a-verifier", "a-code"
+"""Of a sign-in that was begun with GitLab."""
 HOOK = "0123456789abcdef"
 """Id of a webhook of one repository."""
 ASKED = "asked"
@@ -120,10 +124,11 @@ def signature(body: bytes) -> str:
 
 
 def good_requests(
-    waiting: Release, building: Release, rolling: Rollback, old_key: str
+    waiting: Release, building: Release, rolling: Rollback, old_key: str, cookie: str
 ) -> dict[str, list[Request]]:
-    """Operation → requests that make each of the successes that it describes, and conflicts."""
-    name = {"name": KNOWN}
+    """Operation → requests that make each of the successes that it describes, and conflicts.
+    ``cookie``: of the browser that began to sign in."""
+    name, forge = {"name": KNOWN}, {"forge": "gitlab"}
     call = Request(path=name, body=b"x", media="*/*")
     below = Request(path={**name, "path": "a/b"}, body=b"x", media="*/*")
     marked = {"labels": {"openfaas": "1"}}
@@ -183,6 +188,13 @@ def good_requests(
         "removeDeadLetter": Request(path={"id": LETTER}),
         "setUpGitHub": Request(query={"organization": "acme"}),
         "gitHubIsSetUp": Request(query={"state": SENT, "code": APP}),
+        "listTokens": Request(),
+        "createToken": Request(body={"namespace": KNOWN, "scopes": ["read"]}),
+        "revokeToken": Request(path={"id": TOKEN}),
+        "beginLogin": Request(path=forge, query={"next": "/system/functions"}),
+        "finishLogin": Request(
+            path=forge, query={"state": STATE, "code": CODE}, headers={"Cookie": cookie}
+        ),
         "listHooks": Request(),
         "createHook": Request(body={"forge": "github", "repository": "ann/fns"}),
         "deleteHook": Request(path={"id": HOOK}),

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
+from itsdangerous import URLSafeTimedSerializer
 
 from core import keys, queues
 from core.logfiles import LogWriter
@@ -30,22 +31,29 @@ from core.models import (
     now,
 )
 from core.pruning import Answer, Pruned
+from core.scopes import Scope
+from core.signing import secret_file
 from core.store import Store, connect
 from core.store.base import encode
 from core.store.calls import Answered
 from core.store.forges import new_hook
 from core.store.repositories import identified
+from core.store.tokens import Kept
+from forges.signin import challenge
 from gateway import previews
 from gateway.prune import PARTS
 from runtime.schedules import Schedules
 from runtime.sealingkeys import SealingKeys
-from tests.forges import github
+from tests.forges import github, gitlab_pages
 from tests.forges.github import serving_github
+from tests.forges.gitlab_pages import GitLab
+from tests.forges.server import Part, serving
 from tests.fuzz.good import (
     APP,
     ASKED,
     CALL,
     CLAIMED,
+    CODE,
     EMPTY,
     HOOK,
     KNOWN,
@@ -56,6 +64,9 @@ from tests.fuzz.good import (
     SEALING,
     SECRET,
     SENT,
+    STATE,
+    TOKEN,
+    VERIFIER,
     good_requests,
 )
 from tests.integration.gateway.harness import BUILDER, Gateway, go_live, line, running
@@ -69,7 +80,7 @@ class World:
         self.gateway = gateway
         self._redis = store.redis
         self._redis.flushall()
-        self.good = good_requests(*_fill(gateway, store, endpoint))
+        self.good = good_requests(*_fill(gateway, store, endpoint), _begun(gateway))
         self._kept = {key: self._redis.dump(key) or b"" for key in self._redis.scan_iter()}
 
     def restore(self) -> None:
@@ -88,7 +99,13 @@ def world(valkey: str) -> Iterator[World]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Function)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    overrides = {"SLIPWAY_RUNTIME": "docker", "SLIPWAY_GITHUB_WEBHOOK_SECRET": SECRET}
+    secret = folder / "gitlab-client"
+    secret.write_text(gitlab_pages.SECRET)
+    overrides = {
+        "SLIPWAY_GITLAB_CLIENT_ID": gitlab_pages.ID,
+        "SLIPWAY_GITLAB_CLIENT_SECRET_FILE": str(secret),
+    }
+    overrides |= {"SLIPWAY_RUNTIME": "docker", "SLIPWAY_GITHUB_WEBHOOK_SECRET": SECRET}
     arguments = ["--worker-class", "tests.fuzz.impatient.Worker"]
     try:
         with (
@@ -100,6 +117,8 @@ def world(valkey: str) -> Iterator[World]:
                 SLIPWAY_GITHUB_API_URL=hub.url + github.API,
                 **overrides,
             ) as gateway,
+            _gitlab(folder / "gitlab") as overrides["SLIPWAY_GITLAB_URL"],
+            running(folder, valkey, arguments=arguments, **overrides) as gateway,
             _pruning(Store(connection)),
         ):
             hub.web = gateway.settings.github_url
@@ -111,6 +130,24 @@ def world(valkey: str) -> Iterator[World]:
         server.server_close()
         connection.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _gitlab(folder: Path) -> Iterator[str]:
+    """Somebody may sign in there; gives its URL."""
+    gitlab = GitLab({"id": 1, "username": KNOWN, "namespace_id": 2}, codes_stay=True)
+    gitlab.asked[CODE] = {"code_challenge": challenge(VERIFIER), "redirect_uri": "*"}
+    with serving(folder) as forge:
+        forge.serve(Part("/", gitlab.handle))
+        yield forge.url
+
+
+def _begun(gateway: Gateway) -> str:
+    """The cookie of a browser that was sent to GitLab."""
+    begun = {"forge": "gitlab", "state": STATE, "verifier": VERIFIER, "afterwards": "/"}
+    key = secret_file(gateway.settings.session_key)
+    signed = URLSafeTimedSerializer(key, salt="login").dumps(begun)
+    return f"slipway-login={signed!s}"
 
 
 @contextmanager
@@ -159,6 +196,15 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     fingerprint of an old sealing key."""
     for namespace in (EMPTY, KNOWN, CLAIMED):
         store.claim_namespace(namespace, "git")
+    token = Kept(
+        id=TOKEN,
+        namespace=KNOWN,
+        description="",
+        scopes=[Scope.READ],
+        created_at=now(),
+        hash="0" * 64,
+    )
+    store.redis.hset(keys.TOKENS, TOKEN, encode(token))
     store.set_variables(KNOWN, {KNOWN: "v"})
     key = store.sealing_key(gateway.settings.secrets_key)
     store.create_secret(key, "openfaas-fn", KNOWN, b"v")

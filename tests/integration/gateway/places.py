@@ -12,6 +12,7 @@ from typing import Any
 from itsdangerous import URLSafeTimedSerializer
 
 from core import keys, queues
+from core.bundle import Bundle, bundle_folder
 from core.models import (
     Call,
     CallState,
@@ -33,7 +34,7 @@ from tests.integration.gateway.harness import Gateway, go_live
 FORGE = "https://github.com"
 ANN, CORP = "1001", "1002"
 """Ids at the forge: a user, an organisation."""
-IMAGE = "bundle:sha256:" + "0" * 64
+IMAGE = "bundle:sha256:" + "d" * 64
 _LETTER = "1b4e28ba-2fa1-41d2-883f-{:012x}"
 
 
@@ -156,6 +157,10 @@ def _fill(settings: Settings, store: Store, space: str, holder: str, number: int
         token = "0" * 12
     store.set_variables(space, {f"V_{mark}": mark})
     store.create_secret(store.sealing_key(settings.secrets_key), space, f"secret-{mark}", b"v")
+    folder = bundle_folder(settings, space, IMAGE)
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle = Bundle(template="python3-http", process=["python3", "index.py"])
+    (folder / "bundle.json").write_bytes(encode(bundle))
     spec = FunctionSpec(
         name=f"f-{mark}",
         namespace=space,

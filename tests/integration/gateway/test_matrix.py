@@ -51,7 +51,7 @@ POST   /system/alert                           401 403 200 403 403 403 403 403 4
 GET    /system/functions                       401 403 200 200 200 403 403 403 200 200 404 404
 GET    /system/function/<name>                 401 403 200 200 200 403 403 403 200 200 404 404
 GET    /system/function/<name>/why             401 403 200 200 200 403 403 403 200 200 404 404
-PUT    /system/functions                       401 403 400 400 403 400 403 403 400 403 404 404
+PUT    /system/functions                       401 403 202 202 403 202 403 403 202 403 404 404
 POST   /system/functions                       401 403 409 409 403 409 403 403 409 403 404 404
 DELETE /system/functions                       401 403 202 202 403 202 403 403 202 403 404 404
 POST   /system/scale-function/<name>           401 403 202 202 403 202 403 403 202 403 404 404
@@ -272,6 +272,22 @@ def test_who_is_not_there_and_who_is_not_theirs_are_told_alike(places: Places) -
                 text = text.replace(word, "…")
             answers.append((answer.status_code, text))
         assert answers[0] == answers[1], (method, path)
+
+
+def test_head_and_options_tell_no_more(places: Places) -> None:
+    headers = places.headers["all"]
+    for method, path in EXPECTED:
+        if method != "GET" or EXPECTED[method, path]["other"] == "-" or path.startswith(OPEN):
+            continue
+        filled, more = asked(method, path, places.of["umbrella"])
+        told = places.gateway.anonymous("GET", filled, headers=headers, **more)
+        head = places.gateway.anonymous("HEAD", filled, headers=headers, **more)
+        assert (head.status_code, head.text) == (told.status_code, ""), path
+        assert places.gateway.anonymous("HEAD", filled, **more).status_code == 401, path
+        assert places.gateway.anonymous("OPTIONS", filled, **more).status_code == 401, path
+        asked_for = places.gateway.anonymous("OPTIONS", filled, headers=headers, **more)
+        assert "umb" not in asked_for.text, path
+    assert not places.changed()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import pytest
 import requests
 
 from core.store import Store
+from tests.forges import gitlab_pages
 from tests.forges.github import GitHub, serving_github
+from tests.forges.gitlab_pages import GitLab
 from tests.forges.server import Part, serving
-from tests.integration.gateway import gitlab_pages
-from tests.integration.gateway.gitlab_pages import GitLab
 from tests.integration.gateway.harness import Gateway, running
 
 CLIENT, SECRET = "Iv1.0123456789abcdef", "the-clients-secret"

@@ -30,6 +30,9 @@ class GitLab:
     revoked: set[str] = field(default_factory=set)
     asked: dict[str, dict[str, str]] = field(default_factory=dict)
     """Code → what was asked for with it."""
+    codes_stay: bool = False
+    """Whether a code can be used more than once, as at no GitLab. One that was begun for ``*``
+    fits to all URLs."""
 
     def handle(self, asked: Asked) -> Answer:
         views = {
@@ -54,13 +57,15 @@ class GitLab:
     def _token(self, asked: Asked) -> Answer:
         form = asked.form
         assert set(form) == _TOKEN
-        begun = self.asked.pop(form["code"], None)
+        begun = self.asked.get(form["code"])
+        if not self.codes_stay:
+            self.asked.pop(form["code"], None)
         digest = hashlib.sha256(form["code_verifier"].encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
         if (
             begun is None
             or (form["client_id"], form["client_secret"]) != (ID, SECRET)
-            or begun["redirect_uri"] != form["redirect_uri"]
+            or begun["redirect_uri"] not in (form["redirect_uri"], "*")
             or begun["code_challenge"] != challenge
         ):
             return Answer(400, {"error": "invalid_grant"})
