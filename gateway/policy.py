@@ -20,8 +20,10 @@ from core.bounds import Desired
 from core.errors import NotAllowed, SlipwayError
 from core.models import FunctionRecord, FunctionSpec, Release, Struct, now
 from core.policy import Held, OwnerPolicy, shown
+from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store
+from gateway.callers import caller, owners
 from gateway.context import Gateway, here
 from gateway.policysources import source_of
 
@@ -223,15 +225,15 @@ def read_policy() -> Response:
     held = gateway.store.held_policy() if source else None
     policy = gateway.store.policy(source)
     known = held if held and held.source == shown(source) else Held(source=shown(source))
-    owners = None
+    listed = None
     if policy.owners is not None:
-        owners = [f"{o.forge}:{o.id or o.login}".lstrip(":") for o in policy.owners]
+        listed = [f"{o.forge}:{o.id or o.login}".lstrip(":") for o in policy.owners]
     return _json(
         PolicyState(
             source=shown(source),
             since=known.since,
             trouble=known.trouble or policy.closed,
-            owners=[] if policy.closed else owners,
+            owners=[] if policy.closed else listed,
             default=policy.default,
             policies=sorted(policy.policies),
         )
@@ -239,11 +241,13 @@ def read_policy() -> Response:
 
 
 @bp.get("/system/policy/<name>")
+@owners(Scope.READ)
 def read_owner(name: str) -> Response:
     """What holds for a namespace's owner, and what it has of that."""
     gateway = here()
     settings, store = gateway.settings, gateway.store
-    owner = store.owner_of(names.namespace(name))
+    caller().require(Scope.READ, names.namespace(name))
+    owner = store.owner_of(name)
     sum_ = bounds.total(settings, bounds.desired(store, owner).values())
     used = Used(
         functions=sum_.functions,

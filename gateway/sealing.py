@@ -15,8 +15,10 @@ from flask import Blueprint, Response, request
 from core import logging, names, sealedbox
 from core.errors import InvalidRequest, NotFound
 from core.models import FunctionSpec, Repository, Struct
+from core.scopes import Scope
 from core.sealedbox import FINGERPRINT
 from core.store import Store
+from gateway.callers import caller, owners
 from gateway.context import here
 
 bp = Blueprint("sealing", __name__)
@@ -72,10 +74,12 @@ def public_key() -> Response:
 
 
 @bp.get("/system/sealing-key")
+@owners(Scope.SECRETS)
 def address() -> Response:
     """``?namespace=&repository=&environment=``: with what a value for a repository is sealed."""
     gateway = here()
     owner = names.namespace(request.args.get("namespace", ""))
+    caller().require(Scope.SECRETS, owner)
     name = names.repository_name(request.args.get("repository", ""))
     environment = request.args.get("environment", "")
     repository = gateway.store.repository(owner, name)

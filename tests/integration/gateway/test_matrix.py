@@ -67,6 +67,13 @@ GET    /system/secrets                         401 403 200 200 403 403 200 403 2
 POST   /system/secrets                         401 403 409 409 403 403 409 403 409 403 404 404
 PUT    /system/secrets                         401 403 200 200 403 403 200 403 200 403 404 404
 DELETE /system/secrets                         401 403 200 200 403 403 200 403 200 403 404 404
+GET    /sealing-key                            503 503 503 503 503 503 503 503 503 503   -   -
+GET    /system/sealing-key                     401 403 503 503 403 403 503 403 503 403 404 404
+GET    /system/sealing-keys                    401 403 200 403 403 403 403 403 403 403 403 403
+POST   /system/sealing-keys                    401 403 202 403 403 403 403 403 403 403 403 403
+DELETE /system/sealing-keys/<id_>              401 403 404 403 403 403 403 403 403 403 403 403
+GET    /system/policy                          401 403 200 403 403 403 403 403 403 403 403 403
+GET    /system/policy/<name>                   401 403 200 200 200 403 403 403 200 200 404 404
 GET    /system/variables                       401 403 200 200 200 403 403 403 200 200 404 404
 PUT    /system/variables                       401 403 204 204 403 204 403 403 204 403 404 404
 DELETE /system/variables                       401 403 204 204 403 204 403 403 204 403 404 404
@@ -103,7 +110,15 @@ PUT    /git/<path:path>                        401 403 404 404 404 404 404 404 4
 DELETE /git/<path:path>                        401 403 404 404 404 404 404 404 401 401   -   -
 PATCH  /git/<path:path>                        401 403 404 404 404 404 404 404 401 401   -   -
 """
-OPEN = ("/function/", "/async-function/", "/webhooks/", "/internal/", "/healthz", "/log")
+OPEN = (
+    "/function/",
+    "/async-function/",
+    "/webhooks/",
+    "/internal/",
+    "/healthz",
+    "/log",
+    "/sealing-key",
+)
 LIMITED = ("all", "read", "deploy", "secrets", "push", "user", "member")
 BY_ROLE = (("POST", "/system/tokens"), ("DELETE", "/system/tokens/<id_>"))
 """What a token is refused for being a token, whatever its scopes."""
@@ -139,7 +154,7 @@ def asked(method: str, path: str, place: Place) -> tuple[str, dict[str, Any]]:
         id_ = place.token
     elif method == "DELETE":
         id_ = place.queued
-    name = space if "namespace" in path else f"{function}.{space}"
+    name = space if "namespace" in path or "policy" in path else f"{function}.{space}"
     filled = path.replace("<id_>", id_).replace("<name>", name).replace("<path:path>", "x")
     filled = filled.replace("<forge>", "github").replace("<hook>", "a" * 16)
     filled = filled.replace("<namespace>", space).replace("<repository>", f"new-{mark}")
@@ -169,6 +184,7 @@ def asked(method: str, path: str, place: Place) -> tuple[str, dict[str, Any]]:
         "DELETE /system/secrets": {"json": {"name": f"secret-{mark}", "namespace": space}},
         "PUT /system/variables": {"json": {"namespace": space, "variables": {"A": "b"}}},
         "DELETE /system/variables": {"params": {"namespace": space, "name": f"V_{mark}"}},
+        "GET /system/sealing-key": {"params": {"namespace": space, "repository": repository}},
         "POST /system/hooks": {"json": {"forge": "github", "repository": f"{space}/x"}},
         "PUT /system/owners": {"json": {"owner": f"{FORGE}#7", "namespace": "acme"}},
         "DELETE /system/owners": {"json": {"owner": f"{FORGE}#7"}},
@@ -298,13 +314,13 @@ def test_head_and_options_tell_no_more(places: Places) -> None:
         ("acme--pr-5", "acme", True),
         ("acme-2", "acme", False),
         ("acmex", "acme", False),
-        ("acme--", "acme", False),
         ("a", "acme", False),
-        ("acme--a--b", "acme", False),
+        ("acme--a--b", "acme", True),
+        ("a--" + "b" * 60, "acme", False),
         ("other--acme", "acme", False),
         (names.derived_namespace("a" * 60, "staging"), "a" * 60, True),
         (names.derived_namespace("a" * 60, "staging"), "a" * 59, False),
     ],
 )
 def test_which_namespaces_are_an_owner_s(space: str, owner: str, theirs: bool) -> None:
-    assert names.belongs(space, owner) is theirs
+    assert names.is_of(space, owner) is theirs
