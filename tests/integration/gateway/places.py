@@ -28,6 +28,7 @@ from core.signing import secret_file
 from core.store import Store
 from core.store.base import encode
 from core.store.calls import Answered
+from core.store.sealingkeys import PublishedKey
 from gateway import bare
 from tests.integration.gateway.harness import Gateway, go_live
 
@@ -62,6 +63,8 @@ class Places:
             space: _fill(gateway.settings, store, space, holder, number)
             for number, (space, holder) in enumerate(holders.items())
         }
+        public = PublishedKey(fingerprint="0" * 16, key="A" * 43, number=1, created_at=now())
+        store.publish_sealing_keys([public])
         self.headers = self._headers()
         bare.create(gateway.settings, store, "acme", "new-acmemark")
         redis = store.redis
@@ -189,7 +192,12 @@ def _fill(settings: Settings, store: Store, space: str, holder: str, number: int
 
 def _release(store: Store, space: str, name: str, live: list[str] | None = None) -> Release:
     known = Repository(
-        namespace=space, name=name, source="github", full_name=f"{space}/{name}", deploy_branch="b"
+        namespace=space,
+        name=name,
+        source="github",
+        full_name=f"{space}/{name}",
+        forge_id=f"{space}-{name}",
+        deploy_branch="b",
     )
     store.save_repository(known)
     release = store.create_release(known, "a" * 40, f"branch-{name}", again=True)

@@ -67,8 +67,8 @@ GET    /system/secrets                         401 403 200 200 403 403 200 403 2
 POST   /system/secrets                         401 403 409 409 403 403 409 403 409 403 404 404
 PUT    /system/secrets                         401 403 200 200 403 403 200 403 200 403 404 404
 DELETE /system/secrets                         401 403 200 200 403 403 200 403 200 403 404 404
-GET    /sealing-key                            503 503 503 503 503 503 503 503 503 503   -   -
-GET    /system/sealing-key                     401 403 503 503 403 403 503 403 503 403 404 404
+GET    /sealing-key                            200 200 200 200 200 200 200 200 200 200   -   -
+GET    /system/sealing-key                     401 403 200 200 403 403 200 403 200 403 404 404
 GET    /system/sealing-keys                    401 403 200 403 403 403 403 403 403 403 403 403
 POST   /system/sealing-keys                    401 403 202 403 403 403 403 403 403 403 403 403
 DELETE /system/sealing-keys/<id_>              401 403 404 403 403 403 403 403 403 403 403 403
