@@ -188,6 +188,7 @@ def good_requests(
         "removeDeadLetter": Request(path={"id": LETTER}),
         "setUpGitHub": Request(query={"organization": "acme"}),
         "gitHubIsSetUp": Request(query={"state": SENT, "code": APP}),
+        "getOwnerPolicy": Request(path=name),
         "listTokens": Request(),
         "createToken": Request(body={"namespace": KNOWN, "scopes": ["read"]}),
         "revokeToken": Request(path={"id": TOKEN}),
