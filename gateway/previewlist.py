@@ -11,9 +11,11 @@ from core import logging, names
 from core.errors import InvalidRequest
 from core.models import Repository, Request, State, Struct
 from core.previews import owner_of, refusal
+from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store
 from gateway import previews
+from gateway.callers import caller, owners
 from gateway.context import here
 from gateway.streams import decoded
 
@@ -56,26 +58,32 @@ class Approval(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @bp.get("")
+@owners(Scope.READ)
 def list_previews() -> Response:
     """``?namespace=``: of one owner."""
     gateway = here()
     space = request.args.get("namespace", "")
     if space:
         names.namespace(space)
+    visible = caller().visible("")
+    if space:
+        caller().require(Scope.READ, space)
     found = [
         _shown(gateway.settings, gateway.store, each, each.request)
         for each in gateway.store.previews()
         if each.request and space in ("", owner_of(each), each.namespace)
+        if visible(each.namespace)
     ]
     found.sort(key=lambda each: (each.namespace, each.repository, -each.number))
     return _json(found)
 
 
 @bp.post("/<namespace>/<repository>/<number>/approve")
+@owners(Scope.DEPLOY)
 def approve(namespace: str, repository: str, number: str) -> Response:
     """Builds exactly the commit in the body, if it still is the request's head."""
     gateway = here()
-    names.namespace(namespace)
+    caller().require(Scope.DEPLOY, names.namespace(namespace))
     names.repository_name(repository)
     if not (number.isascii() and number.isdecimal() and 0 < len(number) <= 10):
         raise InvalidRequest(f"{number[:40]!r} is not the number of a request")

@@ -1146,6 +1146,7 @@ def _setup() -> list[Operation]:
             path="/setup/github",
             id="setUpGitHub",
             tag=tag,
+            who="admin",
             summary="A page with a button that makes a GitHub App",
             query=(
                 Query(
@@ -1163,6 +1164,7 @@ def _setup() -> list[Operation]:
             path="/setup/github/callback",
             id="gitHubIsSetUp",
             tag=tag,
+            who="admin",
             summary="GitHub sends the browser here: the App that it made is kept",
             query=(
                 Query(name="code", description="by which GitHub gives the App away, once"),

@@ -110,6 +110,7 @@ def world(valkey: str) -> Iterator[World]:
     try:
         with (
             serving_github(folder / "github") as hub,
+            _gitlab(folder / "gitlab") as overrides["SLIPWAY_GITLAB_URL"],
             running(
                 folder,
                 valkey,
@@ -117,8 +118,6 @@ def world(valkey: str) -> Iterator[World]:
                 SLIPWAY_GITHUB_API_URL=hub.url + github.API,
                 **overrides,
             ) as gateway,
-            _gitlab(folder / "gitlab") as overrides["SLIPWAY_GITLAB_URL"],
-            running(folder, valkey, arguments=arguments, **overrides) as gateway,
             _pruning(Store(connection)),
         ):
             hub.web = gateway.settings.github_url

@@ -74,6 +74,10 @@ POST   /system/sealing-keys                    401 403 202 403 403 403 403 403 4
 DELETE /system/sealing-keys/<id_>              401 403 404 403 403 403 403 403 403 403 403 403
 GET    /system/policy                          401 403 200 403 403 403 403 403 403 403 403 403
 GET    /system/policy/<name>                   401 403 200 200 200 403 403 403 200 200 404 404
+GET    /setup/github                           401 403 200 403 403 403 403 403 401 401   -   -
+GET    /setup/github/callback                  401 403 403 403 403 403 403 403 401 401   -   -
+GET    /system/previews                        401 403 200 200 200 403 403 403 200 200 404 404
+POST   /system/previews/<n>/<r>/<number>/approve 401 403 404 404 403 404 403 403 404 403 404 404
 GET    /system/variables                       401 403 200 200 200 403 403 403 200 200 404 404
 PUT    /system/variables                       401 403 204 204 403 204 403 403 204 403 404 404
 DELETE /system/variables                       401 403 204 204 403 204 403 403 204 403 404 404
@@ -156,7 +160,9 @@ def asked(method: str, path: str, place: Place) -> tuple[str, dict[str, Any]]:
         id_ = place.queued
     name = space if "namespace" in path or "policy" in path else f"{function}.{space}"
     filled = path.replace("<id_>", id_).replace("<name>", name).replace("<path:path>", "x")
-    filled = filled.replace("<forge>", "github").replace("<hook>", "a" * 16)
+    filled = (
+        filled.replace("<forge>", "github").replace("<hook>", "a" * 16).replace("<number>", "5")
+    )
     filled = filled.replace("<namespace>", space).replace("<repository>", f"new-{mark}")
     in_space = {"params": {"namespace": space}}
     bodies: dict[str, dict[str, Any]] = {
@@ -185,6 +191,9 @@ def asked(method: str, path: str, place: Place) -> tuple[str, dict[str, Any]]:
         "PUT /system/variables": {"json": {"namespace": space, "variables": {"A": "b"}}},
         "DELETE /system/variables": {"params": {"namespace": space, "name": f"V_{mark}"}},
         "GET /system/sealing-key": {"params": {"namespace": space, "repository": repository}},
+        "POST /system/previews/<namespace>/<repository>/<number>/approve": {
+            "json": {"commit": "a" * 40}
+        },
         "POST /system/hooks": {"json": {"forge": "github", "repository": f"{space}/x"}},
         "PUT /system/owners": {"json": {"owner": f"{FORGE}#7", "namespace": "acme"}},
         "DELETE /system/owners": {"json": {"owner": f"{FORGE}#7"}},
