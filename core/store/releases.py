@@ -330,6 +330,10 @@ class Releases(Policies):
             pipe.set(keys.delivery(*delivery), id_, ex=DELIVERY_SECONDS)
 
 
+def no_release(id_: str) -> NotFound:
+    return NotFound(f"there is no release {id_!r}: see 'slipway releases'")
+
+
 def queued(
     number: int,
     repository: Repository,
@@ -337,11 +341,6 @@ def queued(
     branch: str,
     promoted_from: Promotion | None = None,
 ) -> Release:
-def no_release(id_: str) -> NotFound:
-    return NotFound(f"there is no release {id_!r}: see 'slipway releases'")
-
-
-def queued(number: int, repository: Repository, commit: str, branch: str) -> Release:
     """A new release, as it begins."""
     return Release(
         id=f"r{number}-{commit[:7]}",

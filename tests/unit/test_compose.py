@@ -18,9 +18,6 @@ TEXT = (ROOT / "docker-compose.yml").read_text()
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = ("gateway", "builder", "queue", "reporter", "runtime")
-NOT_PASSED = {"edge", "unsafe_no_sandbox", "ca_file"}
-"""There is an edge, functions are containers, and ``ca_file`` is for commands."""
-OURS = ("gateway", "builder", "queue", "runtime")
 NOT_PASSED = {"edge", "unsafe_no_sandbox", "ca_file", "owner_token_file"}
 """There is an edge, functions are containers, and the last two are for commands."""
 
