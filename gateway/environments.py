@@ -19,10 +19,12 @@ from core import logging, names, queues
 from core.errors import Conflict, NotFound
 from core.models import FunctionRecord, Repository
 from core.names import NO_COMMIT
+from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store, of_repository
 from core.store.environments import environment_of
 from gateway import heads
+from gateway.callers import caller, owners
 from gateway.context import here
 
 bp = Blueprint("environments", __name__)
@@ -50,6 +52,7 @@ class Environment(msgspec.Struct):
 
 
 @bp.get("/system/environments")
+@owners(Scope.READ)
 def list_environments() -> Response:
     """Of one repository, of all of an owner's (``namespace`` is the owner's), or of all."""
     namespace = request.args.get("namespace", "")
@@ -58,11 +61,12 @@ def list_environments() -> Response:
         names.namespace(namespace)
     if repository:
         names.repository_name(repository)
+    visible = caller().visible(namespace)
     store = here().store
     found = [
         each
         for each in store.repositories()
-        if not each.parent and namespace in ("", each.namespace) and repository in ("", each.name)
+        if not each.parent and visible(each.namespace) and repository in ("", each.name)
     ]
     told = [each for home in found for each in _told(store, home)]
     return Response(msgspec.json.encode(told), content_type="application/json")

@@ -16,9 +16,12 @@ from redis.exceptions import RedisError
 from core import logging, names, queues
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
 from core.models import Promotion, Release, Repository, State
+from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store, of_repository
+from core.store.releases import no_release
 from gateway import bare
+from gateway.callers import caller, owners
 from gateway.context import here
 from gateway.streams import decoded
 
@@ -48,6 +51,7 @@ class Promote(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @bp.post("/system/promote")
+@owners(Scope.DEPLOY)
 def promote() -> Response:
     """Begins the release; what becomes of it is told by ``/system/releases/<id>``."""
     wanted = decoded(request.environ, Promote)
@@ -56,11 +60,13 @@ def promote() -> Response:
     if wanted.release is not None:
         names.release_id(wanted.release)
     store = here().store
+    caller().require(Scope.DEPLOY, wanted.namespace)
     given = store.repository(wanted.namespace, wanted.repository)
     home = _home(store, given)
     target = store.environment(home, wanted.to)
     if wanted.release:
         release = store.release(wanted.release)
+        caller().require(Scope.DEPLOY, release.namespace, no_release(release.id))
         source = _whose(store, home, release)
         if wanted.from_ is not None and wanted.from_ != source.place:
             raise InvalidRequest(f"{release.id} is of {source.place}, not of {wanted.from_[:80]}")

@@ -76,6 +76,8 @@ GET    /system/policy                          401 403 200 403 403 403 403 403 4
 GET    /system/policy/<name>                   401 403 200 200 200 403 403 403 200 200 404 404
 GET    /setup/github                           401 403 200 403 403 403 403 403 401 401   -   -
 GET    /setup/github/callback                  401 403 403 403 403 403 403 403 401 401   -   -
+GET    /system/environments                    401 403 200 200 200 403 403 403 200 200 404 404
+POST   /system/promote                         401 403 400 400 403 400 403 403 400 403 404 404
 GET    /system/previews                        401 403 200 200 200 403 403 403 200 200 404 404
 POST   /system/previews/<n>/<r>/<number>/approve 401 403 404 404 403 404 403 403 404 403 404 404
 GET    /system/variables                       401 403 200 200 200 403 403 403 200 200 404 404
@@ -200,6 +202,7 @@ def asked(method: str, path: str, place: Place) -> tuple[str, dict[str, Any]]:
         "POST /system/tokens": {"json": {"namespace": space}},
         "POST /system/releases": {"json": {"namespace": space, "repository": repository}},
         "PUT /system/releases/<id_>/artifacts": {"json": {"commit": "a" * 40, "functions": []}},
+        "POST /system/promote": {"json": {"namespace": space, "repository": repository}},
         "POST /system/rollback": {"json": {"namespace": space, "repository": repository}},
         "POST /system/dead-letters/replay": {"params": {"function": f"{function}.{space}"}},
         "GET /git/<namespace>/<repository>.git/info/refs": {
