@@ -33,6 +33,7 @@ from gateway import (
     problems,
     promotions,
     prune,
+    public,
     releases,
     remote,
     rollbackbranch,
@@ -97,6 +98,7 @@ def create_app(settings: Settings, store: Store) -> Gateway:
         policy,
         previewlist,
         prune,
+        public,
     ):
         app.register_blueprint(part.bp)
     app.register_error_handler(Exception, problems.answer)

@@ -17,7 +17,8 @@ from flask import Blueprint, Response
 
 from gateway.callers import owners
 from gateway.openapi import limits
-from gateway.openapi.operations import OPERATIONS, Answer, Operation, Query
+from gateway.openapi.operation import Answer, Operation, Query
+from gateway.openapi.operations import OPERATIONS
 from gateway.problems import PROBLEM, Problem
 from gateway.sessions import COOKIE
 

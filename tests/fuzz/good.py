@@ -23,6 +23,8 @@ EMPTY = "empty"
 """A namespace with nothing in it."""
 CLAIMED = "claimed"
 """A namespace whose function of that name belongs to a repository."""
+PUBLIC = "waiting"
+"""A repository that its forge shows to everybody."""
 MOVED = "moved"
 """A repository with something to go back to."""
 SEALING = "sealing"
@@ -166,6 +168,10 @@ def good_requests(
         "getRelease": Request(path={"id": waiting.id}),
         "cancelRelease": Request(path={"id": waiting.id}),
         "releaseLogs": Request(path={"id": building.id}),
+        "privateReleasePage": Request(path={"id": building.id}),
+        "releasePage": Request(path={"id": waiting.id}),
+        "releaseLogText": Request(path={"id": waiting.id}),
+        "badge": Request(path={"namespace": KNOWN, "repository": PUBLIC}),
         "putArtifacts": Request(
             path={"id": building.id}, body=json.loads(msgspec.json.encode(built))
         ),
@@ -206,6 +212,8 @@ def good_requests(
         "unlinkOwner": Request(body={"owner": OWNER}),
     }
     others = {
+        "releasePage": Request(path={"id": building.id}),
+        "releaseLogText": Request(path={"id": building.id}),
         "approvePreview": Request(path=REQUEST, body={"commit": "b" * 40}),
         "createFunction": Request(body={"service": KNOWN, "image": "example.org/new:1"}),
         "updateFunction": Request(

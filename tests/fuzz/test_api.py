@@ -32,7 +32,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gateway.openapi import document
-from gateway.openapi.operations import OPERATIONS, Operation
+from gateway.openapi.operation import Operation
+from gateway.openapi.operations import OPERATIONS
 from tests.fuzz.good import Request, mixed
 from tests.fuzz.world import World, world
 

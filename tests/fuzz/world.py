@@ -61,6 +61,7 @@ from tests.fuzz.good import (
     MOVED,
     NUMBER,
     OWNER,
+    PUBLIC,
     SEALING,
     SECRET,
     SENT,
@@ -240,7 +241,7 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     store.keep_setup(SENT, "0")
     for part in ("worker", "queue", "reporter", "controller"):
         store.beat(part, 86_400)
-    building, waiting = (_release(store, name) for name in (KNOWN, "waiting"))
+    building, waiting = (_release(store, name) for name in (KNOWN, PUBLIC))
     store.move(building.id, BUILDER, State.BUILDING)
     store.append_log(building.id, [line(KNOWN, "context", "step", "building")])
     store.redis.set(keys.lease(building.id), "a worker")
@@ -278,6 +279,7 @@ def _release(store: Store, name: str) -> Release:
         source="github",
         full_name=f"{KNOWN}/{name}",
         deploy_branch="main",
+        public=name == PUBLIC,
     )
     store.save_repository(repository)
     release = store.create_release(repository, "a" * 40, "main", again=True)

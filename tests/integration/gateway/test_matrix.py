@@ -92,6 +92,10 @@ GET    /system/releases/<id_>                  401 403 200 200 200 403 403 403 2
 GET    /system/releases/<id_>/logs             401 403 200 200 200 403 403 403 200 200 404 404
 DELETE /system/releases/<id_>                  401 403 200 200 403 200 403 403 200 403 404 404
 PUT    /system/releases/<id_>/artifacts        401 409 409 403 403 403 403 403 403 403 403 403
+GET    /system/releases/<id_>/page             401 403 200 200 200 403 403 403 200 200 404 404
+GET    /releases/<id_>                         303 303 303 303 303 303 303 303 303 303   -   -
+GET    /releases/<id_>/log                     303 303 303 303 303 303 303 303 303 303   -   -
+GET    /badge/<n>/<r>.svg                      404 404 404 404 404 404 404 404 404 404   -   -
 POST   /system/rollback                        401 403 202 202 403 202 403 403 202 403 404 404
 GET    /system/rollbacks                       401 403 200 200 200 403 403 403 200 200 404 404
 GET    /system/rollbacks/<id_>                 401 403 200 200 200 403 403 403 200 200 404 404
@@ -124,6 +128,8 @@ OPEN = (
     "/healthz",
     "/log",
     "/sealing-key",
+    "/releases/",
+    "/badge/",
 )
 LIMITED = ("all", "read", "deploy", "secrets", "push", "user", "member")
 BY_ROLE = (("POST", "/system/tokens"), ("DELETE", "/system/tokens/<id_>"))
@@ -262,7 +268,7 @@ def _told(places: Places, role: str, method: str, path: str, place: Place) -> li
     """The status; with it what must not be: names of others, changes by what was refused."""
     places.restore()
     filled, more = asked(method, path, place)
-    options = dict(more)
+    options = {**more, "allow_redirects": False}
     if role == "admin":
         options["auth"] = places.gateway.auth
     else:
