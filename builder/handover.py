@@ -20,6 +20,7 @@ class Opened(msgspec.Struct, frozen=True):
 
     authorization: str = ""
     trouble: str = ""
+    refused: str = ""
 
 
 class HeadTold(msgspec.Struct, frozen=True):
@@ -54,9 +55,10 @@ def hand_over(
     ask(settings, "PUT", path, msgspec.json.encode(body))
 
 
-def opened_by_gateway(settings: Settings, repository: Repository) -> Opened:
-    """What opens a private repository of a forge for reading. Raises as ``ask``."""
-    path = f"/internal/repositories/{repository.key}/credential"
+def opened_by_gateway(settings: Settings, repository: Repository, *, checked: bool) -> Opened:
+    """What opens a repository of a forge for reading; ``checked``: the forge is asked first whether
+    it still has this name. Raises as ``ask``."""
+    path = f"/internal/repositories/{repository.key}/credential" + ("?checked=1" * checked)
     return msgspec.json.decode(ask(settings, "GET", path), type=Opened)
 
 

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from builder import folders
 from builder.giterrors import TOO_LARGE, NotServed, Unclear, run, shown
-from builder.handover import Opened, opened_by_gateway
+from builder.handover import opened_by_gateway
 from builder.hardened_git import GitFailed, HardenedGit
 from builder.source import DAMAGE_MARK, Damaged, Source
 from core import names
@@ -70,19 +70,28 @@ class Origin:
     """Why there is no credential, where that may be why it cannot be fetched."""
 
 
-def origin(settings: Settings, repository: Repository) -> Origin:
+def origin(settings: Settings, repository: Repository, *, checked: bool = False) -> Origin:
     """A forge's repository at the forge, opened by what the gateway gives for it unless everybody
-    may read it. One of our own git remote by its path; where that is not on this machine, over HTTP
-    from the gateway with the builder's token.
+    may read it; ``checked``: as what is fetched will be released, once the forge has said that this
+    still is its name. One of our own git remote by its path; where that is not on this machine,
+    over HTTP from the gateway with the builder's token.
 
     Raises:
         ConfigError: the builder's token cannot be read.
+        CheckoutFailed: the name is another repository's by now, or nothing opens it.
         Unavailable: the gateway, or the forge behind it, did not answer in time.
         Others: as ``clone_url``.
     """
     if repository.source != "git":
         url = clone_url(settings, repository)
-        opened = Opened() if repository.public else opened_by_gateway(settings, repository)
+        if repository.public and not checked:
+            return Origin(url)
+        opened = opened_by_gateway(settings, repository, checked=checked)
+        if opened.refused:
+            raise CheckoutFailed(opened.refused)
+        if checked and not repository.public and not opened.authorization:
+            told = opened.trouble or "there is no token for it"
+            raise CheckoutFailed(f"{repository.full_name} is private, and nothing opens it: {told}")
         return Origin(url, credential=opened.authorization, trouble=opened.trouble)
     if settings.git_folder.is_dir():
         return Origin(local_url(settings, repository), local=True)

@@ -162,7 +162,11 @@ def checkout(release: Release, repository: Repository, tools: Tools) -> tuple[Re
         mirror = Mirror(
             tools.settings, repository.namespace, repository.name, check=tools.steps.check
         )
-        where = origin(tools.settings, repository)
+        try:
+            where = origin(tools.settings, repository, checked=True)
+        except CheckoutFailed:
+            have_looked_at(tools.settings, repository)
+            raise
         request = repository.request
         approved = request is not None and request.approved == release.commit
         if repository.source == "git" or approved or tools.store.pinned(release.id):

@@ -433,6 +433,8 @@ class Repository(Struct, frozen=True):
     """Whether the forge shows it to everybody."""
     installation: str = ""
     """Id of the GitHub App's installation that vouches for it; empty: none."""
+    app: str = ""
+    """Id of that App: what another one does not have, is not gone."""
     parent: str = ""
     """Key of the repository whose environment or preview this is."""
     environment: str = ""

@@ -6,14 +6,17 @@ outlives names. Everything may be repeated.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
 from core import logging, names, queues
-from core.errors import Conflict, InvalidRequest
-from core.models import Release, Repository
+from core.errors import InvalidRequest, NotFound
+from core.models import Repository
 from core.names import NO_COMMIT
 from core.store import Store
 from forges.events import ForgeRepository
+from forges.github.app import stored_app
 from gateway.context import Gateway
 
 log = logging.get()
@@ -31,12 +34,13 @@ def holder_of(gateway: Gateway, forge: str, owner_id: str, owner: str) -> str:
 
 
 def namespace_of(store: Store, owner: str, holder: str) -> str:
-    """The namespace that the admin gave the owner, else its login in lower case, where that is one.
+    """The namespace that the admin gave the owner, else the one that it has, whatever its login was
+    then, else its login in lower case, where that is one.
 
     Raises:
         InvalidRequest: it is not, naming the rule.
     """
-    if given := store.owner_namespace(holder):
+    if given := store.owner_namespace(holder) or store.held_by(holder):
         return given
     try:
         return names.owner_namespace(owner.lower())
@@ -52,70 +56,43 @@ def adopt(
 ) -> Repository:
     """Records a repository as its forge describes it; ``known``: what there is of it, if anything.
 
-    Of a new owner it is another repository, whatever its id is: what the old one had deployed is
-    taken down.
+    Of a new owner it is another repository, whatever its id is: once that is here, what the old one
+    had deployed is taken down. An owner with a new login is the same.
 
     Raises:
         Conflict: the namespace, or the name in it, belongs to somebody else.
         InvalidRequest: the owner has no namespace.
     """
     store = gateway.store
+    former = holder_of(gateway, said.forge, "", said.owner)
     holder = holder_of(gateway, said.forge, said.owner_id, said.owner)
-    namespace = namespace_of(store, said.owner, holder)
-    if known and known.namespace != namespace:
-        take_down(store, known, f"it belongs to {said.owner} now, as {said.full_name}")
-        known = None
-    name = known.name if known else said.name
+    if known and said.owner_id and known.owner_id == said.owner_id:
+        namespace = known.namespace
+    else:
+        namespace = namespace_of(store, said.owner, holder)
+    old = known if known and known.namespace != namespace else None
+    app = str(stored_app(gateway.settings).id) if said.forge == "github" else ""
+    before = known if known and not old else None
+    installed = installation or (before.installation if before and before.app == app else "")
     record = Repository(
         namespace=namespace,
-        name=name,
+        name=before.name if before else said.name,
         source=said.forge,
         full_name=said.full_name,
         forge_id=said.id,
-        owner_id=said.owner_id,
-        deploy_branch=said.default_branch or (known.deploy_branch if known else ""),
+        owner_id=said.owner_id or (before.owner_id if before else ""),
+        deploy_branch=said.default_branch or (before.deploy_branch if before else ""),
         public=said.public,
-        installation=installation or (known.installation if known else ""),
+        installation=installed,
+        app=app if installed else "",
     )
     if record == known:
-        return known
-    store.claim_namespace(namespace, holder)
-    _check_name(store, record)
-    store.claim_namespace(namespace, holder, record)  # nobody can delete it in between
-    store.save_repository(record)
-    for child in store.children(record.key):
-        if child.request is None:  # previews follow by themselves (previewwatch)
-            store.save_repository(_as(child, record))
+        return record
+    store.adopt_repository(record, holder, former)
+    if old:
+        take_down(store, old, f"it belongs to {said.owner} now, as {said.full_name}")
     log.info("repository", repository=record.key, forge=said.forge, full_name=said.full_name)
     return record
-
-
-def _check_name(store: Store, record: Repository) -> None:
-    """Two of one owner may be called the same here, where groups lie between, or one took the name
-    that another had: the first keeps it, while it is there."""
-    there = store.find_repository(record.key)
-    if there is None or there.gone or (there.source, there.forge_id) == _id(record):
-        return
-    if there.source != record.source or there.forge_id:
-        raise Conflict(
-            f"{record.key} is {there.full_name or 'a repository of the git remote'} already, and "
-            f"{record.full_name} would be called the same: rename one of them"
-        )
-
-
-def _id(record: Repository) -> tuple[str, str]:
-    return record.source, record.forge_id
-
-
-def _as(child: Repository, parent: Repository) -> Repository:
-    """An environment, where its repository is now."""
-    return msgspec.structs.replace(
-        child,
-        full_name=parent.full_name,
-        owner_id=parent.owner_id,
-        public=parent.public,
-        installation=parent.installation,
-    )
 
 
 def said_of(known: Repository, owner: str) -> ForgeRepository:
@@ -132,17 +109,18 @@ def said_of(known: Repository, owner: str) -> ForgeRepository:
     )
 
 
-def take_down(store: Store, repository: Repository, why: str) -> Release | None:
-    """Marks a repository as gone, and has nothing deployed of it any more, nor of its environments;
-    its previews go by themselves (``previewwatch``). None where nothing of it was here."""
+def take_down(store: Store, repository: Repository, why: str) -> None:
+    """Marks a repository as gone, with its environments (previews follow by themselves); nothing of
+    it stays deployed. The mark is what counts: whatever dies after it, the reconcilers of
+    environments find what is still deployed (``environments.settle``)."""
     for child in store.children(repository.key):
         if child.request is None:
             take_down(store, child, why)
-    gone = msgspec.structs.replace(repository, gone=why)
-    store.save_repository(gone)
-    log.info("repository_gone", repository=repository.key, reason=why)
-    if not store.newest_release(repository.key):
-        return None
-    release = store.create_release(gone, NO_COMMIT, repository.deploy_branch)
-    queues.dispatch(store, repository.key)
-    return release
+    with suppress(NotFound):
+        store.change_repository(
+            repository.key, lambda found: msgspec.structs.replace(found, gone=why)
+        )
+        log.info("repository_gone", repository=repository.key, reason=why)
+        if store.newest_release(repository.key):
+            store.create_release(repository, NO_COMMIT, repository.deploy_branch, again=True)
+            queues.dispatch(store, repository.key)

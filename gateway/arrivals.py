@@ -55,16 +55,17 @@ def arrived(
         Conflict, InvalidRequest: as ``adoption.adopt``.
         Unavailable: too much waits to be asked of the forge.
     """
+    hook = only is not None
     if only is not None:
         _speaks_for(event, only)
     if isinstance(event, Push):
-        return _pushed(gateway, event, delivery)
+        return _pushed(gateway, event, delivery, hook=hook)
     if isinstance(event, RepositoryChanged):
-        return _changed(gateway, event)
+        return _changed(gateway, event, hook=hook)
     if isinstance(event, InstallationChanged):
         return _installed(gateway, event)
     if isinstance(event, PullRequest):
-        return _requested(gateway, event)
+        return _requested(gateway, event, hook=hook)
     return Told(PONG if isinstance(event, Ping) else event.why)
 
 
@@ -78,7 +79,7 @@ def _speaks_for(event: Event, only: str) -> None:
         )
 
 
-def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> Told:
+def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None, *, hook: bool) -> Told:
     said, store = event.repository, gateway.store
     tag = event.ref.startswith(promotions.TAGS) and not event.deleted
     if not event.branch and not tag:
@@ -95,23 +96,23 @@ def _pushed(gateway: Gateway, event: Push, delivery: tuple[str, str] | None) -> 
             told = f"{event.ref} was deleted, and nothing of {said.full_name} is here"
             return Told(f"not deployed: {told}")
         if not said.owner_id:
-            return _look(gateway, said, event.installation, commit=event.commit)
+            return _look(gateway, said, event.installation, commit=event.commit, hook=hook)
         known = adoption.adopt(gateway, said, event.installation, None)
     elif differs(known, said, event.installation) or known.gone:
-        return _look(gateway, said, event.installation, commit=event.commit)
+        return _look(gateway, said, event.installation, commit=event.commit, hook=hook)
     targets = store.for_branch(known, event.branch)
     if not targets:
         return _not_deployed(event, known.deploy_branch)
     commit = NO_COMMIT if event.deleted else event.commit
     made = []
     for number, each in enumerate(targets):
-        again = (delivery[0], f"{delivery[1]}-{number}") if delivery and number else delivery
+        again = (delivery[0], f"{delivery[1]} {each.key}") if delivery and number else delivery
         made.append(store.create_release(each, commit, event.branch, delivery=again))
         queues.dispatch(store, each.key)
     return Told(releases=tuple(made))
 
 
-def _requested(gateway: Gateway, event: PullRequest) -> Told:
+def _requested(gateway: Gateway, event: PullRequest, *, hook: bool) -> Told:
     """Of a repository that is not known yet the forge is asked first, and then which requests it
     has (``previewwatch``)."""
     said = event.repository
@@ -119,9 +120,9 @@ def _requested(gateway: Gateway, event: PullRequest) -> Told:
         require_allowed(gateway, said.forge, said.owner, said.owner_id)
     known = gateway.store.repository_at(said.forge, said.id)
     if known is None:
-        return _look(gateway, said, event.installation)
+        return _look(gateway, said, event.installation, hook=hook)
     if differs(known, said, event.installation):
-        _look(gateway, said, event.installation)
+        _look(gateway, said, event.installation, hook=hook)
     release, told = previews.handle(gateway, event, known)
     return Told(told, (release,) if release else ())
 
@@ -155,13 +156,13 @@ def differs(known: Repository, said: ForgeRepository, installation: str) -> bool
     )
 
 
-def _changed(gateway: Gateway, event: RepositoryChanged) -> Told:
+def _changed(gateway: Gateway, event: RepositoryChanged, *, hook: bool) -> Told:
     said = event.repository
     if gateway.store.repository_at(said.forge, said.id) is None:
         return Told(f"nothing of {said.full_name} is here")
     gone = event.change is RepositoryChange.DELETED
     why = "the repository was deleted" if gone else ""
-    return _look(gateway, said, event.installation, why=why)
+    return _look(gateway, said, event.installation, why=why, hook=hook)
 
 
 def _installed(gateway: Gateway, event: InstallationChanged) -> Told:
@@ -184,7 +185,13 @@ def _installed(gateway: Gateway, event: InstallationChanged) -> Told:
 
 
 def _look(
-    gateway: Gateway, said: ForgeRepository, installation: str, *, commit: str = "", why: str = ""
+    gateway: Gateway,
+    said: ForgeRepository,
+    installation: str,
+    *,
+    commit: str = "",
+    why: str = "",
+    hook: bool = False,
 ) -> Told:
     look = Look(
         forge=said.forge,
@@ -193,6 +200,7 @@ def _look(
         installation=installation,
         commit=commit,
         why=why,
+        hook=hook,
     )
     if not gateway.store.ask_to_look(look):
         raise Unavailable("too many repositories wait to be looked at: redeliver this later")

@@ -73,6 +73,10 @@ class Gateway(Flask):
             self._forges[name] = known.forge(self.settings, name)
         return self._forges[name]
 
+    def forget_forge(self, name: str) -> None:
+        """The next question is asked by a new client, which reads its token anew."""
+        self._forges.pop(name, None)
+
     def named(self, name: str) -> FunctionRecord:
         """What is desired of the function that a path names. Raises NotFound: there is no such."""
         try:

@@ -104,7 +104,8 @@ def watch(settings: Settings, store: Store) -> None:
 
 
 def settle(settings: Settings, store: Store, only: str = "") -> None:
-    """Does what is to be done now, of all repositories or of the one of this key.
+    """Does what is to be done now, of all repositories or of the one of this key: makes and ends
+    environments, and takes down what is gone itself.
 
     Raises:
         RedisError: the store is away.
@@ -118,6 +119,9 @@ def settle(settings: Settings, store: Store, only: str = "") -> None:
                 _wanted(settings, store, known, parent, name, branch)
     functions: dict[str, FunctionRecord] | None = None
     for each in known.values():
+        if each.gone and not each.parent and only in ("", each.key):
+            functions = store.functions() if functions is None else functions
+            _unwanted(store, each, each.gone, functions)
         if not each.environment or only not in ("", each.parent):
             continue
         parent = known.get(each.parent)

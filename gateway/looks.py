@@ -16,7 +16,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from core import logging, queues
-from core.errors import NotAllowed, NotFound, SlipwayError, Unavailable
+from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError
 from core.models import Repository
 from core.store import Store
 from core.store.forges import Look
@@ -33,23 +33,29 @@ EVERY = 2.0
 """Seconds between two looks into the list; at once when it is asked to."""
 APP_EVERY = 300.0
 """Seconds between two questions where our App is installed: its events may be lost, too."""
+REFUSED = 3600.0
+"""Seconds until what could not be taken in is compared again: a name that is taken, say."""
 FIRST, MOST = 2.0, 600.0
 """Seconds until a forge that is away is asked again: twice as many each time."""
-ATTEMPTS = 12
+ATTEMPTS = 40
+"""Hours, then."""
 
 log = logging.get()
 
 
 def watch(gateway: Gateway) -> None:
     """Runs for ever, in a thread of its own."""
-    due = 0.0
+    due, refused, indexed = 0.0, dict[str, float](), False
     while True:
         try:
+            if not indexed:
+                gateway.store.index_repositories()
+                indexed = True
             gateway.look.wait(EVERY)
             gateway.look.clear()
             if time.monotonic() >= due:
                 due = time.monotonic() + APP_EVERY
-                compare_installations(gateway)
+                compare_installations(gateway, refused)
             for look in gateway.store.looks():
                 take(gateway, look)
         except RedisError as error:
@@ -60,36 +66,63 @@ def watch(gateway: Gateway) -> None:
             time.sleep(EVERY)
 
 
-def compare_installations(gateway: Gateway) -> None:
-    """Has everything looked at where what our GitHub App has is not what is known here."""
-    if not stored_app(gateway.settings).pem:
+def compare_installations(gateway: Gateway, refused: dict[str, float] | None = None) -> None:
+    """Has everything looked at where what our GitHub App has is not what is known here.
+
+    ``refused``: ids of repositories that were asked for before and did not become known → when.
+    """
+    app = stored_app(gateway.settings)
+    if not app.pem:
         return
     from forges.github.client import GitHub  # it brings what signs: only where there is an App
 
     github = GitHub(gateway.settings)
     store = gateway.store
+    refused = {} if refused is None else refused
+    try:
+        installations = github.installations()
+    except SlipwayError as error:
+        log.warning("installations_unknown", reason=str(error))
+        return
+    there: dict[str, tuple[ForgeRepository, str]] = {}
+    unknown = set()
+    for each in installations:
+        if not each.suspended:
+            try:
+                there |= {said.id: (said, each.id) for said in github.repositories(each.id)}
+            except SlipwayError as error:  # what is missing may only not have been told
+                unknown.add(each.id)
+                log.warning("installation_unknown", installation=each.id, reason=str(error))
     known = {
         each.forge_id: each
         for each in store.repositories()
         if each.source == "github" and not each.parent and not each.gone
     }
-    there: dict[str, tuple[ForgeRepository, str]] = {}
-    try:
-        for each in github.installations():
-            if not each.suspended:
-                found = github.repositories(each.id)
-                there |= {said.id: (said, each.id) for said in found}
-    except SlipwayError as error:  # what is missing may only not have been told
-        log.warning("installations_unknown", reason=str(error))
-        return
     for said, installation in there.values():
         have = known.get(said.id)
+        if have is None and not _may_be_new(gateway, said, refused):
+            continue
         if have is None or arrivals.differs(have, said, installation):
             _ask(store, said, installation)
     for have in known.values():
-        if have.installation and have.forge_id not in there:
+        ours = have.installation and have.app in ("", str(app.id))
+        if ours and have.installation not in unknown and have.forge_id not in there:
             said = adoption.said_of(have, have.full_name.partition("/")[0])
             _ask(store, said, have.installation, why="the App has it no more")
+
+
+def _may_be_new(gateway: Gateway, said: ForgeRepository, refused: dict[str, float]) -> bool:
+    """Whether to ask for a repository that is not known: not for what was asked for a while ago
+    and is not known even so, nor for whose owner may not deploy."""
+    now = time.monotonic()
+    if now - refused.get(said.id, -REFUSED) < REFUSED:
+        return False
+    refused[said.id] = now
+    try:
+        require_allowed(gateway, said.forge, said.owner, said.owner_id)
+    except NotAllowed:
+        return False
+    return True
 
 
 def _ask(store: Store, said: ForgeRepository, installation: str, why: str = "") -> None:
@@ -105,15 +138,22 @@ def _ask(store: Store, said: ForgeRepository, installation: str, why: str = "") 
 
 
 def take(gateway: Gateway, look: Look) -> None:
-    """Asks once, and forgets the look unless the forge is away."""
+    """Asks once. What is refused for good is forgotten; anything else is tried again."""
     again = None
     try:
         _act(gateway, look, gateway.forge(look.forge))
-    except Unavailable as error:
+    except (Conflict, InvalidRequest, NotAllowed) as error:  # the admin's to solve, who then pushes
+        log.warning("look_refused", forge=look.forge, id=look.forge_id, reason=str(error))
+        if gateway.store.policy(gateway.settings.policy).closed:  # and is not read yet
+            again = _later(look, 0.0)
+    except SlipwayError as error:
         again = _later(look, getattr(error, "retry_after", 0.0))
         log.info("look_later", forge=look.forge, id=look.forge_id, reason=str(error))
-    except SlipwayError as error:  # a namespace that is somebody else's, say: the admin's to solve
-        log.warning("look_refused", forge=look.forge, id=look.forge_id, reason=str(error))
+    except RedisError:
+        raise
+    except Exception:  # one answer that makes no sense holds up nobody else's
+        again = _later(look, 0.0)
+        log.exception("look_failed", forge=look.forge, id=look.forge_id)
     gateway.store.looked(look, again)
 
 
@@ -131,25 +171,45 @@ def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
     asked = there or _stranger(said, look)
     try:
         now = forge.describe(asked)
-        if asked.installation and not forge.installation(asked):
+        if _is_ours(gateway, asked) and not forge.installation(asked):
             raise NotFound("no installation of the App has it any more")
     except NotFound as error:
         if there and not there.gone:
             adoption.take_down(store, there, look.why or str(error))
         return
     except NotAllowed as error:
+        gateway.forget_forge(look.forge)  # its token may have been renewed meanwhile
         log.info("look_not_allowed", forge=look.forge, id=look.forge_id, reason=str(error))
         if look.why:
             if there and not there.gone:
                 adoption.take_down(store, there, look.why)
             return
-        now = said
+        now = _untold(look, said, there)
     require_allowed(gateway, now.forge, now.owner, now.owner_id)
     record = adoption.adopt(gateway, now, look.installation, there)
     # Of one that is as it was, the events and the sweep tell.
     if look.commit or there is None or record != there:
         changed = there is not None and record != there
         _release(gateway, record, look.commit or _head(forge, record), again=changed)
+
+
+def _is_ours(gateway: Gateway, repository: Repository) -> bool:
+    """Whether an installation of the App that we are vouched for it. What one that was replaced by
+    another App had, is not gone."""
+    app = stored_app(gateway.settings)
+    known = repository.app in ("", str(app.id))
+    return bool(repository.installation and app.pem and known)
+
+
+def _untold(look: Look, said: ForgeRepository, there: Repository | None) -> ForgeRepository:
+    """What counts where the forge does not show a repository to us: what was signed for all
+    repositories. Of what was signed for one alone its name and owner are not taken, nor is
+    anything public that its forge hides."""
+    if there and look.hook:
+        owner = there.full_name.partition("/")[0]
+        kept = adoption.said_of(there, owner)
+        said = msgspec.structs.replace(kept, default_branch=said.default_branch)
+    return msgspec.structs.replace(said, public=False)
 
 
 def _head(forge: Forge, record: Repository) -> str:

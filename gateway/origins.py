@@ -18,6 +18,7 @@ from core.errors import (
 )
 from core.models import Repository
 from core.store.forges import Look
+from forges import Forge
 from gateway import adoption
 from gateway.auth import is_builder
 from gateway.context import Gateway, here
@@ -35,6 +36,8 @@ class Opened(msgspec.Struct):
     """Value of the HTTP header; empty: none is needed, or there is none to be had."""
     trouble: str = ""
     """Why there is none."""
+    refused: str = ""
+    """Why nothing may be fetched by this name now."""
 
 
 class HeadTold(msgspec.Struct):
@@ -67,20 +70,48 @@ def head(namespace: str, name: str) -> Response:
 
 @bp.get("/<namespace>/<name>/credential")
 def credential(namespace: str, name: str) -> Response:
-    """``{authorization, trouble}``. 503 where the forge that would give it is away."""
+    """``{authorization, trouble, refused}``. ``?checked=1``: what is fetched will be released, so
+    its name has to be that of the repository whose id is known: others may have it by now.
+
+    503 where the forge that would give a credential is away.
+    """
     gateway, repository = _asked(namespace, name)
+    forge = gateway.forge(repository.source)
     opened = Opened()
-    try:
-        opened.authorization = gateway.forge(repository.source).clone_credential(repository)
-    except Unavailable:
-        raise
-    except SlipwayError as error:
-        opened.trouble = str(error)
+    if request.args.get("checked") == "1":
+        opened.refused = _moved(forge, repository)
+    if not repository.public and not opened.refused:
+        try:
+            opened.authorization = forge.clone_credential(repository)
+        except Unavailable:
+            raise
+        except SlipwayError as error:
+            gateway.forget_forge(repository.source)  # its token may have been renewed meanwhile
+            opened.trouble = str(error)
     return Response(
         msgspec.json.encode(opened),
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
+
+
+def _moved(forge: Forge, repository: Repository) -> str:
+    """Why a repository is not to be fetched by the name that we know; '' where it is, or nobody can
+    tell: an API that is away holds up no release."""
+    called = repository.full_name
+    try:
+        now = forge.describe(repository)
+    except Unavailable:
+        return ""
+    except NotFound as error:
+        return f"{called} is not there any more, or hidden from us: {error}"
+    except SlipwayError as error:
+        return f"{called} is not shown to everybody any more: {error}" if repository.public else ""
+    if now.full_name != called:
+        return f"{called} is called {now.full_name} by now: it is released anew by that name"
+    if repository.public and not now.public:
+        return f"{called} is private by now: it is released anew as such"
+    return ""
 
 
 @bp.post("/<namespace>/<name>/look")

@@ -137,7 +137,7 @@ def badge(namespace: str, repository: str) -> Response:
     names.namespace(namespace)
     names.repository_name(repository)
     found = gateway.store.find_repository(f"{namespace}/{repository}")
-    if found is None or not found.public:
+    if found is None or not found.public or found.gone:
         raise NotFound("there is no public repository of that name here")
     text, color = _told(gateway.store, f"{namespace}/{repository}")
     answer = Response(
@@ -162,7 +162,7 @@ def _public(gateway: Gateway, id_: str) -> Release | None:
     except NotFound:
         return None
     found = gateway.store.find_repository(f"{release.namespace}/{release.repository}")
-    return release if found and found.public else None
+    return release if found and found.public and not found.gone else None
 
 
 def _elsewhere(id_: str) -> AnyResponse:

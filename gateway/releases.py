@@ -136,7 +136,8 @@ def put_artifacts(id_: str) -> Response:
     repository = gateway.store.repository(release.namespace, release.repository)
     _check(gateway, release, repository, body)
     rules = gateway.store.fork_rules(gateway.settings.policy, repository)
-    if told := refusal(repository, body.commit, rules):
+    told = refusal(repository, body.commit, rules)
+    if told and body.functions:  # that nothing is to be deployed is always taken
         raise Conflict(told)
     functions = [_bound(repository, rules, each) for each in body.functions]
     functions = _with_secrets(gateway.store, release, functions)

@@ -19,7 +19,7 @@ from core.sealing import SealingKey
 from core.settings import Settings
 from core.store.forges import Hook
 from forges import MAX_BODY, Webhooks
-from forges.events import Ping
+from forges.events import Event, ForgeRepository, Ping
 from forges.gitea.webhooks import GiteaWebhooks
 from forges.github.app import stored_app
 from forges.github.webhooks import GitHubWebhooks
@@ -74,8 +74,7 @@ def event(forge: str, hook: str) -> Response:
     id_ = webhooks.delivery(headers)
     only = None
     if own:
-        repository = getattr(said, "repository", None)
-        only = gateway.store.bind_hook(own.id, repository.id).forge_id if repository else ""
+        said, only = _spoken(gateway, own, said)
     told = arrivals.arrived(gateway, said, (forge, id_) if id_ else None, only)
     made = [each.id for each in told.releases]
     log.info("webhook", forge=forge, kind=type(said).__name__, releases=made)
@@ -106,6 +105,35 @@ def _hook(gateway: Gateway, forge: str, id_: str) -> Hook:
     if hook is None or hook.forge != forge:
         raise BadCredentials("there is no such hook: make one with 'slipway hook create'")
     return hook
+
+
+def _spoken(gateway: Gateway, hook: Hook, said: Event) -> tuple[Event, str]:
+    """(what an event may say that one repository's hook signed, id of that repository).
+
+    The first event binds the hook to the id of its repository, which has to be called as the hook
+    was made for; whoever has the secret could name any other. Of owner and installation nothing is
+    taken from it: the forge is asked.
+
+    Raises:
+        NotAllowed: it speaks of another repository.
+    """
+    repository = getattr(said, "repository", None)
+    if not isinstance(repository, ForgeRepository):
+        return said, ""
+    if not hook.forge_id:
+        known = gateway.store.repository_at(hook.forge, repository.id)
+        called = {repository.full_name.lower()} | ({known.full_name.lower()} if known else set())
+        if called != {hook.full_name.lower()}:
+            raise NotAllowed(
+                f"this hook was made for {hook.full_name}: make one for {repository.full_name}"
+            )
+        hook = gateway.store.bind_hook(hook.id, repository.id)
+    if repository.id == hook.forge_id:
+        told = msgspec.structs.replace(repository, owner_id="")
+        said = msgspec.structs.replace(said, repository=told)
+        if hasattr(said, "installation"):
+            said = msgspec.structs.replace(said, installation="")
+    return said, hook.forge_id
 
 
 def opened(gateway: Gateway, hook: Hook) -> str:

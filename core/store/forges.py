@@ -46,6 +46,9 @@ class Look(Struct, frozen=True):
     """What an event said was pushed; empty: nothing."""
     why: str = ""
     """Of a repository that is said to be gone."""
+    hook: bool = False
+    """Whether the event was signed by the secret of one repository's hook: what it says of name and
+    owner is not taken where the forge cannot be asked."""
     due: float = 0.0
     """Unix time: not before."""
     tries: int = 0
@@ -123,13 +126,29 @@ class Forges(Repositories):
     # Looks
 
     def ask_to_look(self, look: Look) -> bool:
-        """Notes that a forge is to be asked; the newest wish for a repository counts. False: too
-        many wait."""
+        """Notes that a forge is to be asked. Of one that waits already the newest wish counts, with
+        what it leaves open as it was. False: too many wait."""
         field = f"{look.forge} {look.forge_id}"
-        if not self.redis.hexists(keys.LOOKS, field) and self.redis.hlen(keys.LOOKS) >= MAX_LOOKS:
-            return False
-        self.redis.hset(keys.LOOKS, field, encode(look))
-        return True
+
+        def change(pipe: Pipeline) -> bool:
+            raw = cast("bytes | None", pipe.hget(keys.LOOKS, field))
+            full = int(pipe.hlen(keys.LOOKS)) >= MAX_LOOKS
+            wanted = look
+            if raw is not None:
+                waits = msgspec.json.decode(raw, type=Look)
+                wanted = msgspec.structs.replace(
+                    look,
+                    commit=look.commit or waits.commit,
+                    why=look.why or waits.why,
+                    hook=look.hook and waits.hook,
+                )
+            pipe.multi()
+            if raw is None and full:
+                return False
+            pipe.hset(keys.LOOKS, field, encode(wanted))
+            return True
+
+        return self._transaction(change, keys.LOOKS)
 
     def looks(self) -> list[Look]:
         """Those that are due, the longest due first."""

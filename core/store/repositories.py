@@ -20,32 +20,81 @@ _MAX_ANCESTORS = 4
 
 class Repositories(Base):
     def claim_namespace(
-        self, namespace: str, holder: str, repository: Repository | None = None
+        self,
+        namespace: str,
+        holder: str,
+        repository: Repository | None = None,
+        *,
+        former: str = "",
     ) -> None:
         """Gives the namespace to ``holder`` if nobody has it, together with its first
         ``repository``, which is left as it is where it is known: so nobody can delete the
-        namespace between the two.
+        namespace between the two. ``former``: who the same holder was before we knew better.
 
         Raises:
             Conflict: somebody else holds it.
         """
 
         def change(pipe: Pipeline) -> None:
-            held = text(pipe.hget(keys.NAMESPACES, namespace)) or holder
-            linked = text(pipe.hget(keys.OWNERS, holder)) == namespace
+            upgraded = self._require_claim(pipe, namespace, holder, former)
             pipe.multi()
-            if held != holder and not linked:
-                whose = "Slipway's own git remote" if held == "git" else held
-                raise Conflict(
-                    f"the namespace {namespace!r} belongs to {whose}: use another namespace, or "
-                    f"have the admin link the two owners ('slipway owner link {holder} "
-                    f"{namespace}')"
-                )
-            pipe.hsetnx(keys.NAMESPACES, namespace, holder)
+            self._write_claim(pipe, namespace, holder, upgraded)
             if repository:
                 pipe.hsetnx(keys.REPOSITORIES, repository.key, encode(repository))
 
         self._transaction(change, keys.NAMESPACES, keys.OWNERS)
+
+    def adopt_repository(self, record: Repository, holder: str, former: str = "") -> None:
+        """Claims the namespace as ``claim_namespace``, and writes the record and what its
+        environments have of it, all at once.
+
+        Raises:
+            Conflict: somebody else holds the namespace, or another repository has the name in it.
+        """
+
+        def change(pipe: Pipeline) -> None:
+            upgraded = self._require_claim(pipe, record.namespace, holder, former)
+            _require_name(self.find_repository(record.key), record)
+            children = [
+                as_parent(each, record)
+                for each in self.children(record.key)
+                if each.request is None  # previews follow by themselves
+            ]
+            pipe.multi()
+            self._write_claim(pipe, record.namespace, holder, upgraded)
+            for each in (record, *children):
+                pipe.hset(keys.REPOSITORIES, each.key, encode(each))
+            pipe.hset(keys.FORGE_REPOSITORIES, _at_forge(record), record.key)
+
+        self._transaction(change, keys.NAMESPACES, keys.OWNERS, keys.REPOSITORIES)
+
+    @staticmethod
+    def _require_claim(pipe: Pipeline, namespace: str, holder: str, former: str) -> bool:
+        """Whether what is held is the holder's by another name. Raises Conflict."""
+        held = text(pipe.hget(keys.NAMESPACES, namespace)) or holder
+        linked = text(pipe.hget(keys.OWNERS, holder)) == namespace
+        upgraded = bool(former) and held == former != holder
+        if held != holder and not linked and not upgraded:
+            whose = "Slipway's own git remote" if held == "git" else held
+            raise Conflict(
+                f"the namespace {namespace!r} belongs to {whose}: use another namespace, or "
+                f"have the admin link the two owners ('slipway owner link {holder} "
+                f"{namespace}')"
+            )
+        return upgraded
+
+    @staticmethod
+    def _write_claim(pipe: Pipeline, namespace: str, holder: str, upgraded: bool) -> None:
+        if upgraded:
+            pipe.hset(keys.NAMESPACES, namespace, holder)
+        else:
+            pipe.hsetnx(keys.NAMESPACES, namespace, holder)
+
+    def held_by(self, holder: str) -> str:
+        """The owner's namespace that ``holder`` has already, or ''."""
+        rows = cast("dict[bytes, bytes]", self.redis.hgetall(keys.NAMESPACES))
+        own = [text(name) for name, who in rows.items() if text(who) == holder]
+        return next((name for name in sorted(own) if "--" not in name), "")
 
     def namespaces(self) -> list[str]:
         return sorted(text(name) for name in self.redis.hkeys(keys.NAMESPACES))
@@ -108,6 +157,17 @@ class Repositories(Base):
         found = self.find_repository(key) if key else None
         return found if found and (found.source, found.forge_id) == (forge, id_) else None
 
+    def index_repositories(self) -> None:
+        """Has every repository found by its forge's id: what an older version wrote, or came out of
+        its backup, was not."""
+        rows = {
+            _at_forge(each): each.key
+            for each in self.repositories()
+            if each.forge_id and each.source != "git" and not each.parent
+        }
+        for field, key in rows.items():
+            self.redis.hsetnx(keys.FORGE_REPOSITORIES, field, key)
+
     def children(self, key: str) -> list[Repository]:
         """The environments and previews of a repository."""
         return [each for each in self.repositories() if each.parent == key]
@@ -133,6 +193,32 @@ def identified(repository: Repository) -> Repository:
     if repository.forge_id:
         return repository
     return msgspec.structs.replace(repository, forge_id=secrets.token_hex(16))
+
+
+def as_parent(child: Repository, parent: Repository) -> Repository:
+    """An environment, where its repository is now."""
+    return msgspec.structs.replace(
+        child,
+        source=parent.source,
+        full_name=parent.full_name,
+        forge_id=parent.forge_id,
+        owner_id=parent.owner_id,
+        public=parent.public,
+        installation=parent.installation,
+        app=parent.app,
+    )
+
+
+def _require_name(there: Repository | None, record: Repository) -> None:
+    """Two of one owner may be called the same here, where groups lie between, or one took the name
+    that another had: the first keeps it, while it is there. Raises Conflict."""
+    if there is None or there.gone or not there.forge_id:
+        return
+    if (there.source, there.forge_id) != (record.source, record.forge_id):
+        raise Conflict(
+            f"{record.key} is {there.full_name or 'a repository of the git remote'} already, and "
+            f"{record.full_name} would be called the same: rename one of them"
+        )
 
 
 def _at_forge(repository: Repository) -> str:

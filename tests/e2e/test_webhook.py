@@ -340,7 +340,7 @@ def test_only_the_configured_forge_is_asked(
     "full_name",
     [
         *("../../etc", "a/../b", "a/b/c", "/b", "a/", "a", "a/b.git", "-a/b", "a/-b", "a b/c"),
-        *("a/b?x=1", "a/b#c", "a@evil.example/b", "a:x/b", "a\n/b", "a/b\x00", "a/" + "n" * 201),
+        *("a/b?x=1", "a/b#c", "a@evil.example/b", "a:x/b", "a\n/b", "a/b\x00"),
     ],
 )
 def test_a_name_that_is_none_is_refused(hooked: Platform, forge: Forge, full_name: str) -> None:

@@ -139,7 +139,8 @@ class Forge:
                     self.wrong += wrong
                     return Answer(422, {"message": "; ".join(wrong)})
             return part.handle(Asked(method, path, dict(parse_qsl(query)), headers, body))
-        return Answer(404, {"message": "Not Found"})
+        # Git alone: its API is away.
+        return Answer(404 if self._parts else 503, {"message": "Not Found"})
 
     def opens(self, path: str, authorization: str) -> bool:
         """Whether git may read what lies at this path."""

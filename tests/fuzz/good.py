@@ -23,6 +23,8 @@ EMPTY = "empty"
 """A namespace with nothing in it."""
 CLAIMED = "claimed"
 """A namespace whose function of that name belongs to a repository."""
+PROMOTED = "promoted"
+"""A repository with an environment that has something to promote."""
 PUBLIC = "waiting"
 """A repository that its forge shows to everybody."""
 MOVED = "moved"
@@ -176,6 +178,7 @@ def good_requests(
             path={"id": building.id}, body=json.loads(msgspec.json.encode(built))
         ),
         "rollBack": Request(body={"namespace": KNOWN, "repository": MOVED}),
+        "promote": Request(body={"namespace": KNOWN, "repository": PROMOTED}),
         "listRollbacks": Request(query={"namespace": KNOWN, "repository": rolling.repository}),
         "getRollback": Request(path={"id": rolling.id}),
         "prune": Request(body={"dryRun": True}),

@@ -61,6 +61,7 @@ from tests.fuzz.good import (
     MOVED,
     NUMBER,
     OWNER,
+    PROMOTED,
     PUBLIC,
     SEALING,
     SECRET,
@@ -248,6 +249,10 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     for name in (MOVED, "rolling"):
         for functions in (["before"], ["before", "after"]):
             go_live(store, _release(store, name), [f"{name}-{each}" for each in functions])
+    home = Repository(namespace=KNOWN, name=PROMOTED, source="github", deploy_branch="main")
+    store.save_repository(home)
+    staging = store.save_environment(home, "staging", "develop")
+    go_live(store, store.create_release(staging, "a" * 40, "develop"), ["promoted"])
     store.save_repository(
         identified(Repository(namespace=KNOWN, name=SEALING, source="git", deploy_branch="main"))
     )

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from builder import jobs, pipeline, plan
+from builder import jobs, mirror, pipeline, plan
 from builder.engines.process import ProcessEngine
+from builder.handover import Opened
 from builder.lease import Lease
 from builder.mirror import local_url
 from builder.steps import ReleaseLog, Steps
@@ -31,6 +32,14 @@ from tests.e2e.forge import Forge, Project, serving
 from tests.unit.repositories import BareRepository, Content
 
 OWN = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
+
+
+@pytest.fixture(autouse=True)
+def opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the gateway says of each repository: it is where it was, and for everybody to read."""
+    monkeypatch.setattr(mirror, "opened_by_gateway", lambda *_, **__: Opened())
+
+
 HUB = Repository(
     namespace="alice",
     name="fns",

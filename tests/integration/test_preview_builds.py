@@ -9,8 +9,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from builder import forgeheads, jobs, pipeline
+from builder import forgeheads, jobs, mirror, pipeline
 from builder.forgeheads import ForgeHeads
+from builder.handover import Opened
 from builder.lease import Lease
 from core import queues
 from core.models import Artifact, FunctionSpec, Release, Repository, State
@@ -50,6 +51,12 @@ def project(store: Store, forge: Forge) -> Project:
     made = forge.repository(BASE.full_name)
     made.commit(FILES)
     return made
+
+
+@pytest.fixture(autouse=True)
+def opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the gateway says of each repository: it is where it was, and for everybody to read."""
+    monkeypatch.setattr(mirror, "opened_by_gateway", lambda *_, **__: Opened())
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_the_builders_token_does_not_push(victim: Victim) -> None:
         ("kube-system/x", "the namespace 'kube-system' is reserved"),
         ("a--b/x", "has '--' in it, which is kept for derived namespaces"),
         ("n" * 200 + "/x", "...' is not a namespace"),
-        ("vic/" + "n" * 200, "...' is not a repository name: use letters, digits"),
+        ("vic/" + "n" * 201, "...' is not a repository name: use letters, digits"),
         ("vic/.", "'.' is not a repository name"),
         ("vic/a..b", "'a..b' is not a repository name"),
         ("vic/-x", "'-x' is not a repository name"),
