@@ -196,6 +196,39 @@ def test_a_late_event_of_the_old_name_changes_nothing(hub: Hub) -> None:
     hub.answers("three.late", "v3")
 
 
+def test_who_takes_a_name_that_was_given_up_gets_nothing(hub: Hub) -> None:
+    """No event comes through; the sweep finds a new head under the old name."""
+    repository = made(hub, "Given/up", "eight", private=False)
+    hub.installed(hub.github.install(hub.app, repository))
+    hub.answers("eight.given", "v1")
+    hub.github.rename(repository, "moved")
+    repository.project.work = repository.project.work.rename(hub.platform.folder / "moved-too")
+    squatter = hub.github.repository("Given/up")
+    squatter.project.commit({"stack.yml": stack("eight"), "eight/handler.py": handler("evil")})
+    change(repository, "eight", "v2")
+    answered = set()
+
+    def right() -> bool:
+        answered.add(hub.platform.call("eight.given").text)
+        return "v2" in answered
+
+    until(right, SECONDS, hub.platform.logs)
+    assert "evil" not in answered
+
+
+def test_an_owner_with_a_new_login_keeps_its_functions(hub: Hub) -> None:
+    repository = made(hub, "Before/app", "nine", private=False)
+    installation = hub.github.install(hub.app, repository)
+    hub.installed(installation)
+    hub.answers("nine.before", "v1")
+    repository.owner.login = "After"
+    new = hub.github.forge.folder / "After" / "app.git"
+    new.parent.mkdir(exist_ok=True)
+    repository.project.bare = repository.project.bare.rename(new)
+    hub.push(repository, installation, change(repository, "nine", "v2"))
+    hub.answers("nine.before", "v2")
+
+
 def test_what_is_deleted_is_taken_down(hub: Hub) -> None:
     repository = made(hub, "Ends/here", "four", private=False)
     installation = hub.github.install(hub.app, repository)
