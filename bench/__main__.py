@@ -23,6 +23,8 @@ BENCHES = (
     "forked",
     "stream",
     "follow",
+    "hooks",
+    "converge",
     "listing",
     "zeroloss",
     "rollback",
