@@ -99,23 +99,25 @@ class Repository(msgspec.Struct):
     internal: bool = False
 
 
+class Commit(msgspec.Struct):
+    """``PayloadCommit`` in Gitea's description."""
+
+    id: str
+
+
 class _Push(msgspec.Struct):
     ref: str
     before: str
     after: str
     repository: Repository
+    head_commit: Commit | None = None
+    """The commit, also where ``after`` is an annotated tag; null where there is none."""
 
 
 class _Deletion(msgspec.Struct):
     ref: str
     ref_type: str
     repository: Repository
-
-
-class Commit(msgspec.Struct):
-    """``PayloadCommit`` in Gitea's description."""
-
-    id: str
 
 
 class Side(msgspec.Struct):
@@ -160,6 +162,7 @@ def _push(body: bytes | bytearray) -> Event:
         repository=repository,
         ref=payloads.reference(said.ref),
         commit=commit,
+        tagged=names.commit(said.head_commit.id) if said.head_commit else "",
         deleted=not commit.strip("0"),
     )
 

@@ -141,6 +141,8 @@ class _Push(msgspec.Struct):
     after: str
     project_id: payloads.Id
     project: _Project
+    checkout_sha: str | None = None
+    """The commit, also where ``after`` is an annotated tag; null where the reference was deleted."""
 
 
 class _Commit(msgspec.Struct):
@@ -180,6 +182,7 @@ def _push(body: bytes | bytearray) -> Event:
         repository=_repository(said.project_id, said.project),
         ref=payloads.reference(said.ref),
         commit=names.commit(said.after),
+        tagged=names.commit(said.checkout_sha) if said.checkout_sha else "",
         deleted=not said.after.strip("0"),
     )
 

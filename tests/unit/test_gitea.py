@@ -77,6 +77,20 @@ def test_a_push_is_read() -> None:
     assert (there.default_branch, there.public) == ("main", True)
 
 
+def test_an_annotated_tag_tells_its_commit() -> None:
+    each = example("push")
+    commit = each.payload["commits"][0]
+    tag = {"ref": "refs/tags/promote/production/1", "after": "d" * 40}
+    push = each.read({**each.payload, **tag, "head_commit": commit})
+    assert isinstance(push, Push)
+    assert (push.commit, push.tagged) == ("d" * 40, commit["id"])
+    silent = each.read({**each.payload, **tag, "head_commit": None})
+    assert isinstance(silent, Push)
+    assert silent.tagged == ""
+    with pytest.raises(InvalidRequest):
+        each.read({**each.payload, **tag, "head_commit": {"id": "HEAD"}})
+
+
 def test_only_what_everybody_sees_is_public() -> None:
     owner = example("push").payload["repository"]["owner"]
     assert pushed(owner={**owner, "visibility": "public"}).repository.public

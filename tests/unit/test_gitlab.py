@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from core.errors import BadCredentials
+from core.errors import BadCredentials, InvalidRequest
 from forges.events import (
     Event,
     Ignored,
@@ -152,6 +152,19 @@ def test_a_tag_is_no_branch() -> None:
     for tag in (example("tag_push").read(), example("system", "tag_push").read()):
         assert isinstance(tag, Push)
         assert (tag.ref, tag.branch) == ("refs/tags/v1.0.0", "")
+
+
+def test_an_annotated_tag_tells_its_commit() -> None:
+    tag = example("system", "tag_push").read()
+    assert isinstance(tag, Push)
+    assert tag.commit == "82b3d5ae55f7080f1e6022629cdb57bfae7cccc7", "the tag's own id"
+    assert tag.tagged == "5937ac0a7beb003549fc5fd26fc247adbce4a52e"
+    each = example("tag_push")
+    gone = each.read({**each.payload, "after": "0" * 40, "checkout_sha": None})
+    assert isinstance(gone, Push)
+    assert (gone.deleted, gone.tagged) == (True, "")
+    with pytest.raises(InvalidRequest):
+        each.read({**each.payload, "checkout_sha": "--evil"})
 
 
 def test_a_merge_request_is_read() -> None:
