@@ -36,12 +36,10 @@ from core.errors import CheckoutFailed, InvalidRequest, NotSupported, Unavailabl
 from core.models import Repository
 from core.settings import Settings
 from core.signing import secret_file
+from forges import paths
 
 T = TypeVar("T")
 
-_MAX_GROUPS = 22
-"""Parts of a full name: GitLab nests groups twenty deep."""
-_PART = re.compile(r"[A-Za-z0-9_.][-A-Za-z0-9_.]{0,254}")
 _HISTORY, _HISTORY_SECONDS = 500, 30.0
 """Commits that are looked back, and the time for it."""
 _MAX_PACKS = 50
@@ -115,12 +113,8 @@ def clone_url(settings: Settings, repository: Repository) -> str:
     bases = _bases(settings)
     if repository.source not in bases:
         raise NotSupported(f"repositories of {repository.source!r} cannot be fetched here yet")
-    parts = repository.full_name.split("/")
-    most = _MAX_GROUPS if repository.source == "gitlab" else 2
-    parts_fit = all(_PART.fullmatch(part) and part not in (".", "..") for part in parts)
-    if not 2 <= len(parts) <= most or not parts_fit or parts[-1].endswith(".git"):
-        raise InvalidRequest(f"{repository.full_name[:80]!r} is not owner/name of a repository")
-    url = f"{bases[repository.source]}/{'/'.join(parts)}.git"
+    paths.read(repository.full_name, groups=repository.source == "gitlab")
+    url = f"{bases[repository.source]}/{repository.full_name}.git"
     check_host(settings, url)
     return url
 

@@ -16,6 +16,8 @@ from core.errors import InvalidRequest
 
 MAX_FULL_NAME = 1024
 """Characters: more than GitLab's deepest groups have in practice."""
+MAX_PARTS = 22
+"""GitLab nests groups twenty deep."""
 
 _OWNER = re.compile(r"[A-Za-z0-9_.][-A-Za-z0-9_.]{0,254}")
 _PART = re.compile(r"[-A-Za-z0-9_.]{1,255}")
@@ -44,7 +46,7 @@ def read(full_name: str, *, groups: bool = False) -> Path:
     if (
         len(full_name) > MAX_FULL_NAME
         or not rest
-        or (len(rest) > 1 and not groups)
+        or len(parts) > (MAX_PARTS if groups else 2)
         or not _OWNER.fullmatch(owner)
         or not all(_PART.fullmatch(each) for each in rest)
         or any(not each.strip(".") or each.endswith(".git") for each in parts)

@@ -569,9 +569,12 @@ def github(full_name: str) -> Repository:
 
 
 def test_clone_urls(settings: Settings) -> None:
-    assert clone_url(settings, github("Al-ice/fns.js")) == "https://github.com/Al-ice/fns.js.git"
+    for name in ("Al-ice/fns.js", "alice/-fns", "alice/.github"):
+        assert clone_url(settings, github(name)) == f"https://github.com/{name}.git"
     for name in (
         "alice",
+        "-alice/x",
+        "--upload-pack=x/y",
         "a/b/c",
         "../x",
         "a/..",
