@@ -34,7 +34,7 @@ class Later(Unavailable):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back. ``status`` 304 has no body."""
+    """What came back. ``status`` 304 has no body; others have one where something is expected."""
 
     status: int
     headers: Mapping[str, str]
@@ -69,7 +69,8 @@ class Api:
             NotAllowed: 401, 403.
             NotFound: 404, 410, 451.
             Conflict: 409.
-            InvalidRequest: other 4xx; a redirect (renamed); an answer that is not as ``expect``.
+            InvalidRequest: other 4xx; a redirect (renamed); an answer that is not as ``expect``, or
+                is empty where that was given.
         """
         told = {"Accept": "application/json", "User-Agent": "slipway", **(headers or {})}
         data = None
@@ -95,6 +96,8 @@ class Api:
         except requests.RequestException as error:
             raise Later(f"{self._who} does not answer ({type(error).__name__})") from error
         self._refuse(method, path, answer, content)
+        if not content and expect is not object and answer.status_code != 304:
+            raise InvalidRequest(f"{self._who} answers with nothing")
         return Answer(answer.status_code, answer.headers, self._read(content, expect))
 
     def _whole(self, answer: requests.Response) -> bytes:

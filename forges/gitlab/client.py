@@ -129,12 +129,16 @@ class GitLab:
 
     def _owner_id(self, owner: str, namespace: _Namespace) -> str:
         """Of the outermost group, or of a user's own namespace: GitLab counts them in one row, and
-        they keep their id whatever they are called."""
+        they keep their id whatever they are called. '': the outermost group is not shown to us,
+        which says nothing of the project."""
         if "/" not in namespace.full_path:
             return str(namespace.id)
         query = {"with_projects": "false"}
         path = f"/groups/{quote(owner, safe='')}"
-        return str(self._access.ask("GET", path, query=query, expect=_Group).body.id)
+        try:
+            return str(self._access.ask("GET", path, query=query, expect=_Group).body.id)
+        except NotFound:
+            return ""
 
     def installation(self, repository: Repository) -> str:  # noqa: ARG002 - all forges' signature
         return ""

@@ -22,6 +22,7 @@ from forges.gitea.client import Gitea
 from forges.known import forge
 from tests.forges import gitea as fake
 from tests.forges.gitea import serving_gitea
+from tests.forges.server import Answer, Part
 
 MAIN = "refs/heads/main"
 URL = "https://slipway.example"
@@ -190,6 +191,14 @@ def test_without_a_token_nothing_is_shown(nobody: Gitea, tea: fake.Gitea) -> Non
     with pytest.raises(NotAllowed, match="SLIPWAY_GITEA_TOKEN_FILE"):
         nobody.report(known(there), Report("slipway", "a" * 40, Progress.QUEUED, "queued"))
     assert nobody.describe(known(there)).public
+
+
+def test_an_empty_answer_describes_nothing(
+    client: Gitea, tea: fake.Gitea, site: fake.Repository
+) -> None:
+    tea.forge.serve(Part("/api/v1/repositories/", lambda _: Answer(200)))
+    with pytest.raises(InvalidRequest, match="answers with nothing"):
+        client.describe(known(site))
 
 
 def test_outages_are_told(client: Gitea, tea: fake.Gitea, site: fake.Repository) -> None:

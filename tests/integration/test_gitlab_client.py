@@ -24,6 +24,7 @@ from forges.gitlab.client import GitLab
 from forges.known import forge
 from tests.forges import gitlab as fake
 from tests.forges.gitlab import serving_gitlab
+from tests.forges.server import Answer, Part
 
 MAIN = "refs/heads/main"
 URL = "https://slipway.example"
@@ -174,6 +175,23 @@ def test_a_project_that_is_not_there_is_told(
     del lab.repositories[shop.id]
     for ask in (client.describe, lambda there: client.head(there, MAIN)):
         with pytest.raises(NotFound):
+            ask(known(shop))
+
+
+def test_a_group_that_is_not_shown_ends_no_project(
+    client: GitLab, lab: fake.GitLab, shop: fake.Repository
+) -> None:
+    del lab.groups["acme"]
+    told = client.describe(known(shop))
+    assert (told.id, told.owner, told.owner_id) == (str(shop.id), "acme", "")
+
+
+def test_an_empty_answer_describes_nothing(
+    client: GitLab, lab: fake.GitLab, shop: fake.Repository
+) -> None:
+    lab.forge.serve(Part("/api/v4/projects/", lambda _: Answer(200)))
+    for ask in (client.describe, client.requests, lambda there: client.head(there, MAIN)):
+        with pytest.raises(InvalidRequest, match="answers with nothing"):
             ask(known(shop))
 
 
