@@ -201,11 +201,14 @@ class Credentials:
     def _of_installation(
         self, installation: str, repository: Repository, permissions: Mapping[str, str]
     ) -> Credential:
-        id_ = int(repository.forge_id) if repository.forge_id.isdecimal() else None
-        return Credential(self._made(installation, id_, permissions), installation)
+        """For one repository: by its id, or as ``path_of`` by its name."""
+        which: int | str = repository.full_name.partition("/")[2]
+        if repository.forge_id.isdecimal():
+            which = int(repository.forge_id)
+        return Credential(self._made(installation, which, permissions), installation)
 
     def _made(
-        self, installation: str, repository: int | None, permissions: Mapping[str, str]
+        self, installation: str, repository: int | str | None, permissions: Mapping[str, str]
     ) -> str:
         tokens = self._some()
         kept = tokens.kept(installation, repository, permissions)
@@ -218,9 +221,7 @@ class Credentials:
             tokens.forget(token)
 
     def _heard(self, who: str, method: str, path: str, **options: Any) -> Answer:
-        return self._in_turn(
-            who, lambda: _answered(self._api.ask(method, path, **options), options)
-        )
+        return self._in_turn(who, lambda: self._api.ask(method, path, **options))
 
     def _in_turn(self, who: str, ask: Callable[[], T]) -> T:
         """Raises Later without asking where they were told to wait."""
@@ -241,13 +242,6 @@ class Credentials:
     def _later(self, who: str, seconds: float) -> None:
         if seconds:
             self._quiet[who] = time.monotonic() + seconds
-
-
-def _answered(answer: Answer, options: Mapping[str, Any]) -> Answer:
-    """Raises InvalidRequest: nothing came where something was expected."""
-    if "expect" in options and answer.body is None and answer.status != 304:
-        raise InvalidRequest("GitHub answers with nothing")
-    return answer
 
 
 def _bearer(token: str) -> dict[str, str]:

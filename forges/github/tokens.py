@@ -32,7 +32,7 @@ _LIFE = 600
 _MOST = 2000
 """Tokens kept; then those that have ended go."""
 
-Key = tuple[str, int | None, tuple[tuple[str, str], ...]]
+Key = tuple[str, int | str | None, tuple[tuple[str, str], ...]]
 
 
 class _Made(msgspec.Struct):
@@ -70,10 +70,10 @@ class Tokens:
         return jwt.encode(claims, self._key, algorithm="RS256")
 
     def token(
-        self, installation: str, repository: int | None, permissions: Mapping[str, str]
+        self, installation: str, repository: int | str | None, permissions: Mapping[str, str]
     ) -> str:
-        """A token of an installation that is good for five minutes at least. ``repository``: id of
-        the one that it opens; None: all of the installation's.
+        """A token of an installation that is good for five minutes at least. ``repository``: id or
+        name of the one that it opens; None: all of the installation's.
 
         Raises as ``Api.ask``, and:
             NotFound: there is no such installation.
@@ -87,7 +87,7 @@ class Tokens:
             return place.value
 
     def kept(
-        self, installation: str, repository: int | None, permissions: Mapping[str, str]
+        self, installation: str, repository: int | str | None, permissions: Mapping[str, str]
     ) -> str:
         """The same without asking anybody; '': it would have to be made."""
         place = self._place((installation, repository, tuple(sorted(permissions.items()))))
@@ -112,19 +112,19 @@ class Tokens:
             return self._places.setdefault(key, _Place())
 
     def _make(
-        self, installation: str, repository: int | None, permissions: Mapping[str, str]
+        self, installation: str, repository: int | str | None, permissions: Mapping[str, str]
     ) -> tuple[str, float]:
         if not (installation.isascii() and installation.isdecimal()):
             raise InvalidRequest(f"{installation[:40]!r} is not the id of an installation")
         body: dict[str, Any] = {"permissions": dict(permissions)}
-        if repository is not None:
+        if isinstance(repository, int):
             body["repository_ids"] = [repository]
+        elif repository is not None:
+            body["repositories"] = [repository]
         path = f"/app/installations/{installation}/access_tokens"
         started = time.monotonic()
         headers = {"Authorization": f"Bearer {self.jwt()}"}
         answer = self._api.ask("POST", path, headers=headers, body=body, expect=_Made)
-        if not isinstance(answer.body, _Made):
-            raise InvalidRequest("GitHub answers with no token")
         # By GitHub's own clock, whatever ours says.
         lives = answer.body.expires_at.timestamp() - _time(answer)
         return answer.body.token, started + lives

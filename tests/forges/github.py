@@ -435,6 +435,9 @@ def _access_token(github: GitHub, asked: Asked, id_: str) -> Answer:
     if installation.suspended:
         raise Refused(403, "This installation has been suspended")
     wanted = set(asked.json.get("repository_ids", installation.repositories))
+    if named := asked.json.get("repositories"):
+        own = {each.name: id_ for id_, each in github.repositories.items() if id_ in wanted}
+        wanted = {own.get(name, 0) for name in named}
     if not wanted <= installation.repositories:
         raise Refused(422, "There is at least one repository that does not exist or is not access")
     permissions = {"metadata": "read"} | asked.json.get("permissions", installation.permissions)

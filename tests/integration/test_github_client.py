@@ -146,6 +146,16 @@ def test_a_private_repository_is_cloned_by_a_token_for_it_alone(
     assert token.repositories == {site.id}
 
 
+def test_one_whose_id_is_not_known_is_cloned_by_a_token_for_its_name_alone(
+    client: GitHub, hub: fake.GitHub, site: fake.Repository
+) -> None:
+    other = hub.repository("ann/other", private=True)
+    hub.installations[next(iter(hub.installations))].repositories.add(other.id)
+    assert client.clone_credential(msgspec.structs.replace(known(site), forge_id=""))
+    (token,) = hub.tokens.values()
+    assert token.repositories == {site.id}
+
+
 def test_a_token_that_ended_opens_nothing(
     client: GitHub, hub: fake.GitHub, site: fake.Repository, tmp_path: Path
 ) -> None:
