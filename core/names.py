@@ -33,7 +33,7 @@ BRANCH = re.compile(
 PRODUCTION = "production"
 """What is deployed from the deploy branch, beside the environments by their names."""
 ENVIRONMENT_LENGTH = 40
-_PREVIEW = re.compile(r"pr-[0-9]+")
+_PREVIEW = re.compile(r"pr-[0-9]+(?:-[0-9a-f]{8})?")
 TOKEN = re.compile(r"[0-9a-f]{12}")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"

@@ -77,6 +77,7 @@ def test_environments_have_names(value: str) -> None:
         ("production", "no environment can be called 'production'"),
         ("preview", "no environment can be called 'preview'"),
         ("pr-7", "those of previews"),
+        ("pr-7-0a1b2c3d", "those of previews"),
     ],
 )
 def test_what_no_environment_is_called(value: str, told: str) -> None:
