@@ -2,9 +2,11 @@
 hint, so whatever became of it, every repository comes to its branch's head.
 
 Each repository is asked about every ``SLIPWAY_SWEEP`` seconds, at a moment of its own, so that the
-questions are spread out; one that cannot be asked, less and less often. Where the gateway may ask
-the forge's API it does, on the condition that something changed, which costs a forge next to
-nothing; else git asks (``ls-remote``).
+questions are spread out; one that cannot be asked, less and less often. Each forge has a line of
+its own (``forgeline``): one that hangs holds up no other. Where the gateway may ask the forge's API
+it does, on the condition that something changed, which costs a forge next to nothing; else git asks
+(``ls-remote``). Requests of forks that wait for approval are not asked about: anybody can open as
+many as they like.
 
 A head that was released before, and is in the history of what was released last, may be shown by a
 server of the forge that lags: it has to stay for ``LAG`` seconds to count as a forced push.
@@ -14,27 +16,26 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
 from builder.duty import Duty
+from builder.forgeline import Line
 from builder.handover import have_looked_at, head_by_gateway
 from builder.mirror import Mirror, NoBranch, origin
 from core import logging, queues
 from core.errors import CheckoutFailed, NotFound, SlipwayError
 from core.models import Release, Repository, Request
 from core.names import NO_COMMIT
-from core.previews import closed, pushed
+from core.previews import closed, pushed, refusal
 from core.settings import Settings
 from core.store import Store
 
 TIMEOUT = 10.0
 """Seconds that one question may take."""
-AT_ONCE = 4
-"""Questions side by side: git is a process, and the builder gives way to what is live."""
+WAIT = 1.0
+"""Seconds that a turn waits for its answers: what takes longer goes on beside the next turns."""
 AWAY, REFUSED = 60.0, 600.0
 """Most seconds until what is away, or refuses us, is asked again."""
 BY_GIT = 3600.0
@@ -67,22 +68,35 @@ class ForgeHeads:
         self.settings = settings
         self.store = store
         self._duty = Duty(store, "forge-heads", 30.0)
+        self._watched: dict[str, Repository] = {}
         self._asked: dict[str, _Asked] = {}
+        self._lines: dict[str, Line] = {}
+        """By forge."""
         self._begun = False
 
     def run(self) -> None:
-        """One turn; does nothing while another worker has the duty."""
+        """One turn; asks nothing more while another worker has the duty."""
         if not self.settings.sweep or not self._duty.mine():
+            for line in self._lines.values():
+                line.put(())
             return
-        found = [each for each in self.store.repositories() if _is_watched(each)]
+        self._watched = {each.key: each for each in self.store.repositories() if _is_watched(each)}
         now = time.monotonic()
         self._asked = {
-            each.key: self._asked.get(each.key) or _Asked(self._first(each, now)) for each in found
+            key: self._asked.get(key) or _Asked(self._first(each, now))
+            for key, each in self._watched.items()
         }
         self._begun = True
-        due = [each for each in found if self._asked[each.key].due <= now]
-        if due:
-            self._ask_all(sorted(due, key=lambda each: self._asked[each.key].due))
+        due: dict[str, list[str]] = {each.source: [] for each in self._watched.values()}
+        for key in sorted(self._asked, key=lambda each: self._asked[each].due):
+            if self._asked[key].due <= now:
+                due[self._watched[key].source].append(key)
+        for forge, keys in due.items():
+            if forge not in self._lines:
+                self._lines[forge] = Line(f"heads-{forge}", self._ask)
+            self._lines[forge].put(keys)
+        for forge in due:
+            self._lines[forge].wait(now + WAIT)
 
     def _first(self, repository: Repository, now: float) -> float:
         """At our start all are due; of a repository that comes later, the event has just come."""
@@ -91,25 +105,26 @@ class ForgeHeads:
         phase = zlib.crc32(repository.key.encode()) % 1000 / 1000
         return now + self.settings.sweep * phase
 
-    def _ask_all(self, due: Sequence[Repository]) -> None:
-        with ThreadPoolExecutor(min(AT_ONCE, len(due))) as pool:
-            for _ in pool.map(self._ask, due):
-                if not self._duty.mine():
-                    pool.shutdown(cancel_futures=True)
-                    return
-
-    def _ask(self, repository: Repository) -> None:
-        asked = self._asked[repository.key]
+    def _ask(self, key: str) -> bool | None:
+        """Whether its forge answered, whatever it said; None: it was not asked."""
+        repository, asked = self._watched.get(key), self._asked.get(key)
+        if repository is None or asked is None or asked.due > time.monotonic():
+            return None  # gone, or asked about, since it was put in line
         every = self.settings.sweep
+        answered: bool | None = None
         try:
+            if self._waits(repository):
+                asked.due = time.monotonic() + every
+                return None
             if repository.request and asked.seen != repository.request.commit:
                 asked.etag = ""
             head, etag = self._head(repository, asked)
+            answered = True
             asked.failures = 0
             asked.seen = head or asked.seen
             if head and repository.request:
-                self._request(repository, repository.request, head)
-            elif head and self._counts(repository, head):
+                self._request(repository, repository.request, head, asked)
+            elif head and self._counts(repository, head, asked):
                 self._release(repository, head)
             # What was shown and is not released yet is to be told again.
             asked.etag = "" if asked.back else etag
@@ -117,7 +132,9 @@ class ForgeHeads:
             log.warning("head_unknown", repository=repository.key, reason="the store is away")
         except SlipwayError as error:
             asked.failures = min(asked.failures + 1, 10)
-            every = min(every * 2**asked.failures, max(every, _most(error)))
+            away = error.retryable and not isinstance(error, NotFound)
+            answered = not away
+            every = min(every * 2**asked.failures, max(every, AWAY if away else REFUSED))
             log.warning("head_unknown", repository=repository.key, reason=str(error)[:300])
             if isinstance(error, CheckoutFailed) and not error.retryable:
                 self._have_looked_at(repository)
@@ -126,6 +143,15 @@ class ForgeHeads:
         asked.due = max(asked.due + every, time.monotonic())
         if asked.back:
             asked.due = min(asked.due, asked.back_since + LAG)
+        return answered
+
+    def _waits(self, repository: Repository) -> bool:
+        """Whether it is a fork's, and whatever its head is may not be built."""
+        request = repository.request
+        if request is None or not request.fork:
+            return False
+        rules = self.store.fork_rules(self.settings.policy, repository)
+        return bool(refusal(repository, request.commit, rules))
 
     def _have_looked_at(self, repository: Repository) -> None:
         """It may have another name, or be gone, without an event that came through."""
@@ -160,9 +186,8 @@ class ForgeHeads:
                 return release
         return None
 
-    def _counts(self, repository: Repository, head: str) -> bool:
+    def _counts(self, repository: Repository, head: str, asked: _Asked) -> bool:
         """Whether the branch is at ``head`` for sure, and it is not what was released last."""
-        asked = self._asked[repository.key]
         last = self._last(repository)
         released = (last.commit if last else self.store.head(repository.key)) or NO_COMMIT
         if head == released or last is None or not self._is_back(repository, head, released):
@@ -170,10 +195,9 @@ class ForgeHeads:
             return head != released
         return _stays(asked, head)
 
-    def _request(self, repository: Repository, request: Request, head: str) -> None:
+    def _request(self, repository: Repository, request: Request, head: str, asked: _Asked) -> None:
         """Notes what a request's head is: whether that is built is the gateway's to say. Forges
         keep the head of a request that was closed, some for ever and some for a while."""
-        asked = self._asked[repository.key]
         if head == request.commit:
             asked.back = ""
         elif _stays(asked, head):
@@ -209,8 +233,10 @@ class ForgeHeads:
 def _is_watched(repository: Repository) -> bool:
     if repository.source == "git" or not repository.deploy_branch:
         return False
-    request = repository.request  # a preview that was too old comes back with the next push
-    return request.open if request else not repository.gone
+    # A preview that was too old comes back with the next push, of which an event or the forge's
+    # list of requests tells.
+    request = repository.request
+    return not repository.gone and (request is None or request.open)
 
 
 def _stays(asked: _Asked, head: str) -> bool:
@@ -222,7 +248,3 @@ def _stays(asked: _Asked, head: str) -> bool:
         return False
     asked.back = ""
     return True
-
-
-def _most(error: SlipwayError) -> float:
-    return AWAY if error.retryable and not isinstance(error, NotFound) else REFUSED

@@ -142,7 +142,7 @@ class _Push(msgspec.Struct):
     project_id: payloads.Id
     project: _Project
     checkout_sha: str | None = None
-    """The commit, also where ``after`` is an annotated tag; null where the reference was deleted."""
+    """The commit, also where ``after`` is an annotated tag; null where the reference is gone."""
 
 
 class _Commit(msgspec.Struct):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,13 +33,18 @@ def project(forge: Forge) -> Project:
     return forge.repository("Alice/fns")
 
 
-@pytest.fixture
-def sweep(settings: Settings, store: Store, forge: Forge) -> Callable[[], ForgeHeads]:
-    """A worker's sweep, its first turn taken, as after a start."""
+Sweep = Callable[..., ForgeHeads]
 
-    def turn() -> ForgeHeads:
+
+@pytest.fixture
+def sweep(settings: Settings, store: Store, forge: Forge, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """A worker's sweep, its first turn taken, as after a start; each turn waits for its answers."""
+    monkeypatch.setattr(forgeheads, "WAIT", 30.0)
+
+    def turn(**given: Any) -> ForgeHeads:
         store.redis.delete(keys.lock("forge-heads"))
-        made = ForgeHeads(replace(settings, github_url=forge.url, sweep=0.2), store)
+        here = replace(settings, github_url=forge.url, **({"sweep": 0.2} | given))
+        made = ForgeHeads(here, store)
         made.run()
         return made
 
@@ -60,7 +66,7 @@ def commits(store: Store) -> list[str]:
 
 
 def test_an_event_that_was_lost_is_found_at_the_forge(
-    store: Store, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, project: Project, sweep: Sweep
 ) -> None:
     store.save_repository(HUB)
     old = project.commit({"x": "1"})
@@ -75,7 +81,7 @@ def test_an_event_that_was_lost_is_found_at_the_forge(
 
 
 def test_a_head_that_failed_is_not_tried_for_ever(
-    store: Store, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, project: Project, sweep: Sweep
 ) -> None:
     store.save_repository(HUB)
     release = store.create_release(HUB, project.commit({"x": "1"}), "master")
@@ -85,7 +91,7 @@ def test_a_head_that_failed_is_not_tried_for_ever(
 
 
 def test_what_the_event_said_is_not_what_was_released(
-    store: Store, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, project: Project, sweep: Sweep
 ) -> None:
     """The forge showed the old head as the build began, longer than it was asked again."""
     store.save_repository(HUB)
@@ -98,7 +104,7 @@ def test_what_the_event_said_is_not_what_was_released(
 
 
 def test_an_older_commit_that_the_admin_released_stays(
-    store: Store, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, project: Project, sweep: Sweep
 ) -> None:
     store.save_repository(HUB)
     old, new = project.commit({"x": "1"}), project.commit({"x": "2"})
@@ -110,20 +116,44 @@ def test_an_older_commit_that_the_admin_released_stays(
 
 
 def test_all_are_asked_again_and_again(
-    store: Store, forge: Forge, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, forge: Forge, project: Project, sweep: Sweep
 ) -> None:
     store.save_repository(HUB)
     other = msgspec.structs.replace(HUB, name="other")
     store.save_repository(other)
     first = project.commit({"x": "1"})
-    mine = sweep()
+    calm = sweep(sweep=600.0)
     assert commits(store) == [first]
     assert len(store.releases("alice", "other")) == 1
     before = len(forge.asked)
-    mine.run()
+    calm.run()
     assert len(forge.asked) == before, "not before its time"
-    second = project.commit({"x": "2"})
-    until_released(mine, store, second)
+    mine = sweep()
+    for number in (2, 3):
+        until_released(mine, store, project.commit({"x": str(number)}))
+
+
+def test_a_forge_that_hangs_holds_up_no_other(
+    store: Store,
+    project: Project,
+    sweep: Sweep,
+    short_tmp: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forgeheads, "WAIT", 0.1)
+    monkeypatch.setattr(forgeheads, "TIMEOUT", 3.0)
+    with serving(short_tmp / "tea") as tea:
+        tea.slow = 60.0
+        for number in range(20):
+            at = {"name": f"site{number}", "full_name": f"Alice/site{number}"}
+            store.save_repository(msgspec.structs.replace(HUB, source="gitea", **at))
+        store.save_repository(HUB)
+        first = project.commit({"x": "1"})
+        mine = sweep(gitea_url=tea.url)
+        for commit in (first, project.commit({"x": "2"})):
+            until_released(mine, store, commit, seconds=6)
+        assert tea.asked
+        assert len(tea.asked) <= 12, "no more than a few at once"
 
 
 def until_released(mine: ForgeHeads, store: Store, commit: str, seconds: float = 5) -> float:
@@ -137,7 +167,7 @@ def until_released(mine: ForgeHeads, store: Store, commit: str, seconds: float =
 
 
 def test_a_forge_that_is_away_is_asked_less_often(
-    store: Store, forge: Forge, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, forge: Forge, project: Project, sweep: Sweep
 ) -> None:
     store.save_repository(HUB)
     head = project.commit({"x": "1"})
@@ -160,7 +190,7 @@ def show(project: Project, commit: str) -> None:
 def test_a_server_that_lags_turns_nothing_back(
     store: Store,
     project: Project,
-    sweep: Callable[[], ForgeHeads],
+    sweep: Sweep,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(forgeheads, "LAG", 1.0)
@@ -184,7 +214,7 @@ def test_a_server_that_lags_turns_nothing_back(
 
 
 def test_a_forced_push_to_another_history_counts_at_once(
-    store: Store, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, project: Project, sweep: Sweep
 ) -> None:
     store.save_repository(HUB)
     project.commit({"x": "1"})
@@ -201,7 +231,7 @@ def test_a_forced_push_to_another_history_counts_at_once(
 
 
 def test_what_is_gone_is_not_asked_for(
-    store: Store, forge: Forge, project: Project, sweep: Callable[[], ForgeHeads]
+    store: Store, forge: Forge, project: Project, sweep: Sweep
 ) -> None:
     project.commit({"x": "1"})
     store.save_repository(msgspec.structs.replace(HUB, gone="it was deleted"))

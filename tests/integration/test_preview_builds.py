@@ -273,6 +273,7 @@ def test_where_the_policy_says_so_its_head_is_built_unasked(
 def look(hub: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Has the builder look at all heads."""
     monkeypatch.setattr(forgeheads, "LAG", 0.0)
+    monkeypatch.setattr(forgeheads, "WAIT", 30.0)
     heads = ForgeHeads(replace(hub, sweep=1e-9), store)
 
     def turns() -> None:
@@ -286,7 +287,10 @@ def look(hub: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> Callab
 def test_a_push_that_no_hook_told_is_noted(
     hub: Settings, store: Store, project: Project, look: Callable[[], None], head: str | None
 ) -> None:
-    requested(hub, store, project.request(5, {"web/handler.py": WEB}), head)
+    older = project.request(5, {"web/handler.py": WEB})
+    requested(hub, store, older, head)
+    if head:
+        previews.approve(hub, store, "alice/shop", 5, older)
     newer = project.request(5, {"web/handler.py": WEB.replace("v1", "v2")})
     look()
     request = the(store).request
