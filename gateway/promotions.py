@@ -33,8 +33,9 @@ MOST = 20
 """Tags that are looked at of one push, or of one repository in one pass."""
 _TAG = re.compile(r"promote/([^/]+)/.+")
 _CAME_TO_NOTHING = (State.FAILED, State.CANCELLED, State.SUPERSEDED)
-_LOOKED_AT = 500
-"""Releases of an environment among which a tagged commit is looked for."""
+LOOKED_AT = 100
+"""Newest releases of an environment among which a tagged commit is looked for, while an event waits
+for it; so many are kept by default (SLIPWAY_KEEP_REVISIONS)."""
 
 
 class Promote(msgspec.Struct, forbid_unknown_fields=True):
@@ -91,8 +92,8 @@ def by_tag(store: Store, home: Repository, tag: str, commit: str, object_: str) 
     Raises:
         InvalidRequest: it has no such form.
         NotFound: there is no such environment.
-        Conflict: the commit was never live in another one, or a newer one was promoted already:
-            in whichever order tags are heard of, it ends in the same way.
+        Conflict: the commit was not live in another one lately, or a newer one was promoted
+            already: in whichever order tags are heard of, it ends in the same way.
     """
     match = _TAG.fullmatch(tag)
     if not match:
@@ -102,13 +103,14 @@ def by_tag(store: Store, home: Repository, tag: str, commit: str, object_: str) 
         (release, each)
         for each in [home, *store.environments(home)]
         if each.key != target.key
-        for release in store.releases(each.namespace, each.name, limit=_LOOKED_AT)
+        for release in store.newest_releases(each.key, LOOKED_AT)
         if release.commit == commit and release.state in (State.LIVE, State.REPLACED)
     ]
     if not found:
         raise Conflict(
-            f"{commit[:12]} was live in no other environment of {home.key} than {target.place}: "
-            "have its branch released there first, then push another tag"
+            f"{commit[:12]} was live in no other environment of {home.key} than {target.place}, "
+            f"by the last {LOOKED_AT} releases of each: have its branch released there first, then "
+            "push another tag; or name an older one by 'slipway promote --release'"
         )
     release, source = max(found, key=lambda each: each[0].number)
     last = store.newest_release(target.key)

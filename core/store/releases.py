@@ -76,6 +76,14 @@ class Releases(Policies):
             found += [with_rows(r, row) for r, row in zip(wanted, rows, strict=True)]
         return found
 
+    def newest_releases(self, repository: str, count: int) -> list[Release]:
+        """So many of one repository at most, the newest first, without what became of each
+        function; nothing else is read."""
+        index = keys.repository_releases(repository)
+        ids = cast("list[bytes]", self.redis.zrevrange(index, 0, count - 1))
+        raws = self._pipeline([("HGET", keys.release(text(id_)), "doc") for id_ in ids])
+        return [release_of(raw, {}) for raw in raws if raw is not None]
+
     def newest_release(self, repository: str) -> Release | None:
         ids = cast("list[bytes]", self.redis.zrevrange(keys.repository_releases(repository), 0, 0))
         return self.release(text(ids[0])) if ids else None

@@ -400,6 +400,26 @@ def test_a_tag_that_asks_for_what_cannot_be(
     assert newest(store, "ann/fns").promoted_from is None
 
 
+def test_a_tag_of_an_old_release_is_not_looked_for_long(
+    settings: Settings, store: Store, own: BareRepository
+) -> None:
+    release = staged(settings, store, own)
+    staging = store.repository("ann--staging", "fns")
+
+    def fails(count: int) -> None:
+        for _ in range(count):
+            made = store.create_release(staging, "f" * 40, "develop", again=True)
+            store.move(made.id, [State.QUEUED], State.FAILED, "no")
+
+    fails(promotions.LOOKED_AT - 1)
+    made = promotions.by_tag(store, FNS, "promote/production/1", release.commit, release.commit)
+    assert made.promoted_from == Promotion(environment="staging", release=release.id)
+    fails(1)
+    assert len(store.newest_releases(staging.key, promotions.LOOKED_AT)) == promotions.LOOKED_AT
+    with pytest.raises(Conflict, match=f"by the last {promotions.LOOKED_AT} releases of each"):
+        promotions.by_tag(store, FNS, "promote/production/2", release.commit, release.commit)
+
+
 def test_a_tag_that_was_refused_is_not_looked_at_again(
     settings: Settings, store: Store, own: BareRepository
 ) -> None:
