@@ -37,10 +37,12 @@ def admit(settings: Settings, store: Store, release: Release, repository: Reposi
         )
     owner = store.owner_of(release.namespace)
     minutes = policy.of(owner).build_minutes
-    if minutes is not None and store.built_seconds(owner) >= minutes * 60:
+    forks = not repository.trusted
+    if minutes is not None and store.built_seconds(owner, forks=forks) >= minutes * 60:
+        which = "for requests from forks " if forks else ""
         raise NotAllowed(
-            f"the {minutes} minutes of building that {owner} has in a calendar month (UTC) are "
-            f"used up: wait for the next one, or {bounds.ASK}"
+            f"the {minutes} minutes of building that {owner} has {which}in a calendar month (UTC) "
+            f"are used up: wait for the next one, or {bounds.ASK}"
         )
 
 
@@ -113,7 +115,8 @@ def _sums(
     found: Stacks,
 ) -> None:
     """The function with which a bound is passed has the mistake."""
-    before = bounds.desired(store, owner)
+    before = bounds.desired(store, release.namespace)
+    where = bounds.where(store, release.namespace)
     had = bounds.total(settings, before.values())
     kept = bounds.released(before, release.namespace, release.repository, ())
     for stack in found.stacks:  # those that move here from another repository leave it
@@ -127,7 +130,7 @@ def _sums(
             was = before.get(spec.function)
             one = Desired.of(spec, was.replicas if was else 0)
             sum_ += bounds.amount(settings, spec, one.replicas)
-            for bound, told in bounds.exceeded(policy, owner, had, sum_):
+            for bound, told in bounds.exceeded(policy, owner, where, had, sum_):
                 if bound in open_:
                     open_.remove(bound)
                     _tell(found, stack, function, bound, told)

@@ -38,7 +38,8 @@ def build_release(id_: str) -> None:
             release = store.release(id_)
             if release.state.with_builder:
                 owner = store.owner_of(release.namespace)
-                with Lease(store, id_) as lease, Meter(store, owner):
+                forks = release.namespace in store.of_forks()
+                with Lease(store, id_) as lease, Meter(store, owner, forks=forks):
                     failpoints.at("job-begun")
                     _build(id_, settings, store, lease)
         except (Conflict, NotFound, LeaseLost) as error:

@@ -17,11 +17,12 @@ EVERY = 10.0
 
 
 class Meter:
-    """Runs while a release of the owner is built."""
+    """Runs while a release of the owner is built; ``forks``: of a request from a fork."""
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: Store, owner: str, *, forks: bool = False) -> None:
         self._store = store
         self._owner = owner
+        self._forks = forks
         self._told = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="meter", daemon=True)
@@ -46,5 +47,5 @@ class Meter:
     def _tell(self) -> None:
         now = time.monotonic()
         with contextlib.suppress(RedisError):  # away: told with what comes next
-            self._store.count_built(self._owner, now - self._told)
+            self._store.count_built(self._owner, now - self._told, forks=self._forks)
             self._told = now

@@ -1,6 +1,9 @@
 """What an owner has, held against its policy: functions, and memory, CPUs and replicas of all that
 are desired, in all its namespaces together.
 
+Previews of requests from forks, which strangers write, count together, apart from all that is the
+owner's own, against the same bounds: neither can use up what the other may have.
+
 A function that sleeps counts with the replicas that it wakes with. What waits in staging counts as
 if it were live, so that two releases side by side cannot both take the last place. Beyond a bound,
 as after it was lowered, only what makes it less is let through.
@@ -68,16 +71,22 @@ def total(settings: Settings, desired: Iterable[Desired]) -> Amount:
     return sum((amount(settings, each.spec, each.replicas) for each in desired), Amount())
 
 
-def desired(store: Store, owner: str) -> dict[str, Desired]:
-    """``name.namespace`` → what an owner has, and will have once what is in staging is live."""
-    records = store.functions()
+def desired(store: Store, namespace: str) -> dict[str, Desired]:
+    """``name.namespace`` → what counts together with what is in a namespace, by now and once what
+    is in staging is live: all of its owner but for previews of forks, or these alone."""
+    records, owner = store.functions(), store.owner_of(namespace)
+    forks = store.of_forks()
+
+    def counts(space: str) -> bool:
+        return (space in forks) == (namespace in forks) and names.is_of(space, owner)
+
     found = {
         function: Desired.of(record.spec, record.replicas)
         for function, record in records.items()
-        if names.is_of(record.spec.namespace, owner)
+        if counts(record.spec.namespace)
     }
     for release in store.staging():
-        if names.is_of(release.namespace, owner):
+        if counts(release.namespace):
             specs = [each.spec for each in store.artifacts(release.id)]
             found = released(found, release.namespace, release.repository, specs)
     return found
@@ -99,36 +108,45 @@ def released(
 
 
 def exceeded(
-    policy: OwnerPolicy, owner: str, before: Amount, after: Amount
+    policy: OwnerPolicy, owner: str, where: str, before: Amount, after: Amount
 ) -> Iterator[tuple[str, str]]:
-    """(the bound, what is wrong) for each bound that is not kept."""
+    """(the bound, what is wrong) for each bound that is not kept; ``where``: see below."""
     for bound in BOUNDS:
         most, now = getattr(policy, bound), getattr(after, bound)
         if most is None or now <= most + _ROUNDING or now < getattr(before, bound):
             continue
-        told = f"{owner} would have {_told(bound, now)} with its environments and previews"
+        told = f"{owner} would have {_told(bound, now)} {where}"
         less = "remove a function" if bound == "functions" else "ask for less, remove a function"
         yield bound, f"{told}, where the most is {_number(bound, most)}: {less}, or {ASK}"
 
 
 def require(
     settings: Settings,
-    policy: OwnerPolicy,
-    owner: str,
+    store: Store,
+    namespace: str,
     before: Mapping[str, Desired],
     after: Mapping[str, Desired],
 ) -> None:
-    """Raises NotAllowed: a bound would not be kept."""
+    """Raises NotAllowed: a bound would not be kept for what is in a namespace."""
+    owner = store.owner_of(namespace)
+    policy = store.policy(settings.policy).of(owner)
     sums = total(settings, before.values()), total(settings, after.values())
-    if told := [text for _, text in exceeded(policy, owner, *sums)]:
+    if told := [text for _, text in exceeded(policy, owner, where(store, namespace), *sums)]:
         raise NotAllowed("\n".join(told))
+
+
+def where(store: Store, namespace: str) -> str:
+    """In words, what counts together with what is in a namespace."""
+    if namespace in store.of_forks():
+        return "in previews of requests from forks"
+    return "with its environments and previews"
 
 
 def most_replicas(settings: Settings, store: Store, policy: OwnerPolicy, spec: FunctionSpec) -> int:
     """How many replicas a function may have beside what else its owner has."""
     if policy.memory is None and policy.cpus is None and policy.replicas is None:
         return scaling.MAX_REPLICAS
-    others = desired(store, store.owner_of(spec.namespace))
+    others = desired(store, spec.namespace)
     others.pop(spec.function, None)
     taken, one = total(settings, others.values()), amount(settings, spec, 1)
     most = float(scaling.MAX_REPLICAS)

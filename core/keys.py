@@ -257,10 +257,10 @@ def inputs(namespace: str) -> str:
     return f"{ROOT}:namespace:{namespace}:inputs"
 
 
-def built_seconds(owner: str, month: str) -> str:
+def built_seconds(owner: str, month: str, *, forks: bool = False) -> str:
     """string (seconds) · builder · 62 days after the last build: how long builds of an owner took
-    in a month, such as ``2026-01``."""
-    return f"{ROOT}:namespace:{owner}:built-seconds:{month}"
+    in a month, such as ``2026-01``; likewise of requests from forks, which count apart."""
+    return f"{ROOT}:namespace:{owner}:{'forks-' * forks}built-seconds:{month}"
 
 
 def closed_request(forge: str, repository: str, number: int) -> str:

@@ -17,7 +17,8 @@ ForkPreviews = Literal["approve", "always", "never"]
 
 
 class OwnerPolicy(Struct, frozen=True):
-    """What one owner may have, with all its environments and previews together; None: no bound."""
+    """What one owner may have, with all its environments and previews together, and once more what
+    previews of requests from forks may have; None: no bound."""
 
     functions: int | None = None
     memory: int | None = None

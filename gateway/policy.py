@@ -132,9 +132,9 @@ def check_release(
         owner = store.owner_of(release.namespace)
         for spec in wanted:
             _of_function(policy.of(owner), owner, spec)
-        before = bounds.desired(store, owner)
+        before = bounds.desired(store, release.namespace)
         after = bounds.released(before, release.namespace, release.repository, wanted)
-        bounds.require(settings, policy.of(owner), owner, before, after)
+        bounds.require(settings, store, release.namespace, before, after)
 
     return check
 
@@ -148,10 +148,10 @@ def check_deploy(gateway: Gateway, spec: FunctionSpec) -> None:
     policy.require_open()
     owner = store.owner_of(spec.namespace)
     _of_function(policy.of(owner), owner, spec)
-    before = bounds.desired(store, owner)
+    before = bounds.desired(store, spec.namespace)
     had = before.get(spec.function)
     after = before | {spec.function: Desired.of(spec, had.replicas if had else 0)}
-    bounds.require(settings, policy.of(owner), owner, before, after)
+    bounds.require(settings, store, spec.namespace, before, after)
 
 
 def check_scale(gateway: Gateway, record: FunctionRecord) -> None:
@@ -159,12 +159,10 @@ def check_scale(gateway: Gateway, record: FunctionRecord) -> None:
     settings, store = gateway.settings, gateway.store
     if not settings.policy:
         return
-    owner = store.owner_of(record.spec.namespace)
-    before = bounds.desired(store, owner)
+    before = bounds.desired(store, record.spec.namespace)
     after = before | {record.spec.function: Desired.of(record.spec, record.replicas)}
     if after != before:
-        policy = store.policy(settings.policy).of(owner)
-        bounds.require(settings, policy, owner, before, after)
+        bounds.require(settings, store, record.spec.namespace, before, after)
 
 
 def _of_function(policy: OwnerPolicy, owner: str, spec: FunctionSpec) -> None:
@@ -195,7 +193,8 @@ class PolicyState(Struct, frozen=True):
 
 
 class Used(Struct, frozen=True):
-    """What an owner has of what is bounded."""
+    """What an owner has of what is bounded; for the namespace of a preview of a fork's request what
+    it has of such ones, which count apart."""
 
     functions: int
     memory: int
@@ -248,13 +247,13 @@ def read_owner(name: str) -> Response:
     settings, store = gateway.settings, gateway.store
     caller().require(Scope.READ, names.namespace(name))
     owner = store.owner_of(name)
-    sum_ = bounds.total(settings, bounds.desired(store, owner).values())
+    sum_ = bounds.total(settings, bounds.desired(store, name).values())
     used = Used(
         functions=sum_.functions,
         memory=sum_.memory,
         cpus=round(sum_.cpus, 3),
         replicas=sum_.replicas,
-        build_minutes=round(store.built_seconds(owner) / 60, 2),
+        build_minutes=round(store.built_seconds(owner, forks=name in store.of_forks()) / 60, 2),
         concurrent_builds=store.building(owner),
     )
     found = OwnerState(

@@ -56,14 +56,16 @@ class Policies(Base):
         turns = [keys.turn(each) for each in self._repositories_of(owner)]
         return sum(map(bool, cast("list[bytes]", self.redis.mget(turns)))) if turns else 0
 
-    def count_built(self, owner: str, seconds: float) -> None:
-        """Adds to what builds of an owner took in this month."""
-        key = keys.built_seconds(owner, month())
+    def count_built(self, owner: str, seconds: float, *, forks: bool = False) -> None:
+        """Adds to what builds of an owner took in this month; ``forks``: of requests from forks,
+        which are counted apart."""
+        key = keys.built_seconds(owner, month(), forks=forks)
         self._pipeline([("INCRBYFLOAT", key, f"{seconds:.3f}"), ("EXPIRE", key, _COUNTED_FOR)])
 
-    def built_seconds(self, owner: str) -> float:
-        """What builds of an owner took in this month."""
-        return float(cast("bytes | None", self.redis.get(keys.built_seconds(owner, month()))) or 0)
+    def built_seconds(self, owner: str, *, forks: bool = False) -> float:
+        """What builds of an owner took in this month; ``forks``: as above."""
+        raw = self.redis.get(keys.built_seconds(owner, month(), forks=forks))
+        return float(cast("bytes | None", raw) or 0)
 
     def _repositories_of(self, owner: str) -> list[str]:
         known = cast("Collection[bytes]", self.redis.hkeys(keys.REPOSITORIES))

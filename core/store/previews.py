@@ -30,6 +30,11 @@ class Previews(Repositories, Retention, Policies):
     def previews(self) -> list[Repository]:
         return [each for each in self.repositories() if each.request]
 
+    def of_forks(self) -> set[str]:
+        """Namespaces of previews of requests from forks, whose functions and builds are counted
+        apart from their owner's."""
+        return {each.namespace for each in self.previews() if not each.trusted}
+
     def preview(self, parent: str, number: int) -> Repository | None:
         """``parent``: the key of the repository that the request is to go into."""
         key = text(self.redis.hget(keys.PREVIEWS, f"{parent}#{number}"))

@@ -19,7 +19,7 @@ from cli import doctor
 from cli.findings import FAIL, OK, WARN
 from core import bounds, keys, policydocument, queues
 from core.bundle import Bundle
-from core.models import FunctionRecord, FunctionSpec, Release, Repository, State
+from core.models import FunctionRecord, FunctionSpec, Release, Repository, Request, State
 from core.policy import Held
 from core.settings import Settings
 from core.store import Store
@@ -226,6 +226,37 @@ def test_minutes_of_a_month_are_used_up(settings: Settings, store: Store, rule: 
     rule("default: {build-minutes: 3}")
     assert "used up" not in failed(settings, store, FNS)
     assert 0 < store.redis.ttl(keys.built_seconds("acme", month())) <= 62 * 24 * 3600
+
+
+def test_minutes_of_forks_are_counted_apart(settings: Settings, store: Store, rule: Rule) -> None:
+    rule("default: {build-minutes: 2}")
+    request = Request(number=5, commit="a" * 40, fork=True, approved="a" * 40)
+    fork = replace_(FNS, namespace="acme--pr-5", parent="acme/fns", request=request)
+    store.count_built("acme", 120.0, forks=True)
+    assert "used up" not in failed(settings, store, FNS)
+    assert failed(settings, store, fork).startswith(
+        "the 2 minutes of building that acme has for requests from forks in a calendar month"
+    )
+    rule("default: {build-minutes: 3}")
+    store.count_built("acme", 180.0)
+    assert "used up" in failed(settings, store, FNS)
+    assert "used up" not in failed(settings, store, fork)
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_what_a_request_s_build_took_is_noted(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch, fork: bool
+) -> None:
+    monkeypatch.setattr(jobs, "_settings", lambda: settings)
+    request = Request(number=5, commit="a" * 40, fork=fork)
+    preview = replace_(FNS, namespace="acme--pr-5", parent="acme/fns", request=request)
+    store.save_repository(preview)
+    release = store.create_release(preview, "a" * 40, "main")
+    queues.dispatch(store, preview.key)
+    jobs.build_release(release.id)
+    assert store.release(release.id).state is State.FAILED
+    assert store.built_seconds("acme", forks=fork) > 0
+    assert store.built_seconds("acme", forks=not fork) == 0
 
 
 def test_a_build_is_counted_while_it_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from cli.main import main
 from core import keys, queues
 from core.bundle import Bundle, bundle_folder
 from core.errors import NotAllowed
-from core.models import Repository, State, now
+from core.models import Repository, Request, State, now
 from core.policy import Held, Owner, Policy
 from core.settings import Settings
 from core.store import Store
@@ -359,6 +359,15 @@ def rule(bounded: Gateway, store: Store) -> Callable[[str], None]:
 Rule = Callable[[str], None]
 
 
+FORKS = Repository(
+    namespace="acme--pr-5",
+    name="fns",
+    source="github",
+    parent="acme/fns",
+    request=Request(number=5, fork=True),
+)
+
+
 def send(gateway: Gateway, name: str, space: str = "acme", **body: Any) -> requests.Response:
     image = {"service": name, "image": "ghcr.io/openfaas/figlet:0.1", "namespace": space}
     return gateway.call("POST", "/system/functions", json=image | body)
@@ -644,3 +653,20 @@ def test_the_command_tells_the_same(bounded: Gateway, store: Store, rule: Rule) 
     told = run()
     assert told[3] == "owners everybody whose events are signed"
     assert told[2].startswith("trouble the policy has 1 mistake")
+
+
+def test_what_forks_have_counts_apart(bounded: Gateway, store: Store, rule: Rule) -> None:
+    rule("default: {functions: 1}")
+    store.claim_namespace(FORKS.namespace, "request acme/fns#5")
+    store.save_repository(FORKS)
+    assert send(bounded, "theirs", FORKS.namespace).status_code == 202
+    assert send(bounded, "ours").status_code == 202, "a stranger's takes nobody's place"
+    refused = send(bounded, "more", FORKS.namespace)
+    assert refused.status_code == 403
+    assert refused.text.startswith(
+        "acme would have 2 functions in previews of requests from forks, where the most is 1"
+    )
+    assert "2 functions with its environments and previews" in send(bounded, "more").text
+    for space in ("acme", FORKS.namespace):
+        told = bounded.call("GET", f"/system/policy/{space}").json()
+        assert (told["owner"], told["used"]["functions"]) == ("acme", 1)
