@@ -43,6 +43,10 @@ def previews(context: Context, namespace: str, output: str) -> None:
     ]
     table = ("REPOSITORY", "NUMBER", "STATE", "COMMIT", "URL OR REASON", "TITLE")
     show.table(table, rows)
+    full = {(f"{each['namespace']}/{each['repository']}", each["full"]) for each in found}
+    for repository, why in sorted(full):
+        if why:
+            click.echo(show.printable(f"{repository}: {why}"), err=True)
 
 
 @click.command()

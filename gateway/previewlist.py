@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -49,6 +50,9 @@ class Preview(Struct, frozen=True):
     """Their URLs."""
     updated_at: str
     """When we heard of its last push or its end."""
+    full: str
+    """Why no further request of its repository, of forks where it is of one, has a preview; empty:
+    there is room."""
 
 
 class Approval(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,9 +72,13 @@ def list_previews() -> Response:
     visible = caller().visible("")
     if space:
         caller().require(Scope.READ, space)
+    there: dict[str, list[Repository]] = {}
+    for each in gateway.store.previews():
+        there.setdefault(each.parent, []).append(each)
     found = [
-        _shown(gateway.settings, gateway.store, each, each.request)
-        for each in gateway.store.previews()
+        _shown(gateway.settings, gateway.store, each, each.request, same)
+        for same in there.values()
+        for each in same
         if each.request and space in ("", owner_of(each), each.namespace)
         if visible(each.namespace)
     ]
@@ -95,15 +103,20 @@ def approve(namespace: str, repository: str, number: str) -> Response:
     previews.released(gateway.settings, store, approved)
     log.info("preview_approved", repository=approved.parent, number=int(number), commit=commit)
     assert approved.request is not None  # approve found it
-    return _json(_shown(gateway.settings, store, approved, approved.request), 202)
+    same = store.children(approved.parent)
+    return _json(_shown(gateway.settings, store, approved, approved.request, same), 202)
 
 
-def _shown(settings: Settings, store: Store, preview: Repository, of: Request) -> Preview:
+def _shown(
+    settings: Settings, store: Store, preview: Repository, of: Request, same: Sequence[Repository]
+) -> Preview:
+    """``same``: all previews of its repository."""
     newest = store.newest_release(preview.key)
     live = store.live_release(preview.key)
     rows = store.release(live).functions if live else []
     state: Literal["waiting", "building", "live", "failed", "gone"] = "building"
-    reason = refusal(preview, of.commit, store.fork_rules(settings.policy, preview))
+    rules = store.fork_rules(settings.policy, preview)
+    reason = refusal(preview, of.commit, rules)
     if preview.gone:
         state, reason, rows = "gone", preview.gone, []
     elif reason:
@@ -127,6 +140,7 @@ def _shown(settings: Settings, store: Store, preview: Repository, of: Request) -
         preview_namespace=preview.namespace,
         functions=[row.url for row in rows if row.url],
         updated_at=of.updated_at,
+        full=previews.full(same, rules, fork=of.fork),
     )
 
 

@@ -9,21 +9,25 @@ after in ``gateway.previewwatch``.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
 
 from core import logging, names, queues
-from core.errors import Conflict, InvalidRequest, NotFound
+from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
 from core.models import Release, Repository, Request, now
-from core.previews import closed, refusal
+from core.previews import ForkRules, closed, refusal
 from core.settings import Settings
 from core.store import Store
 from forges.events import PullRequest
 from gateway.context import Gateway
 
 CLOSED = "the request was closed"
+MOST, MOST_WAITING = 50, 10
+"""Previews of one repository: of its own requests and of those of forks, each; of forks' requests
+that wait for approval."""
 _TITLE, _URL = 200, 2000
 """Characters that are kept."""
 
@@ -67,7 +71,10 @@ def apply(
     ended = store.closed_at(repository.source, repository.forge_id, event.number)
     if ended is not None and _stale(event.updated_at, ended, same=True):
         return None, f"no preview of {which}: it was closed after this event"
-    preview = _saved(store, event, repository)
+    try:
+        preview = _saved(store, event, repository, rules)
+    except NotAllowed as error:
+        return None, f"no preview of {which}: {error}"
     release = released(settings, store, preview)
     if release:
         return release, f"{which}: {release.id} makes its preview in {preview.namespace}"
@@ -136,17 +143,51 @@ def follow(preview: Repository, parent: Repository) -> Repository:
     )
 
 
-def _saved(store: Store, event: PullRequest, repository: Repository) -> Repository:
-    """Writes what the event says, as far as it is news."""
+def _saved(
+    store: Store, event: PullRequest, repository: Repository, rules: ForkRules
+) -> Repository:
+    """Writes what the event says, as far as it is news. Raises NotAllowed: there is no room."""
     mark = hashlib.sha256(f"{repository.source} {repository.forge_id}".encode()).hexdigest()[:8]
     first, second = f"pr-{event.number}", f"pr-{event.number}-{mark}"
-    change = partial(_changed, event=event, repository=repository)
+
+    def change(before: Repository | None, suffix: str) -> Repository | None:
+        after = _changed(before, event, repository, suffix)
+        if after and after.request and not _counts(before):
+            fork = after.request.fork
+            others = [each for each in store.children(repository.key) if each.key != after.key]
+            if why := full(others, rules, fork=fork):
+                raise NotAllowed(why)
+        return after
+
     try:
         done = store.change_preview(repository.key, event.number, partial(change, suffix=first))
     except Conflict:  # the request of that number of another repository of the owner has it
         done = store.change_preview(repository.key, event.number, partial(change, suffix=second))
     assert done is not None  # an open request is always written down
     return done
+
+
+def _counts(preview: Repository | None) -> bool:
+    """Whether it takes up room: one of a fork does so until its request is closed, as strangers can
+    open any number; the others until they are too old."""
+    request = preview.request if preview else None
+    if preview is None or request is None or not request.open:
+        return False
+    return request.fork or not preview.gone
+
+
+def full(there: Iterable[Repository], rules: ForkRules, *, fork: bool) -> str:
+    """Why no further request has a preview beside those that are there; empty: there is room."""
+    same = [each.request for each in there if each.request and _counts(each)]
+    same = [each for each in same if each.fork == fork]
+    if len(same) >= MOST:
+        whose = "requests of forks" if fork else "requests"
+        return f"{len(same)} {whose} have previews, and more may not: close some of them"
+    waiting = [each.number for each in same if each.approved != each.commit]
+    if fork and rules.fork_previews == "approve" and len(waiting) >= MOST_WAITING:
+        told = ", ".join(map(str, sorted(waiting)))
+        return f"{len(waiting)} requests of forks wait, and more may not: approve or close {told}"
+    return ""
 
 
 def _changed(

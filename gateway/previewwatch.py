@@ -5,8 +5,8 @@ end forgotten, what lacks its release gets it, what is too old goes. And each re
 asked now and then which requests are open: hooks are lost, doubled and late.
 
 It is the gateway that asks, since tokens and keys for forges' APIs are kept from the builder. Where
-there is no token the builder's look at references (builder/sweep.py) finds what is pushed, and
-events alone tell what is closed.
+there is no token the builder's look at references (builder/forgeheads.py) finds what is pushed to
+those that are built, and events alone tell the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from core import keys, logging
-from core.errors import Conflict, NotFound, SlipwayError
+from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
 from core.models import Repository, now
 from core.previews import closed
 from core.settings import Settings
@@ -104,7 +104,7 @@ class PreviewWatch:
         """Holds the records of a repository against the requests that its forge lists as open."""
         for event in found:
             if event.open:
-                previews.apply(self.settings, self.store, event, parent)
+                self._apply(event, parent)
         listed = {event.number for event in found if event.open}
         oldest = min(listed, default=0) if len(found) >= MOST else 0
         for each in self.store.children(parent.key):
@@ -116,6 +116,13 @@ class PreviewWatch:
             self._change(each, lambda record: closed(record, previews.CLOSED))
 
     # Inside
+
+    def _apply(self, event: PullRequest, parent: Repository) -> None:
+        try:
+            previews.apply(self.settings, self.store, event, parent)
+        except (Conflict, InvalidRequest) as error:  # one request's trouble is not the others'
+            number = event.number
+            log.info("request_refused", repository=parent.key, number=number, reason=str(error))
 
     def _ends(self, preview: Repository, parent: Repository | None) -> str:
         """Why there is to be no such preview, whatever its request is."""

@@ -3,6 +3,7 @@ a real store."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,10 @@ from datetime import datetime
 import msgspec
 import pytest
 
+from core import keys
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
 from core.models import Artifact, FunctionRecord, FunctionSpec, Release, Repository, State, now
-from core.previews import pushed
+from core.previews import ForkRules, pushed
 from core.settings import Settings
 from core.store import Store
 from forges.api import Later
@@ -188,6 +190,70 @@ def test_previews_can_be_off(settings: Settings, store: Store) -> None:
     assert "SLIPWAY_PREVIEWS" in told
     PreviewWatch(off, store, lambda _: Listing()).run()  # type: ignore[arg-type,return-value]
     assert "SLIPWAY_PREVIEWS" in the(store).gone
+
+
+def test_requests_of_forks_that_wait_are_few(
+    settings: Settings, store: Store, watch: PreviewWatch
+) -> None:
+    for number in range(1, 11):
+        tell(settings, store, event("a", number=number, head=FORK))
+    _, told = tell(settings, store, event("a", number=11, head=FORK))
+    assert told.startswith("no preview of request 11: 10 requests of forks wait, and more may not")
+    assert "approve or close 1, 2, 3" in told
+    assert store.preview(BASE.key, 11) is None
+    assert "alice--pr-11" not in store.namespaces()
+    again, told = tell(settings, store, event("b", number=10, head=FORK))
+    assert again is None
+    assert "nobody has approved its commit" in told, "who is there already stays"
+    own, _ = tell(settings, store, event("a", number=12))
+    assert own is not None, "the repository's own are counted apart"
+    previews.approve(settings, store, BASE.key, 3, commit("a"))
+    tell(settings, store, event("a", number=11, head=FORK))
+    tell(settings, store, event("a", number=4, head=FORK, open_=False))
+    watch.reconcile(BASE, [event("c", number=14, head=FORK)], 0.0)
+    assert all(store.preview(BASE.key, number) for number in (11, 14)), "there is room again"
+
+
+@pytest.mark.parametrize("head", [None, FORK])
+def test_a_repository_has_so_many_previews(
+    settings: Settings,
+    store: Store,
+    clock: Clock,
+    watch: PreviewWatch,
+    monkeypatch: pytest.MonkeyPatch,
+    head: str | None,
+) -> None:
+    monkeypatch.setattr(previews, "MOST", 3)
+    monkeypatch.setattr(Store, "fork_rules", lambda *_: ForkRules("always"))
+    for number in (1, 2, 3):
+        assert tell(settings, store, event("a", number=number, head=head))[0] is not None
+    refused, told = tell(settings, store, event("a", number=4, head=head))
+    assert refused is None
+    whose = "requests of forks" if head else "requests"
+    assert told.startswith(f"no preview of request 4: 3 {whose} have previews, and more may not")
+    clock.ahead = settings.preview_lifetime + 10
+    watch.run()
+    assert "SLIPWAY_PREVIEW_LIFETIME" in the(store, 1).gone
+    late, _ = tell(settings, store, event("a", number=4, head=head))
+    assert (late is None) == bool(head), "strangers could have any number that are too old"
+    clock.ahead = 0.0
+    for number in (1, 2):
+        tell(settings, store, event("b", number=number, head=head))
+    last, told = tell(settings, store, event("b", number=3, head=head))
+    assert (last is None) == (not head), "one that was too old needs room again"
+
+
+def test_one_request_that_is_refused_is_not_the_end_of_the_others(
+    store: Store, watch: PreviewWatch
+) -> None:
+    store.claim_namespace("alice--pr-6", "somebody", known("bob", "9"))
+    mark = hashlib.sha256(b"github 100").hexdigest()[:8]
+    store.redis.hset(keys.NAMESPACES, f"alice--pr-6-{mark}", "somebody")
+    wrong = msgspec.structs.replace(event("a", number=5), reference="refs/heads/evil")
+    watch.reconcile(BASE, [wrong, event("a", number=6), event("a", number=7)], 0.0)
+    assert store.preview(BASE.key, 5) is None
+    assert store.preview(BASE.key, 6) is None
+    assert the(store, 7).request is not None
 
 
 # --------------------------------------------------------------------------------- its end

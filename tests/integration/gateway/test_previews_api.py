@@ -65,6 +65,20 @@ def test_all_previews_are_listed(gateway: Gateway, store: Store) -> None:
     assert gateway.call("GET", PATH, params={"namespace": "A b"}).status_code == 400
 
 
+def test_where_no_further_request_has_a_preview_it_is_told(
+    gateway: Gateway, store: Store, run: Callable[..., Result]
+) -> None:
+    for number in range(1, 10):
+        tell(gateway, store, number=number, head=FORK)
+    tell(gateway, store, number=20)
+    assert {each["full"] for each in listed(gateway)} == {""}
+    tell(gateway, store, number=10, head=FORK)
+    fork, own = listed(gateway)[-1], listed(gateway)[0]
+    assert fork["full"].startswith("10 requests of forks wait, and more may not: approve or close")
+    assert own["full"] == ""
+    assert f"alice/shop: {fork['full']}" in run("previews").stderr
+
+
 def test_an_approval_is_of_one_commit(gateway: Gateway, store: Store) -> None:
     tell(gateway, store, head=FORK, digit="a")
     tell(gateway, store, head=FORK, digit="b")
