@@ -109,6 +109,7 @@ def safe(event: object) -> None:
         _safe_repository(event.repository)
     if isinstance(event, Push):
         assert names.commit(event.commit)
+        assert not event.tagged or names.commit(event.tagged)
         assert event.ref.startswith("refs/")
         assert not _BAD_BRANCH.search(event.ref.removeprefix("refs/").partition("/")[2])
         assert event.deleted or event.commit.strip("0")

@@ -16,7 +16,7 @@ import pytest
 from builder import forgeheads
 from builder.forgeheads import ForgeHeads
 from core import keys, queues
-from core.models import Repository, State
+from core.models import Repository, Request, State
 from core.settings import Settings
 from core.store import Store
 from tests.e2e.forge import Forge, Project, serving
@@ -154,6 +154,8 @@ def test_a_forge_that_hangs_holds_up_no_other(
             until_released(mine, store, commit, seconds=6)
         assert tea.asked
         assert len(tea.asked) <= 12, "no more than a few at once"
+        mine.settings = replace(mine.settings, sweep=0)
+        mine.run()  # asks nothing more
 
 
 def until_released(mine: ForgeHeads, store: Store, commit: str, seconds: float = 5) -> float:
@@ -237,3 +239,24 @@ def test_what_is_gone_is_not_asked_for(
     store.save_repository(msgspec.structs.replace(HUB, gone="it was deleted"))
     sweep()
     assert (forge.asked, commits(store)) == ([], [])
+
+
+def test_requests_that_may_not_be_built_are_not_asked_for(
+    store: Store, forge: Forge, project: Project, sweep: Sweep
+) -> None:
+    project.commit({"x": "1"})
+    request = Request(number=5, commit="a" * 40, fork=True)
+    at = {"parent": HUB.key, "deploy_branch": "refs/pull/5/head"}
+    waiting = msgspec.structs.replace(HUB, namespace="alice--pr-5", request=request, **at)
+    own = msgspec.structs.replace(request, fork=False)
+    for each in (
+        waiting,
+        msgspec.structs.replace(waiting, namespace="alice--pr-6", request=own, gone="too old"),
+    ):
+        store.save_repository(each)
+    sweep()
+    assert forge.asked == []
+    approved = msgspec.structs.replace(request, approved=request.commit)
+    store.save_repository(msgspec.structs.replace(waiting, request=approved))
+    sweep()
+    assert forge.asked
