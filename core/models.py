@@ -403,12 +403,12 @@ class Request(Struct, frozen=True):
     approved: str = ""
     """The commit that somebody of the owner approved, where it needs that."""
     updated_at: str = ""
-    """When we heard of its last push or its end: RFC 3339."""
+    """When we heard of its last push or its end, or ended its preview: RFC 3339."""
     told_at: str = ""
     """The forge's own time of the newest event that counted: what is older changes nothing."""
     open: bool = True
-    """Whether it is open at the forge. Its preview may be ``gone`` all the same, until it is pushed
-    to."""
+    """Whether it is open, as far as the forge has told. Its preview may be ``gone`` all the same:
+    until it is pushed to, or a reason of our own is over."""
 
 
 class Repository(Struct, frozen=True):
@@ -456,9 +456,9 @@ class Repository(Struct, frozen=True):
 
     @property
     def artifacts_namespace(self) -> str:
-        """Whose artifacts it finds and makes, if not those of its own namespace: what nobody
-        vouches for shares none."""
-        return self.parent.partition("/")[0] if self.parent and self.trusted else ""
+        """Whose artifacts it finds and makes, if not those of its own namespace: an environment
+        its owner's, a preview never."""
+        return self.parent.partition("/")[0] if self.environment else ""
 
     @property
     def place(self) -> str:

@@ -20,6 +20,7 @@ from core.names import NO_COMMIT, TAKES_OVER
 SCHEDULED = "com.slipway.preview.schedule"
 """Annotation: a preview's function is called on its schedule as well."""
 EGRESS = "com.slipway.egress"
+NO_HEAD = "its forge has the head of the request no more"
 
 Texts = dict[str, str]
 
@@ -63,7 +64,8 @@ def refusal(repository: Repository, commit: str, rules: ForkRules) -> str:
 
 
 def closed(preview: Repository | None, reason: str, told_at: str = "") -> Repository | None:
-    """What its record is once its request is closed; None: it is so already.
+    """What its record is once its forge has told that the request is closed; None: it is so
+    already.
 
     ``told_at``: the forge's time of that, where it is known.
     """
@@ -74,14 +76,26 @@ def closed(preview: Repository | None, reason: str, told_at: str = "") -> Reposi
     return msgspec.structs.replace(preview, gone=reason, request=request)
 
 
+def held_back(preview: Repository | None, reason: str) -> Repository | None:
+    """What its record is while there is to be none of an open request, for a reason of our own;
+    None: it is gone already."""
+    if preview is None or preview.request is None or preview.gone:
+        return None
+    return msgspec.structs.replace(
+        preview, gone=reason, request=_with(preview.request, updated_at=now())
+    )
+
+
 def pushed(preview: Repository | None, commit: str) -> Repository | None:
-    """What its record is once its head is ``commit``; None: it changes nothing."""
+    """What its record is once its head is ``commit``, or with NO_COMMIT nowhere: forges forget
+    those of closed requests in time, and may show new ones late. None: it changes nothing."""
     if preview is None or preview.request is None or not preview.request.open:
         return None
     if preview.request.commit == commit:
         return None
     request = _with(preview.request, commit=commit, updated_at=now())
-    return msgspec.structs.replace(preview, gone="", request=request)
+    gone = NO_HEAD if commit == NO_COMMIT else ""
+    return msgspec.structs.replace(preview, gone=gone, request=request)
 
 
 def _with(request: Request, **changes: object) -> Request:

@@ -50,9 +50,15 @@ def handle(
 
 
 def apply(
-    settings: Settings, store: Store, event: PullRequest, repository: Repository
+    settings: Settings,
+    store: Store,
+    event: PullRequest,
+    repository: Repository,
+    *,
+    asked: bool = False,
 ) -> tuple[Release | None, str]:
-    """As ``handle``."""
+    """As ``handle``. ``asked``: the forge has just said so, so that it is open however old its
+    last change."""
     which = f"request {event.number}"
     if names.request_number(event.reference) != event.number:
         raise InvalidRequest(f"{event.reference[:80]!r} is not where the head of {which} lies")
@@ -69,12 +75,13 @@ def apply(
     if event.fork and rules.fork_previews == "never":
         return None, f"no preview of {which}: it comes from a fork, and the policy allows none"
     ended = store.closed_at(repository.source, repository.forge_id, event.number)
-    if ended is not None and _stale(event.updated_at, ended, same=True):
+    if ended is not None and _stale(event.updated_at, ended, same=not asked):
         return None, f"no preview of {which}: it was closed after this event"
     try:
         preview = _saved(store, event, repository, rules)
     except NotAllowed as error:
         return None, f"no preview of {which}: {error}"
+    preview = _saved(store, event, repository, asked)
     release = released(settings, store, preview)
     if release:
         return release, f"{which}: {release.id} makes its preview in {preview.namespace}"
@@ -86,7 +93,7 @@ def released(settings: Settings, store: Store, preview: Repository) -> Release |
     """The release that a preview still lacks, made now; None where it has it or may not have it."""
     request = preview.request
     rules = store.fork_rules(settings.policy, preview)
-    if request is None or refusal(preview, request.commit, rules):
+    if request is None or preview.gone or refusal(preview, request.commit, rules):
         return None
     if store.head(preview.key) == request.commit:
         return None
@@ -159,6 +166,9 @@ def _saved(
                 raise NotAllowed(why)
         return after
 
+def _saved(store: Store, event: PullRequest, repository: Repository, asked: bool) -> Repository:
+    """Writes what the event says, as far as it is news."""
+    change = partial(_changed, event=event, repository=repository, asked=asked)
     try:
         done = store.change_preview(repository.key, event.number, partial(change, suffix=first))
     except Conflict:  # the request of that number of another repository of the owner has it
@@ -191,11 +201,15 @@ def full(there: Iterable[Repository], rules: ForkRules, *, fork: bool) -> str:
 
 
 def _changed(
-    before: Repository | None, event: PullRequest, repository: Repository, suffix: str
+    before: Repository | None,
+    event: PullRequest,
+    repository: Repository,
+    suffix: str,
+    asked: bool,
 ) -> Repository | None:
     earlier = before.request if before else None
     if before and earlier:
-        same = not earlier.open
+        same = not earlier.open and not asked
         if _stale(event.updated_at, earlier.told_at, same=same):
             return None
     new = not earlier or earlier.commit != event.commit or not earlier.open

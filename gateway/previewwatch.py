@@ -1,12 +1,15 @@
 """Looks after previews, whatever events told: one thread of one gateway.
 
 Every few seconds each record is held against what there is: what is gone is taken down and in the
-end forgotten, what lacks its release gets it, what is too old goes. And each repository's forge is
-asked now and then which requests are open: hooks are lost, doubled and late.
+end forgotten, what lacks its release gets it, what is too old goes, and what we ended ourselves is
+back once the reason is over. And each repository's forge is asked now and then which requests are
+open: hooks are lost, doubled and late.
 
 It is the gateway that asks, since tokens and keys for forges' APIs are kept from the builder. Where
 there is no token the builder's look at references (builder/forgeheads.py) finds what is pushed to
 those that are built, and events alone tell the rest.
+there is no token the builder's look at references (builder/forgeheads.py) finds what is pushed, and
+events alone tell what is closed.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from redis.exceptions import RedisError
 from core import keys, logging
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
 from core.models import Repository, now
-from core.previews import closed
+from core.names import NO_COMMIT
+from core.previews import NO_HEAD, closed, held_back
 from core.settings import Settings
 from core.store import Store
 from forges import Forge, known
@@ -36,13 +40,15 @@ EVERY = 5.0
 """Seconds between two looks at the records."""
 ASK_EVERY, ASK_QUIET = 300.0, 1800.0
 """Seconds between two questions about a repository with open previews, and one without."""
-KEPT = 300.0
-"""Seconds that the record of a closed request stays, so that the forge is told of its end."""
+KEPT, KEPT_UNTOLD = 300.0, 3600.0
+"""Seconds that the record of a closed request stays, so that the forge is told of its end; and
+while it was not told yet."""
 NEW = 60.0
 """Seconds in which a forge may not list a request that it told us of."""
 MOST = 100
 """Requests that a forge lists at most."""
-_LEASE = 120.0
+_LEASE = 15.0
+"""Seconds: what dies does not hold up the next gateway for longer."""
 
 log = logging.get()
 
@@ -66,7 +72,7 @@ class PreviewWatch:
 
     def run(self) -> None:
         """One look; does nothing while another gateway has the duty."""
-        if not self.store.take(keys.lock("previews"), self._token, _LEASE):
+        if not self._mine():
             return
         for each in self.store.previews():
             try:
@@ -77,21 +83,22 @@ class PreviewWatch:
                 raise
             except Exception as error:  # one preview's trouble is not the others'
                 log.warning("preview_unsettled", repository=each.key, reason=str(error))
-        self._ask()
+        if self._mine():
+            self._ask()
 
     def settle(self, preview: Repository) -> None:
         """Holds one record against what there is."""
         parent = self.store.find_repository(preview.parent)
         if reason := self._ends(preview, parent):
-            preview = self._change(preview, lambda found: closed(found, reason))
+            preview = self._change(preview, lambda found: held_back(found, reason))
         elif not preview.gone and self._too_old(preview):
             preview = self._change(preview, self._expired)
-        request = preview.request
-        if request is None:
+        elif self._back(preview):
+            preview = self._change(preview, self._back)
+        if preview.request is None:
             return
         if preview.gone:
-            done = self.store.take_down(preview)
-            if done and not request.open and self._age(request.updated_at) > KEPT:
+            if self.store.take_down(preview) and self._is_over(preview, parent):
                 self.store.forget_preview(preview)
             return
         if parent and previews.follow(preview, parent) != preview:
@@ -102,9 +109,13 @@ class PreviewWatch:
 
     def reconcile(self, parent: Repository, found: Sequence[PullRequest], asked_at: float) -> None:
         """Holds the records of a repository against the requests that its forge lists as open."""
+        known = [each.request for each in self.store.children(parent.key) if each.request]
+        heard = {each.number: _unix(each.updated_at) for each in known}
         for event in found:
             if event.open:
                 self._apply(event, parent)
+                asked = heard.get(event.number, 0.0) < asked_at  # else an event is newer
+                previews.apply(self.settings, self.store, event, parent, asked=asked)
         listed = {event.number for event in found if event.open}
         oldest = min(listed, default=0) if len(found) >= MOST else 0
         for each in self.store.children(parent.key):
@@ -126,20 +137,42 @@ class PreviewWatch:
 
     def _ends(self, preview: Repository, parent: Repository | None) -> str:
         """Why there is to be no such preview, whatever its request is."""
-        if preview.request is None or (preview.gone and not preview.request.open):
+        if preview.request is None or not preview.request.open:
             return ""
         if not self.settings.previews:
             return "previews are off here (SLIPWAY_PREVIEWS)"
         if parent is None:
             return f"{preview.parent} is not here any more"
-        if (parent.source, parent.forge_id) != (preview.source, preview.forge_id):
+        if _is_of_another(preview, parent):
             return f"{preview.parent} is another repository now"
         if parent.gone:
             return f"{preview.parent} is gone: {parent.gone}"
         rules = self.store.fork_rules(self.settings.policy, preview)
         if preview.request.fork and rules.fork_previews == "never":
             return "the policy allows no previews of forks"
-        return ""
+        return NO_HEAD if preview.request.commit == NO_COMMIT else ""
+
+    def _back(self, preview: Repository | None) -> Repository | None:
+        """What its record is once a reason of our own is over."""
+        if preview is None or preview.request is None or not preview.gone:
+            return None
+        if not preview.request.open or self._too_old(preview):
+            return None
+        return msgspec.structs.replace(preview, gone="")
+
+    def _is_over(self, preview: Repository, parent: Repository | None) -> bool:
+        """Whether one that is gone is to be forgotten: its request is closed, or its repository is
+        not the one it was, or what holds it back has lasted for as long as one may be old."""
+        request = preview.request
+        lasts = self._too_old(preview) or _is_of_another(preview, parent)
+        # One that is too old alone comes back with a push.
+        if request is None or (request.open and not (lasts and self._ends(preview, parent))):
+            return False
+        age = self._age(request.updated_at)
+        return age > KEPT and (age > KEPT_UNTOLD or not self.store.is_reporting(preview.key))
+
+    def _mine(self) -> bool:
+        return self.store.take(keys.lock("previews"), self._token, _LEASE)
 
     def _too_old(self, preview: Repository) -> bool:
         lifetime = self.settings.preview_lifetime
@@ -202,6 +235,11 @@ class PreviewWatch:
         except Exception:
             self._due[key] = at + ASK_QUIET
             log.exception("requests_unknown", repository=key)
+
+
+def _is_of_another(preview: Repository, parent: Repository | None) -> bool:
+    here = (parent.source, parent.forge_id) if parent else ()
+    return here != (preview.source, preview.forge_id)
 
 
 def watch(gateway: Gateway) -> None:

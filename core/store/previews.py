@@ -129,9 +129,10 @@ class Previews(Repositories, Retention, Policies):
         return self._transaction(change, *watched, keys.live(preview.key))
 
     def forget_preview(self, preview: Repository) -> bool:
-        """Forgets a preview whose request is closed, with its namespace and all that is kept in
-        that; False while something of it is still there. What its releases had is housekeeping's to
-        remove, as of any repository that there is no more."""
+        """Forgets a preview that is gone, with its namespace and all that is kept in that; False
+        while something of it is still there. Where its forge has told the end, a note of that
+        stays. What its releases had is housekeeping's to remove, as of any repository that there
+        is no more."""
         space = f"{preview.namespace}/"
         rollbacks = [each for each in self.rollbacks() if each.key == preview.key]
         request = preview.request
@@ -148,7 +149,7 @@ class Previews(Repositories, Retention, Policies):
                 each for each in self.redis.hkeys(keys.SECRETS) if text(each).startswith(space)
             ]
             pipe.multi()
-            if found is None or found != preview or left or moving or request.open:
+            if found is None or found != preview or left or moving or not preview.gone:
                 return False
             pipe.hdel(keys.REPOSITORIES, preview.key)
             pipe.hdel(keys.PREVIEWS, f"{preview.parent}#{request.number}")
@@ -160,7 +161,8 @@ class Previews(Repositories, Retention, Policies):
             if rollbacks:
                 pipe.hdel(keys.ROLLBACKS, *(each.id for each in rollbacks))
             pipe.delete(keys.head(preview.key), keys.live(preview.key))
-            pipe.set(ended, request.told_at, ex=CLOSED_SECONDS)
+            if not request.open:
+                pipe.set(ended, request.told_at, ex=CLOSED_SECONDS)
             return True
 
         watched = (keys.REPOSITORIES, keys.FUNCTIONS, keys.STAGING, keys.SECRETS)

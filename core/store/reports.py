@@ -89,6 +89,12 @@ class Reports(Releases):
         key = f"{release.namespace}/{release.repository}"
         return [text(id_) for id_ in self._newest(key)] == [release.id]
 
+    def is_reporting(self, repository: str) -> bool:
+        """Whether a forge may still have to be told something of a repository's newest releases."""
+        key = keys.repository_releases(repository)
+        newest = {text(each) for each in cast("list[bytes]", self.redis.zrevrange(key, 0, 19))}
+        return not newest.isdisjoint(self.reporting())
+
     def shown(self, id_: str) -> dict[str, Shown]:
         """Context → what its forge shows of a release."""
         return {

@@ -310,3 +310,8 @@ def test_a_reference_that_is_gone_ends_its_preview(
     (project.bare / "refs/pull/5/head").unlink()
     look()
     assert "has the head of the request no more" in the(store).gone
+    back = project.request(5, {"web/handler.py": WEB})
+    look()
+    request = the(store).request
+    assert request is not None
+    assert (the(store).gone, request.commit, request.open) == ("", back, True)

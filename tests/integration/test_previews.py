@@ -16,12 +16,15 @@ from core import keys
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
 from core.models import Artifact, FunctionRecord, FunctionSpec, Release, Repository, State, now
 from core.previews import ForkRules, pushed
+from core.names import NO_COMMIT
+from core.policy import Held, OwnerPolicy, Policy
+from core.previews import pushed
 from core.settings import Settings
 from core.store import Store
 from forges.api import Later
 from forges.events import PullRequest
 from gateway import previews, previewwatch
-from gateway.previewwatch import ASK_EVERY, ASK_QUIET, KEPT, PreviewWatch
+from gateway.previewwatch import ASK_EVERY, ASK_QUIET, KEPT, KEPT_UNTOLD, PreviewWatch
 from tests.integration.requests_of import BASE, commit, event, known
 
 FORK = "666"
@@ -280,6 +283,9 @@ def test_a_closed_request_leaves_nothing(
     assert the(store).gone == "the request was closed", "so that the forge can be told"
     clock.ahead = KEPT + 10
     watch.run()
+    assert store.preview(BASE.key, 5), "its forge was not told yet"
+    reported(store)
+    watch.run()
     assert store.preview(BASE.key, 5) is None
     assert store.find_repository("alice--pr-5/shop") is None
     assert "alice--pr-5" not in store.namespaces()
@@ -287,6 +293,24 @@ def test_a_closed_request_leaves_nothing(
     assert store.variables("alice--pr-5") == {}
     store.retain("alice--pr-5/shop", -1)  # as housekeeping does of what is gone
     assert traces(store, "pr-5") == []
+
+
+def reported(store: Store) -> None:
+    """Plays the reporter: forges were told of everything."""
+    store.redis.delete(keys.REPORTING)
+
+
+def test_for_a_forge_that_is_away_the_end_is_kept_an_hour_at_most(
+    settings: Settings, store: Store, watch: PreviewWatch, clock: Clock
+) -> None:
+    tell(settings, store, event("a", after=0))
+    tell(settings, store, event("a", open_=False, after=9))
+    clock.ahead = KEPT_UNTOLD - 10
+    watch.run()
+    assert store.preview(BASE.key, 5)
+    clock.ahead = KEPT_UNTOLD + 10
+    watch.run()
+    assert store.preview(BASE.key, 5) is None
 
 
 def traces(store: Store, of: str) -> list[str]:
@@ -408,6 +432,126 @@ def test_a_base_that_was_transferred_or_is_gone_takes_its_previews_along(
     assert new.namespace == "bob--pr-5"
 
 
+def no_forks(rule: str) -> Held:
+    policy = Policy(default=OwnerPolicy(fork_previews=rule))  # type: ignore[arg-type]  # as it is given
+    return Held(source="/policy.yml", policy=policy)
+
+
+@pytest.mark.parametrize("reason", ["previews", "parent", "forks"])
+def test_what_we_ended_ourselves_is_back_when_the_reason_is_over(
+    settings: Settings, store: Store, forge: Listing, clock: Clock, reason: str
+) -> None:
+    settings = replace(settings, policy="/policy.yml")
+    assert store.hold_policy(None, no_forks("always"))
+    first, _ = tell(settings, store, event("a", after=0, head=FORK))
+    assert first is not None
+    live(store, first, "web")
+
+    def run(*, over: bool) -> None:
+        off = replace(settings, previews=reason != "previews" or over)
+        parent = BASE if reason != "parent" or over else replaced(BASE, gone="uninstalled")
+        store.save_repository(parent)
+        rule = "never" if reason == "forks" and not over else "always"
+        assert store.hold_policy(store.held_policy(), no_forks(rule))
+        made = PreviewWatch(off, store, lambda _: forge, clock)  # type: ignore[arg-type,return-value]
+        store.redis.delete(keys.lock("previews"))
+        made.run()
+
+    run(over=False)
+    assert (functions(store), bool(the(store).gone)) == ({}, True)
+    clock.ahead = KEPT_UNTOLD + 10
+    run(over=False)
+    assert the(store).gone, "it is open: not forgotten yet"
+    run(over=True)
+    assert the(store).gone == ""
+    again = store.newest_release("alice--pr-5/shop")
+    assert again is not None
+    assert (again.commit, again.id != first.id) == (commit("a"), True)
+    clock.ahead = 0
+    run(over=False)
+    clock.ahead = 2 * settings.preview_lifetime
+    run(over=False)
+    assert store.preview(BASE.key, 5) is None, "it lasted"
+    assert store.closed_at("github", "100", 5) is None, "the forge told no end"
+    run(over=True)
+    back, _ = tell(settings, store, event("a", after=0, head=FORK))
+    assert back is not None
+
+
+def replaced(repository: Repository, **fields: object) -> Repository:
+    return msgspec.structs.replace(repository, **fields)  # type: ignore[arg-type]  # of the record
+
+
+def test_a_preview_of_what_is_another_repository_now_is_forgotten_without_an_end(
+    settings: Settings, store: Store, watch: PreviewWatch, clock: Clock
+) -> None:
+    tell(settings, store, event("a", after=0))
+    store.save_repository(replaced(BASE, forge_id="999"))
+    watch.run()
+    assert "another repository now" in the(store).gone
+    clock.ahead = KEPT_UNTOLD + 10
+    watch.run()
+    assert store.preview(BASE.key, 5) is None
+    assert store.closed_at("github", "100", 5) is None
+    assert "alice--pr-5" not in store.namespaces()
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_what_the_forge_lists_as_open_is_open_however_old_its_last_event(
+    settings: Settings, store: Store, watch: PreviewWatch, clock: Clock, forgotten: bool
+) -> None:
+    tell(settings, store, event("a", after=0))
+    clock.ahead = ASK_EVERY
+    watch.reconcile(BASE, [], clock())
+    assert the(store).gone == previews.CLOSED
+    if forgotten:
+        clock.ahead = KEPT_UNTOLD + 10
+        watch.run()
+        assert store.preview(BASE.key, 5) is None
+        assert store.closed_at("github", "100", 5)
+    watch.reconcile(BASE, [event("a", after=0)], clock())
+    assert the(store).gone == ""
+    newest = store.newest_release("alice--pr-5/shop")
+    assert newest is not None
+    assert newest.state is State.QUEUED
+
+
+def test_what_is_closed_while_the_forge_is_asked_stays_closed(
+    settings: Settings, store: Store, watch: PreviewWatch, clock: Clock
+) -> None:
+    tell(settings, store, event("a", after=0))
+    asked_at = clock() - 1
+    tell(settings, store, event("a", open_=False, after=0))
+    watch.reconcile(BASE, [event("a", after=0)], asked_at)
+    assert the(store).gone == previews.CLOSED
+
+
+def test_a_reference_that_comes_late_brings_its_preview_back(
+    settings: Settings, store: Store, watch: PreviewWatch, clock: Clock
+) -> None:
+    """As GitLab's may, which are made after the event."""
+    first, _ = tell(settings, store, event("a", after=0))
+    store.change_preview(BASE.key, 5, lambda found: pushed(found, NO_COMMIT))
+    watch.settle(the(store))
+    clock.ahead = KEPT_UNTOLD + 10
+    watch.settle(the(store))
+    assert "has the head of the request no more" in the(store).gone
+    assert previews.released(settings, store, the(store)) is None
+    store.change_preview(BASE.key, 5, lambda found: pushed(found, commit("a")))
+    watch.settle(the(store))
+    assert the(store).gone == ""
+    again = store.newest_release("alice--pr-5/shop")
+    assert again is not None
+    assert (again.state, again == first) == (State.QUEUED, False)
+
+
+def test_a_gateway_that_dies_holds_up_the_next_one_for_seconds(
+    store: Store, watch: PreviewWatch
+) -> None:
+    watch.run()
+    assert 0 < store.redis.pttl(keys.lock("previews")) <= 15_000
+
+
 def test_a_renamed_base_is_followed(settings: Settings, store: Store, watch: PreviewWatch) -> None:
     tell(settings, store, event("a"))
     store.save_repository(msgspec.structs.replace(BASE, full_name="Alice/store", installation="7"))
@@ -458,6 +602,7 @@ def test_an_old_event_does_not_revive_what_was_forgotten(
     tell(settings, store, event("a", after=0))
     tell(settings, store, event("a", open_=False, after=9))
     clock.ahead = KEPT + 10
+    reported(store)
     watch.run()
     assert store.preview(BASE.key, 5) is None
     release, told = tell(settings, store, event("a", after=0))

@@ -23,14 +23,15 @@ def child(**fields: object) -> Repository:
     return msgspec.structs.replace(FNS, namespace="ann--x", parent="ann/fns", **fields)  # type: ignore[arg-type]  # of the record
 
 
-def test_environments_share_and_what_nobody_vouches_for_does_not() -> None:
+def test_environments_share_and_previews_do_not() -> None:
+    """What a request's builds leave in caches would else go into production's next build."""
     assert FNS.artifacts_namespace == ""
     assert FNS.home == "ann/fns"
     assert child(environment="staging").artifacts_namespace == "ann"
     assert child(environment="staging").home == "ann/fns"
-    assert child(request=Request(number=1)).artifacts_namespace == "ann"
-    fork = child(request=Request(number=1, fork=True))
-    assert (fork.artifacts_namespace, fork.home) == ("", "ann/fns")
+    for fork in (False, True):
+        preview = child(request=Request(number=1, fork=fork))
+        assert (preview.artifacts_namespace, preview.home) == ("", "ann/fns")
 
 
 def test_the_namespace_of_an_artifact_is_its_own_unless_it_is_told() -> None:
@@ -69,7 +70,7 @@ def test_an_environment_runs_its_owner_s_images_and_nobody_else_s(
     for image in (f"reg.test:5000/bob/f@{DIGEST}", f"reg.test:5000/ann--staging/f@{DIGEST}"):
         with pytest.raises(InvalidRequest, match="is not an image of ann"):
             check(handed(image, "ann", foreign=foreign))
-    # A fork's preview has its own, and not those of whom it was made from.
+    # A preview has its own, and not those of whom it was made from.
     with pytest.raises(InvalidRequest, match="is not an image of ann--staging"):
         check(handed(f"reg.test:5000/ann/f@{DIGEST}", "", foreign=foreign))
     check(handed(f"reg.test:5000/ann--staging/f@{DIGEST}", "", foreign=foreign))
