@@ -182,7 +182,7 @@ class ForgeHeads:
     def _last(self, repository: Repository) -> Release | None:
         """The newest release that was to follow the branch, and not the admin's own choice."""
         for release in self.store.releases(repository.namespace, repository.name, limit=20):
-            if not self.store.pinned(release.id):
+            if self.store.follows_branch(release.id):
                 return release
         return None
 
@@ -202,12 +202,8 @@ class ForgeHeads:
             asked.back = ""
         elif _stays(asked, head):
             log.warning("push_found", repository=repository.key, commit=head)
-            gone = head == NO_COMMIT
-            why = "its forge has the head of the request no more"
             self.store.change_preview(
-                repository.parent,
-                request.number,
-                lambda found: closed(found, why) if gone else pushed(found, head),
+                repository.parent, request.number, lambda found: pushed(found, head)
             )
 
     def _is_back(self, repository: Repository, head: str, released: str) -> bool:

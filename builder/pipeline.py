@@ -244,7 +244,7 @@ def _drop_stale(release: Release, head: str, tools: Tools) -> None:
     live = tools.store.live_release(f"{release.namespace}/{release.repository}")
     if live and tools.store.release(live).commit == head and not tools.store.pinned(live):
         told = f"{head[:7]}, which is the branch's head, is live already ({live})"
-        tools.store.move(release.id, _BUILDER, State.SUPERSEDED, told)
+        tools.store.end_late(release.id, head, told)
         raise Conflict(told)
 
 

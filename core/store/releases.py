@@ -16,6 +16,7 @@ from redis.client import Pipeline
 from core import keys
 from core.errors import Conflict, NotFound
 from core.models import FunctionRow, Promotion, Release, Repository, State, now, number_of
+from core.names import NO_COMMIT
 from core.store.base import (
     decided,
     encode,
@@ -257,30 +258,73 @@ class Releases(Policies):
     def pinned(self, id_: str) -> bool:
         return bool(self.redis.hget(keys.release(id_), "pinned"))
 
+    def follows_branch(self, id_: str) -> bool:
+        """Whether a release was to be the branch's head, and was not found to be of one before."""
+        return not any(cast("list[bytes]", self.redis.hmget(keys.release(id_), "pinned", "late")))
+
     def set_commit(self, id_: str, commit: str) -> Release:
         """Writes what the branch's head turned out to be; only while the release is built."""
 
         def change(pipe: Pipeline) -> Release:
-            release = self.release(id_)
-            if not release.state.with_builder:
-                raise Conflict(decided(release))
+            release, moves = self._of_head(pipe, id_)
             pipe.multi()
             fresh = msgspec.structs.replace(release, commit=commit)
             self._write(pipe, fresh)
+            if moves:
+                pipe.set(keys.head(repository_key(release)), commit)
             return fresh
 
         return self._transaction(change, keys.release(id_))
+
+    def end_late(self, id_: str, head: str, reason: str) -> None:
+        """Ends the release of an event that came late: the branch's head is ``head``, which has a
+        release of its own.
+
+        Raises:
+            Conflict: it is not built any more.
+        """
+
+        def change(pipe: Pipeline) -> None:
+            release, moves = self._of_head(pipe, id_)
+            key = repository_key(release)
+            turn = text(pipe.get(keys.turn(key)))
+            pipe.multi()
+            self._write(pipe, moved(release, State.SUPERSEDED, reason))
+            pipe.hset(keys.release(id_), "late", "1")
+            if turn == id_:
+                pipe.delete(keys.turn(key))
+            if moves:
+                pipe.set(keys.head(key), head)
+
+        self._transaction(change, keys.release(id_))
 
     def save_row(self, id_: str, row: FunctionRow) -> None:
         self.redis.hset(keys.rows(id_), row.name, encode(row))
 
     # Inside
 
+    def _of_head(self, pipe: Pipeline, id_: str) -> tuple[Release, bool]:
+        """A release that is built, whose commit is found not to be the branch's head; and whether
+        ``head`` is that commit still. Of a preview it says what its request was released at.
+
+        Raises:
+            Conflict: it is not built any more.
+        """
+        release = self.release(id_)
+        if not release.state.with_builder:
+            raise Conflict(decided(release))
+        key = repository_key(release)
+        pipe.watch(keys.head(key))  # type: ignore[no-untyped-call]  # redis-py
+        same = text(pipe.get(keys.head(key))) == release.commit and not self.pinned(id_)
+        raw = cast("bytes | None", pipe.hget(keys.REPOSITORIES, key))
+        preview = raw is not None and msgspec.json.decode(raw, type=Repository).request
+        return release, same and not preview
+
     def _may_begin(self, pipe: Pipeline, repository: str, release: str) -> bool:
         """Whether the policy is known, and the owner has a place to build: the release that has
         waited longest takes it, whichever of the owner's repositories it is of."""
         held = self.held_policy()
-        if held is None:
+        if held is None or self._takes_down(pipe, repository, release):
             return True
         if held.policy is None:
             return False
@@ -299,6 +343,14 @@ class Releases(Policies):
             if id_ and not turn and number_of(id_) < number_of(release)
         ]
         return len(before) + sum(map(bool, building)) < most
+
+    @staticmethod
+    def _takes_down(pipe: Pipeline, repository: str, release: str) -> bool:
+        """Whether it is there to take down what is live; an environment's first release has no
+        commit either, and builds."""
+        raw = cast("bytes | None", pipe.hget(keys.release(release), "doc"))
+        nothing = raw is not None and release_of(raw, {}).commit == NO_COMMIT
+        return nothing and bool(pipe.exists(keys.live(repository)))
 
     @staticmethod
     def _add(pipe: Pipeline, fresh: Release, *, pinned: bool, reported: bool = False) -> None:

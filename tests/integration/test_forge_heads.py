@@ -103,6 +103,32 @@ def test_what_the_event_said_is_not_what_was_released(
     assert commits(store) == [new, old]
 
 
+def test_an_event_that_came_late_has_nothing_released_again(
+    store: Store, project: Project, sweep: Callable[[], ForgeHeads]
+) -> None:
+    store.save_repository(HUB)
+    old, new = project.commit({"x": "1"}), project.commit({"x": "2"})
+    made = store.create_release(HUB, new, "master")
+    store.move(made.id, [State.QUEUED], State.FAILED, "its own fault")
+    late = store.create_release(HUB, old, "master")
+    store.end_late(late.id, new, f"{new} is live already")
+    assert store.head(HUB.key) == new
+    sweep()
+    assert commits(store) == [old, new]
+
+
+def test_a_head_that_gave_way_to_the_admin_s_choice_stays_so(
+    store: Store, project: Project, sweep: Callable[[], ForgeHeads]
+) -> None:
+    store.save_repository(HUB)
+    old, new = project.commit({"x": "1"}), project.commit({"x": "2"})
+    store.create_release(HUB, new, "master")
+    store.create_release(HUB, old, "master", pinned=True)
+    assert store.releases("alice", "fns")[1].state is State.SUPERSEDED
+    sweep()
+    assert commits(store) == [old, new]
+
+
 def test_an_older_commit_that_the_admin_released_stays(
     store: Store, project: Project, sweep: Sweep
 ) -> None:

@@ -454,6 +454,7 @@ def test_an_environment_is_built_of_its_own_branch(
             release, source = pipeline.checkout(release, child, tools)
             source.close()
             assert release.commit == main
+            assert store.head(child.key) == main
         store.move(release.id, [State.BUILDING], State.FAILED)
 
 
@@ -476,6 +477,25 @@ def test_a_head_that_was_never_released_is_not_waited_for(
     assert checked_out(stale) == head
     assert checked_out(first) == head, "the event is an old one"
     assert time.monotonic() - begun < 5
+
+
+def test_an_event_that_came_late_leaves_the_head_as_it_is(
+    store: Store, project: Project, checked_out: Callable[..., str]
+) -> None:
+    late, head = project.commit({"x": "1"}), project.commit({"x": "2"})
+    made = store.create_release(HUB, head, "master")
+    queues.dispatch(store, HUB.key)
+    store.move(made.id, [State.QUEUED], State.BUILDING)
+    store.put_artifacts(made.id, head, [])
+    store.switch(made.id, lambda _: 1)
+    store.finish(made.id, "http://slipway.test")
+    with pytest.raises(Conflict, match="is live already"):
+        checked_out(late)
+    ended = store.releases("alice", "fns")[0]
+    assert (ended.commit, ended.state) == (late, State.SUPERSEDED)
+    assert store.head(HUB.key) == head
+    assert (store.follows_branch(ended.id), store.follows_branch(made.id)) == (False, True)
+    assert store.turn(HUB.key) == ""
 
 
 def test_waiting_for_a_forge_ends_with_the_release(

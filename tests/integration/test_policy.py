@@ -20,6 +20,8 @@ from cli.findings import FAIL, OK, WARN
 from core import bounds, keys, policydocument, queues
 from core.bundle import Bundle
 from core.models import FunctionRecord, FunctionSpec, Release, Repository, Request, State
+from core.models import FunctionRecord, FunctionSpec, Release, Repository, State
+from core.names import NO_COMMIT
 from core.policy import Held
 from core.settings import Settings
 from core.store import Store
@@ -312,6 +314,29 @@ def test_one_owner_s_builds_wait_for_one_another(store: Store, rule: Rule) -> No
         store.move(store.turn("acme/z") or releases["acme/a"], [State.QUEUED], State.FAILED, "no")
         sweep.run()
         assert store.turn(key) == releases[key], "the sweep finds that there is a place"
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_what_takes_everything_down_waits_for_no_policy_and_no_place(
+    store: Store, rule: Rule, read: bool
+) -> None:
+    hold(store, Held(source=SOURCE))
+    if read:
+        rule("default: {concurrent-builds: 1}")
+        other = replace_(FNS, name="other")
+        store.save_repository(other)
+        store.create_release(other, "a" * 40, "main")
+        assert queues.dispatch(store, other.key), "it has the only place"
+    for space in ("acme", "acme--new"):
+        each = replace_(FNS, namespace=space)
+        store.save_repository(each)
+        release = store.create_release(each, NO_COMMIT, "main")
+        assert queues.dispatch(store, each.key) == "", "nothing is live: nothing to take down"
+    store.redis.set(keys.live(FNS.key), "r0-0000000")
+    assert queues.dispatch(store, FNS.key) == store.releases("acme", "fns")[0].id
+    store.create_release(each, "a" * 40, "main")
+    store.redis.set(keys.live(each.key), release.id)
+    assert queues.dispatch(store, each.key) == ""
 
 
 def test_a_raised_bound_holds_at_once(store: Store, rule: Rule) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,12 +24,14 @@ from core import keys, queues
 from core.bundle import Bundle, bundle_folder
 from core.errors import NotAllowed
 from core.models import Repository, Request, State, now
+from core.models import Repository, State, now
+from core.names import NO_COMMIT
 from core.policy import Held, Owner, Policy
 from core.settings import Settings
 from core.store import Store
 from gateway import heads, policysources
 from gateway.app import create_app
-from gateway.policy import look, require_allowed
+from gateway.policy import check_release, look, require_allowed
 from gateway.policysources import MAX_BYTES
 from tests.integration.gateway.conftest import SECRET
 from tests.integration.gateway.harness import (
@@ -443,6 +446,16 @@ def test_nobody_deploys_where_there_is_no_policy_yet(bounded: Gateway, store: St
     refused = send(bounded, "a")
     assert refused.status_code == 403
     assert refused.text.startswith("nobody may deploy here now: the policy")
+
+
+def test_what_takes_everything_down_is_taken_all_the_same(settings: Settings, store: Store) -> None:
+    gateway = SimpleNamespace(settings=replace(settings, policy="/policy.yml"), store=store)
+    known = Repository(namespace="acme", name="fns", source="git")
+    release = store.create_release(known, NO_COMMIT, "main")
+    spec = artifact(release, "a").spec
+    with pytest.raises(NotAllowed, match="could not be read yet"):
+        check_release(gateway, release, [spec])()  # type: ignore[arg-type]  # of it only these
+    check_release(gateway, release, [])()  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
