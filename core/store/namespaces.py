@@ -84,8 +84,9 @@ class Namespaces(Base):
             )
 
     def delete_namespace(self, name: str) -> None:
-        """Deletes one in which nothing is deployed, and forgets its repositories. Its tokens go:
-        who holds the namespace next has nothing to do with them. Raises as ``require_empty``."""
+        """Deletes one in which nothing is deployed, and forgets its repositories. Its tokens go,
+        and to whom it was given: who holds the namespace next has nothing to do with them. Raises
+        as ``require_empty``."""
         key = f"{name}/"
         own = [each for each in self.redis.hkeys(keys.REPOSITORIES) if text(each).startswith(key)]
         repositories = [text(each) for each in own]
@@ -98,10 +99,13 @@ class Namespaces(Base):
                 for id_, raw in cast("dict[bytes, bytes]", pipe.hgetall(keys.TOKENS)).items()
                 if msgspec.json.decode(raw)["namespace"] == name
             ]
+            named = self._naming(name, repositories)
             pipe.multi()
             if tokens:
                 pipe.hdel(keys.TOKENS, *tokens)
                 pipe.hdel(keys.TOKENS_USED, *tokens)
+            for hash_, field in named:
+                pipe.hdel(hash_, field)
             pipe.hdel(keys.NAMESPACES, name)
             pipe.hdel(keys.NAMESPACE_TEXTS, name)
             for each in repositories:
@@ -110,8 +114,22 @@ class Namespaces(Base):
                 pipe.delete(keys.head(each), keys.live(each))
 
         watched = (keys.NAMESPACES, keys.FUNCTIONS, keys.REPOSITORIES, keys.SECRETS)
-        others = (keys.VARIABLES, keys.STAGING, keys.TOKENS)
-        self._transaction(change, *watched, *others, *moving)
+        others = (keys.VARIABLES, keys.STAGING, keys.TOKENS, keys.OWNERS, keys.FORGE_REPOSITORIES)
+        self._transaction(change, *watched, *others, keys.PREVIEWS, keys.PROMOTION_TAGS, *moving)
+
+    def _naming(self, name: str, repositories: Collection[str]) -> list[tuple[str, bytes]]:
+        """What elsewhere names a namespace, or a repository in it: (hash, field)."""
+
+        def rows(key: str) -> list[tuple[bytes, str]]:
+            found = cast("dict[bytes, bytes]", self.redis.hgetall(key))
+            return [(field, text(value)) for field, value in found.items()]
+
+        own = [(keys.OWNERS, field) for field, value in rows(keys.OWNERS) if value == name]
+        for hash_ in (keys.FORGE_REPOSITORIES, keys.PREVIEWS):
+            own += [(hash_, field) for field, value in rows(hash_) if value in repositories]
+        tags = [field for field, _ in rows(keys.PROMOTION_TAGS)]
+        own += [(keys.PROMOTION_TAGS, tag) for tag in tags if text(tag.split()[0]) in repositories]
+        return own
 
     def _require(self, name: str) -> None:
         if not self.has_namespace(name):

@@ -19,9 +19,11 @@ from core.models import (
     LogLine,
     Receipt,
     Repository,
+    Request,
     State,
     now,
 )
+from core.names import NO_COMMIT
 from core.store import LogEnd, Store
 
 FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")
@@ -246,6 +248,27 @@ def test_a_namespace_in_which_nothing_is_deployed_forgets_its_repositories(store
     store.claim_namespace("alice", "https://github.com#7", FNS)  # whoever comes first
 
 
+def test_whom_a_deleted_namespace_was_given_has_no_part_in_it_any_more(store: Store) -> None:
+    hub = msgspec.structs.replace(FNS, source="github", forge_id="7")
+    ann, bob = "https://github.com#1", "https://github.com#2"
+    store.link_owner(ann, "alice")
+    store.link_owner(bob, "other")
+    store.claim_namespace("alice", ann, hub)
+    store.save_repository(hub)
+    store.note_promotion_tag(hub.key, "promote/production/1", "a" * 40)
+    store.note_promotion_tag("alice2/fns", "promote/production/1", "a" * 40)
+    store.redis.hset(keys.PREVIEWS, "base/fns#5", hub.key)  # as if it were a preview
+    store.delete_namespace("alice")
+    assert store.owners() == {bob: "other"}
+    assert store.redis.hgetall(keys.FORGE_REPOSITORIES) == {}
+    assert store.redis.hgetall(keys.PREVIEWS) == {}
+    assert store.promotion_tags(hub.key) == {}
+    assert store.promotion_tags("alice2/fns")
+    store.claim_namespace("alice", "https://github.com#7", FNS)  # whoever comes first
+    with pytest.raises(Conflict):
+        store.claim_namespace("alice", ann)
+
+
 def test_a_function_moves_to_another_repository_in_one_step(store: Store) -> None:
     shop = msgspec.structs.replace(FNS, name="shop")
     hello, other = artifact("hello"), artifact("other")
@@ -291,6 +314,38 @@ def test_what_is_live_is_not_cancelled(store: Store) -> None:
     store.finish(id_, "http://x")
     with pytest.raises(Conflict, match="is live already: take it back with 'slipway rollback al"):
         store.cancel(id_, "x")
+
+
+def test_what_a_head_turned_out_to_be_is_known_as_the_head(store: Store) -> None:
+    """Else a late event of it would come over what was promoted meanwhile."""
+    made = store.create_release(FNS, NO_COMMIT, "main")
+    queues.dispatch(store, FNS.key)
+    store.move(made.id, BUILDER, State.BUILDING)
+    store.set_commit(made.id, "a" * 40)
+    assert store.head(FNS.key) == "a" * 40
+    store.put_artifacts(made.id, "a" * 40, [artifact("hello")])
+    store.switch(made.id, lambda _: 1)
+    store.finish(made.id, "http://x")
+    promoted = store.create_release(FNS, "b" * 40, "main", pinned=True)
+    assert store.create_release(FNS, "a" * 40, "main").id == promoted.id
+
+
+def test_a_newer_head_is_not_forgotten_for_an_older_one(store: Store) -> None:
+    made = building(store, "a")
+    store.create_release(FNS, "b" * 40, "main")
+    store.set_commit(made, "c" * 40)
+    assert store.head(FNS.key) == "b" * 40
+
+
+def test_of_a_preview_the_head_is_what_its_request_was_released_at(store: Store) -> None:
+    """Else it would be released for it again and again."""
+    preview = msgspec.structs.replace(FNS, parent="bob/fns", request=Request(number=5))
+    store.save_repository(preview)
+    made = building(store, "a", preview)
+    store.set_commit(made, "b" * 40)
+    assert store.head(preview.key) == "a" * 40
+    store.end_late(made, "c" * 40, "c is live already")
+    assert store.head(preview.key) == "a" * 40
 
 
 def test_a_head_that_was_overtaken_makes_no_release(store: Store) -> None:
