@@ -84,11 +84,17 @@ class Environments(Repositories):
 
     def save_environment(self, parent: Repository, name: str, branch: str) -> Repository:
         """Makes an environment, or changes it to what it shall be, in a namespace that belongs to
-        whom the parent's does. Repeating it changes nothing. Raises as ``check_environment``."""
-        wanted = environment_of(parent, name, branch)
+        whom the parent's does. Repeating it changes nothing.
+
+        Raises as ``check_environment``, and Conflict: the parent is gone by now.
+        """
 
         def change(pipe: Pipeline) -> Repository:
             self.check_environment(parent, name)
+            now = self.repository(parent.namespace, parent.name)
+            if now.gone:
+                raise Conflict(f"no environment of {now.key} is deployed: {now.gone}")
+            wanted = environment_of(now, name, branch)
             holder = text(pipe.hget(keys.NAMESPACES, parent.namespace))
             there = self.find_repository(wanted.key)
             pipe.multi()

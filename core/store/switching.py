@@ -68,6 +68,7 @@ class Switching(Staging):
             functions = self.functions()
             self.check_claims(release, takes(artifacts))
             others = self._others_switched(release)
+            said = {each.id: _environments(pipe, each.id) for each in others}
             was_live = self.live_release(repository_key(release))
             last = self.release(was_live) if others and was_live else None
             last = last if last and last.state is State.LIVE else None
@@ -102,6 +103,8 @@ class Switching(Staging):
                     )
                 self._write(pipe, moved(other, State.LIVE, ""))
                 pipe.set(keys.live(repository_key(release)), other.id)
+                if (wanted := said[other.id]) is not None:
+                    note_environments(pipe, repository_key(release), wanted)
                 last = other
             if others and last:  # its log was ended just now
                 self._displace(pipe, last, State.REPLACED, f"{id_} took its place", end=False)
@@ -140,10 +143,10 @@ class Switching(Staging):
             key = repository_key(release)
             before = text(pipe.get(keys.live(key)))
             last = self.release(before) if before and before != id_ else None
-            raw = cast("bytes | None", pipe.hget(keys.release(id_), "environments"))
+            wanted = _environments(pipe, id_)
             pipe.multi()
-            if raw is not None:
-                note_environments(pipe, key, msgspec.json.decode(raw, type=dict[str, str]))
+            if wanted is not None:
+                note_environments(pipe, key, wanted)
             if last and last.state is State.LIVE:
                 self._displace(pipe, last, State.REPLACED, f"{id_} took its place")
             if rows := {
@@ -347,6 +350,12 @@ class Switching(Staging):
     def _instead(self, pipe: Pipeline, id_: str) -> Release | None:
         before = text(pipe.hget(keys.release(id_), "instead"))
         return self.release(before) if before else None
+
+
+def _environments(pipe: Pipeline, id_: str) -> dict[str, str] | None:
+    """Those that a release names → their branches; None: it is not for it to say."""
+    raw = cast("bytes | None", pipe.hget(keys.release(id_), "environments"))
+    return None if raw is None else msgspec.json.decode(raw, type=dict[str, str])
 
 
 def of_repository(

@@ -19,6 +19,7 @@ from core.openfaas import Namespace
 from core.settings import Settings
 from core.store import Store
 from gateway import bare, environments, heads, promotions
+from gateway.adoption import take_down
 from tests.unit.repositories import BareRepository
 
 FNS = Repository(namespace="ann", name="fns", source="git", deploy_branch="main")
@@ -252,6 +253,29 @@ def test_those_of_a_forge_are_asked_for_their_heads(settings: Settings, store: S
 
 
 # Namespaces
+
+
+def test_nothing_is_made_of_a_repository_that_is_gone_meanwhile(store: Store) -> None:
+    """The gateway had looked before it was uninstalled."""
+    store.claim_namespace("ann", "git", HUB)
+    store.save_environment(HUB, "staging", "develop")
+    take_down(store, HUB, "the App was uninstalled")
+    with pytest.raises(Conflict, match="the App was uninstalled"):
+        store.save_environment(HUB, "staging", "develop")
+    assert store.repository("ann--staging", "hub").gone
+
+
+def test_what_a_release_says_that_went_live_while_the_edge_was_away_counts(store: Store) -> None:
+    store.claim_namespace("ann", "git", FNS)
+    for digit, wanted, pinned in (("a", {"staging": "develop"}, False), ("b", None, True)):
+        release = store.create_release(FNS, digit * 40, "main", pinned=pinned)
+        queues.dispatch(store, FNS.key)
+        store.move(release.id, BUILDER, State.BUILDING)
+        made = [artifact(release, "hello", digit)]
+        store.put_artifacts(release.id, release.commit, made, environments=wanted)
+        store.switch(release.id, lambda _: 1)
+    store.finish(release.id, "http://slipway.test")
+    assert store.wanted_environments() == {"ann/fns": {"staging": "develop"}}
 
 
 def test_its_namespace_may_be_there_before_it(store: Store) -> None:
