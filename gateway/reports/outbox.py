@@ -151,12 +151,15 @@ class Outbox:
     def _work(self, forge: str) -> None:
         while (found := self._take(forge)) is not None:
             lane, message = found
-            done = self._try(lane, message)
-            with self._lock:
-                lane.busy = False
-                if done and lane.waiting.get(message.key) is message:
-                    lane.remove(message.key)
-                self._lock.notify_all()
+            done = False
+            try:
+                done = self._try(lane, message)
+            finally:
+                with self._lock:
+                    lane.busy = False
+                    if done and lane.waiting.get(message.key) is message:
+                        lane.remove(message.key)
+                    self._lock.notify_all()
             if done:
                 self._sent(message)
 
@@ -217,5 +220,8 @@ class Outbox:
             old = [key for key, since in lane.since.items() if now - since >= GIVE_UP]
             given_up = [lane.remove(key) for key in old]
         for each in given_up:
-            self._drop(each, error)
+            try:
+                self._drop(each, error)
+            except Exception as trouble:  # then it is compared, and tried, once more
+                log.warning("not_given_up", name=each.name, reason=str(trouble))
             self._sent(each)

@@ -204,6 +204,27 @@ def test_after_an_hour_of_failures_what_waited_for_it_is_given_up_all_at_once(
     assert {why for _, why in forges.dropped} == {"away"}
 
 
+def test_a_store_that_is_away_as_something_is_given_up_holds_up_nothing(
+    forges: Forges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "GIVE_UP", 0.1)
+    asked: list[object] = []
+
+    def drop(each: Message, _: SlipwayError) -> None:
+        asked.append(each.what)
+        raise RedisConnectionError("away")
+
+    forges.outbox._drop = drop
+    forges.answers["ann"] = failing(Later("away"))
+    forges.outbox.put("r1", [message(1)])
+    until(lambda: asked)
+    forges.idle()
+    until(lambda: forges.done == [1])  # it is compared anew
+    del forges.answers["ann"]
+    forges.outbox.put("r1", [message(2)])
+    until(lambda: forges.sent == [2])
+
+
 @pytest.mark.parametrize("error", [RedisConnectionError("away"), KeyError("a mistake of ours")])
 def test_no_trouble_of_our_own_ends_it(forges: Forges, error: Exception) -> None:
     forges.answers["ann"] = failing(error, 2)
