@@ -13,7 +13,8 @@ RELEASES = f"{ROOT}:releases"
 """sorted set id → number · store · as long as each is kept: every release, oldest first."""
 
 REPOSITORIES = f"{ROOT}:repositories"
-"""hash repository key → JSON Repository · gateway · for ever."""
+"""hash repository key → JSON Repository · gateway, of previews store and builder · until its
+namespace is deleted, its preview forgotten."""
 
 FORGE_REPOSITORIES = f"{ROOT}:repositories:at-forges"
 """hash ``<forge> <the forge's id>`` → repository key, of those without a parent · store, with
@@ -28,12 +29,13 @@ HOOKS = f"{ROOT}:hooks"
 deleted."""
 
 OWNERS = f"{ROOT}:owners"
-"""hash ``<forge URL>#<owner id>`` → the namespace that the admin gave that owner · gateway · for
-ever."""
+"""hash ``<forge URL>#<owner id>`` → the namespace that the admin gave that owner · gateway · until
+it is taken back, or the namespace deleted."""
 
 PREVIEWS = f"{ROOT}:previews"
 """hash ``<key of the parent>#<number>`` → key of the preview's repository · store, with
 REPOSITORIES · as those."""
+
 ENVIRONMENTS = f"{ROOT}:environments"
 """hash repository key → JSON object, environment → branch: what the release of the deploy branch
 said that went live last · store · as long as the repository."""
@@ -43,7 +45,9 @@ PROMOTION_TAGS = f"{ROOT}:promotion-tags"
 long as the tag."""
 
 NAMESPACES = f"{ROOT}:namespaces"
-"""hash namespace → who holds it (``git`` or ``<forge URL>#<owner id>``) · gateway · for ever."""
+"""hash namespace → who holds it (``git``, ``<forge URL>#<owner id>``, of a preview
+``request <key of the parent>#<number>``) · gateway, store · until it is deleted, its preview
+forgotten."""
 
 NAMESPACE_TEXTS = f"{ROOT}:namespaces:texts"
 """hash namespace → JSON Namespace, its labels and annotations · gateway · as long as it is there;
@@ -121,6 +125,7 @@ as that."""
 SCHEDULES = f"{ROOT}:schedules"
 """hash ``name.namespace`` → JSON Planned: when it is called next on its schedule, and what became
 of that · controller · as long as the function has a schedule."""
+
 CALLS_DUE = f"{ROOT}:calls-due"
 """sorted set id → Unix time of its next attempt · queue worker · each until then."""
 
@@ -184,11 +189,11 @@ WAKE = f"{ROOT}:wake"
 
 def release(id_: str) -> str:
     """hash · store · as long as something can be rolled back to it: doc (JSON Release), attempts,
-    pinned; artifacts (JSON list) while staged or live; environments (JSON object) where it
-    is of a deploy branch's head; once it is the desired state switched (JSON
-    list of what it changed), revisions (JSON object function → revision), and until its verdict
-    before (JSON list of the FunctionRecords that it replaced); reported where its forge is told of
-    it."""
+    pinned, late (where its event was, and the head has its release); artifacts (JSON list) while
+    staged or live; environments (JSON object) where it is of a deploy branch's head; once it is the
+    desired state switched (JSON list of what it changed), revisions (JSON object function →
+    revision), and until its verdict before (JSON list of the FunctionRecords that it replaced);
+    reported where its forge is told of it."""
     return f"{ROOT}:release:{id_}"
 
 
@@ -236,7 +241,8 @@ def turn(repository: str) -> str:
 
 
 def head(repository: str) -> str:
-    """string (commit) · store · for ever: the branch's head that has a release."""
+    """string (commit) · store · as REPOSITORIES: the branch's head that has a release, as it turned
+    out when that was built; of a preview its request's commit that has one."""
     return f"{ROOT}:repository:{repository}:head"
 
 

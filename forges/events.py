@@ -65,7 +65,6 @@ class PullRequest(msgspec.Struct, frozen=True):
     head_repository: str
     """Id of the repository that the head lies in; empty: it is gone."""
     open: bool
-    draft: bool = False
     installation: str = ""
     updated_at: str = ""
     """When it was last changed, by the forge's clock, as it writes that. Empty: it does not say."""

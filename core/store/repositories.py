@@ -14,9 +14,6 @@ from core.errors import Conflict, NotFound
 from core.models import Repository
 from core.store.base import Base, encode, text
 
-_MAX_ANCESTORS = 4
-"""A preview of an environment of a repository has two."""
-
 
 class Repositories(Base):
     def claim_namespace(
@@ -136,9 +133,7 @@ class Repositories(Base):
             NotFound: it was deleted meanwhile.
             Conflict: its forge never told its id.
         """
-        for _ in range(_MAX_ANCESTORS):
-            if not repository.parent:
-                break
+        if repository.parent:
             namespace, _, name = repository.parent.partition("/")
             repository = self.repository(namespace, name)
         if not repository.forge_id and repository.source == "git":

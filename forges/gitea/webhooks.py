@@ -138,7 +138,6 @@ class Request(msgspec.Struct):
     base: Side
     title: str = ""
     html_url: str = ""
-    draft: bool = False
     updated_at: str | None = None
 
 
@@ -230,6 +229,5 @@ def request(said: Request, repository: ForgeRepository) -> PullRequest:
         base=payloads.branch(said.base.ref),
         head_repository=str(said.head.repo_id) if said.head.repo_id > 0 else "",
         open=said.state == "open",
-        draft=said.draft,
         updated_at=said.updated_at or "",
     )

@@ -94,7 +94,6 @@ class _Pull(msgspec.Struct):
     base: _Side
     title: str | None = None
     html_url: str = ""
-    draft: bool = False
     updated_at: str = ""
 
 
@@ -264,7 +263,6 @@ def _request(said: _Pull, into: ForgeRepository, installation: str) -> PullReque
         base=payloads.branch(said.base.ref),
         head_repository=str(said.head.repo.id) if said.head.repo else "",
         open=said.state == "open",
-        draft=said.draft,
         installation=installation,
         updated_at=said.updated_at,
     )

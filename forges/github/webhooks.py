@@ -141,7 +141,6 @@ class _Request(msgspec.Struct):
     base: _Side
     title: str = ""
     html_url: str = ""
-    draft: bool = False
     updated_at: str = ""
 
 
@@ -193,7 +192,6 @@ def _pull_request(body: bytes | bytearray) -> Event:
         base=payloads.branch(request.base.ref),
         head_repository=_id(request.head.repo),
         open=request.state == "open",
-        draft=request.draft,
         installation=_id(said.installation),
         updated_at=request.updated_at,
     )

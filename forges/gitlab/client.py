@@ -62,7 +62,6 @@ class _Request(msgspec.Struct):
     """Null where it has no commits."""
     title: str = ""
     web_url: str = ""
-    draft: bool = False
     updated_at: str | None = None
 
 
@@ -178,6 +177,5 @@ def _request(said: _Request, commit: str, into: ForgeRepository) -> PullRequest:
         base=payloads.branch(said.target_branch),
         head_repository=str(said.source_project_id or ""),
         open=webhooks.is_open(said.state),
-        draft=said.draft,
         updated_at=said.updated_at or "",
     )

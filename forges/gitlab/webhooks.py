@@ -160,7 +160,6 @@ class _Attributes(msgspec.Struct):
     last_commit: _Commit | None = None
     title: str = ""
     url: str = ""
-    draft: bool = False
     action: str = ""
     updated_at: str | None = None
 
@@ -203,7 +202,6 @@ def _merge_request(body: bytes | bytearray) -> Event:
         base=payloads.branch(said.target_branch),
         head_repository=str(said.source_project_id or ""),
         open=is_open(said.state),
-        draft=said.draft,
         updated_at=said.updated_at or "",
     )
 
