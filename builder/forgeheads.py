@@ -28,7 +28,7 @@ from core import logging, queues
 from core.errors import CheckoutFailed, NotFound, SlipwayError
 from core.models import Release, Repository, Request
 from core.names import NO_COMMIT
-from core.previews import closed, pushed, refusal
+from core.previews import pushed, refusal
 from core.settings import Settings
 from core.store import Store
 

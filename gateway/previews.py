@@ -78,10 +78,9 @@ def apply(
     if ended is not None and _stale(event.updated_at, ended, same=not asked):
         return None, f"no preview of {which}: it was closed after this event"
     try:
-        preview = _saved(store, event, repository, rules)
+        preview = _saved(store, event, repository, rules, asked=asked)
     except NotAllowed as error:
         return None, f"no preview of {which}: {error}"
-    preview = _saved(store, event, repository, asked)
     release = released(settings, store, preview)
     if release:
         return release, f"{which}: {release.id} makes its preview in {preview.namespace}"
@@ -151,14 +150,14 @@ def follow(preview: Repository, parent: Repository) -> Repository:
 
 
 def _saved(
-    store: Store, event: PullRequest, repository: Repository, rules: ForkRules
+    store: Store, event: PullRequest, repository: Repository, rules: ForkRules, *, asked: bool
 ) -> Repository:
     """Writes what the event says, as far as it is news. Raises NotAllowed: there is no room."""
     mark = hashlib.sha256(f"{repository.source} {repository.forge_id}".encode()).hexdigest()[:8]
     first, second = f"pr-{event.number}", f"pr-{event.number}-{mark}"
 
     def change(before: Repository | None, suffix: str) -> Repository | None:
-        after = _changed(before, event, repository, suffix)
+        after = _changed(before, event, repository, suffix, asked)
         if after and after.request and not _counts(before):
             fork = after.request.fork
             others = [each for each in store.children(repository.key) if each.key != after.key]
@@ -166,9 +165,6 @@ def _saved(
                 raise NotAllowed(why)
         return after
 
-def _saved(store: Store, event: PullRequest, repository: Repository, asked: bool) -> Repository:
-    """Writes what the event says, as far as it is news."""
-    change = partial(_changed, event=event, repository=repository, asked=asked)
     try:
         done = store.change_preview(repository.key, event.number, partial(change, suffix=first))
     except Conflict:  # the request of that number of another repository of the owner has it

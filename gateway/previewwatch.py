@@ -8,8 +8,6 @@ open: hooks are lost, doubled and late.
 It is the gateway that asks, since tokens and keys for forges' APIs are kept from the builder. Where
 there is no token the builder's look at references (builder/forgeheads.py) finds what is pushed to
 those that are built, and events alone tell the rest.
-there is no token the builder's look at references (builder/forgeheads.py) finds what is pushed, and
-events alone tell what is closed.
 """
 
 from __future__ import annotations
@@ -113,9 +111,8 @@ class PreviewWatch:
         heard = {each.number: _unix(each.updated_at) for each in known}
         for event in found:
             if event.open:
-                self._apply(event, parent)
                 asked = heard.get(event.number, 0.0) < asked_at  # else an event is newer
-                previews.apply(self.settings, self.store, event, parent, asked=asked)
+                self._apply(event, parent, asked=asked)
         listed = {event.number for event in found if event.open}
         oldest = min(listed, default=0) if len(found) >= MOST else 0
         for each in self.store.children(parent.key):
@@ -128,9 +125,9 @@ class PreviewWatch:
 
     # Inside
 
-    def _apply(self, event: PullRequest, parent: Repository) -> None:
+    def _apply(self, event: PullRequest, parent: Repository, *, asked: bool) -> None:
         try:
-            previews.apply(self.settings, self.store, event, parent)
+            previews.apply(self.settings, self.store, event, parent, asked=asked)
         except (Conflict, InvalidRequest) as error:  # one request's trouble is not the others'
             number = event.number
             log.info("request_refused", repository=parent.key, number=number, reason=str(error))

@@ -20,7 +20,6 @@ from cli.findings import FAIL, OK, WARN
 from core import bounds, keys, policydocument, queues
 from core.bundle import Bundle
 from core.models import FunctionRecord, FunctionSpec, Release, Repository, Request, State
-from core.models import FunctionRecord, FunctionSpec, Release, Repository, State
 from core.names import NO_COMMIT
 from core.policy import Held
 from core.settings import Settings

@@ -15,10 +15,9 @@ import pytest
 from core import keys
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
 from core.models import Artifact, FunctionRecord, FunctionSpec, Release, Repository, State, now
-from core.previews import ForkRules, pushed
 from core.names import NO_COMMIT
 from core.policy import Held, OwnerPolicy, Policy
-from core.previews import pushed
+from core.previews import ForkRules, pushed
 from core.settings import Settings
 from core.store import Store
 from forges.api import Later

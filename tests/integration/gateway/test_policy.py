@@ -24,7 +24,6 @@ from core import keys, queues
 from core.bundle import Bundle, bundle_folder
 from core.errors import NotAllowed
 from core.models import Repository, Request, State, now
-from core.models import Repository, State, now
 from core.names import NO_COMMIT
 from core.policy import Held, Owner, Policy
 from core.settings import Settings
