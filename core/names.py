@@ -6,9 +6,10 @@ and ``-``, at most 63 characters, a letter or digit at both ends.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from core.errors import InvalidRequest
 
@@ -34,6 +35,9 @@ PRODUCTION = "production"
 """What is deployed from the deploy branch, beside the environments by their names."""
 ENVIRONMENT_LENGTH = 40
 _PREVIEW = re.compile(r"pr-[0-9]+(?:-[0-9a-f]{8})?")
+_MARK = 10
+"""Bytes of the hash of a name that was cut: nobody finds another name with the same."""
+_PREVIEW = re.compile(r"pr-[0-9]+")
 TOKEN = re.compile(r"[0-9a-f]{12}")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"
@@ -79,19 +83,14 @@ def derived_namespace(owner: str, suffix: str) -> str:
 
 
 def _derived(owner: str, suffix: str) -> str:
-    if len(owner) + 2 + len(suffix) > 63:
-        mark = hashlib.sha256(owner.encode()).hexdigest()[:8]
-        owner = f"{owner[: max(1, 63 - 11 - len(suffix))].rstrip('-')}-{mark}"
-    return f"{owner}--{suffix}"
-
-
-def derived_from(derived: str, namespaces: Iterable[str]) -> str:
-    """The one of these namespaces from which another one is derived; or '': it is from none."""
-    suffix = derived.rpartition("--")[2]
-    for each in namespaces:
-        if "--" not in each and derived == _derived(each, suffix):
-            return each
-    return ""
+    """Three dashes follow a name that was cut: what stands before two is an owner's whole name, and
+    whoever is called like the cut one has nothing of it."""
+    if len(owner) + 2 + len(suffix) <= 63:
+        return f"{owner}--{suffix}"
+    digest = hashlib.sha256(owner.encode()).digest()[:_MARK]
+    mark = base64.b32encode(digest).decode().lower()
+    kept = owner[: max(1, 63 - 4 - len(mark) - len(suffix))].rstrip("-")
+    return f"{kept}-{mark}---{suffix}"
 
 
 def environment_name(value: str) -> str:
@@ -128,22 +127,18 @@ def branch(value: str) -> str:
 
 def is_of(space: str, owner: str) -> bool:
     """Whether a namespace is an owner's: its own, or one that is derived from it."""
-    first, mark, suffix = space.partition("--")
-    if first == owner:
+    if space == owner:
         return True
-    try:
-        return bool(mark) and derived_namespace(owner, suffix) == space
-    except InvalidRequest:  # no owner has one with this end
-        return False
+    suffix = space.partition("--")[2].removeprefix("-")
+    whole = bool(suffix) and "--" not in suffix and "--" not in owner
+    return whole and _derived(owner, suffix) == space
 
 
 def owner_of(space: str, known: Collection[str]) -> str:
-    """The owner whose namespace ``space`` is, or is derived from. ``known``: all namespaces that
-    are held, among which one is looked for whose name was cut."""
-    owner, mark, _ = space.partition("--")
-    if not mark or owner in known:
-        return owner
-    return next((each for each in sorted(known) if is_of(space, each)), owner)
+    """The owner whose namespace ``space`` is by ``is_of``; itself where it is nobody's. ``known``:
+    all namespaces that are held, among which one is looked for whose name was cut."""
+    owners = sorted(each for each in known if "--" not in each)
+    return next((each for each in (space.partition("--")[0], *owners) if is_of(space, each)), space)
 
 
 def preview_secrets(owner: str) -> str:

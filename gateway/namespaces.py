@@ -101,11 +101,11 @@ def _ownable(name: str, there: list[str]) -> None:
     Raises:
         InvalidRequest: no owner can have a namespace of this name.
     """
-    owner = names.derived_from(name, there)
-    if owner and name != names.preview_secrets(owner):
-        names.environment_name(name.rpartition("--")[2])
-    elif not owner:
+    owner = names.owner_of(name, there)
+    if owner == name or owner not in there:
         names.owner_namespace(name)
+    elif name != names.preview_secrets(owner):
+        names.environment_name(name.rpartition("--")[2])
 
 
 def _given(name: str) -> Namespace:

@@ -50,10 +50,14 @@ class Namespaces(Base):
         def change(pipe: Pipeline) -> None:
             if self.has_namespace(namespace.name):
                 raise Conflict(f"the namespace {namespace.name} is there already: PUT changes it")
-            owner = names.derived_from(namespace.name, self._all())
-            if "--" in namespace.name and not owner:
-                raise Conflict(f"the owner of the namespace {namespace.name} is not there any more")
-            holder = text(pipe.hget(keys.NAMESPACES, owner)) if owner else _HOLDER
+            holder, there = _HOLDER, self._all()
+            if "--" in namespace.name:
+                owner = names.owner_of(namespace.name, there)
+                if owner not in there:
+                    raise Conflict(
+                        f"the owner of the namespace {namespace.name} is not there any more"
+                    )
+                holder = text(pipe.hget(keys.NAMESPACES, owner))
             pipe.multi()
             pipe.hset(keys.NAMESPACES, namespace.name, holder)
             pipe.hset(keys.NAMESPACE_TEXTS, namespace.name, encode(namespace))
@@ -153,9 +157,8 @@ class Namespaces(Base):
         }
         variables = self.redis.hget(keys.VARIABLES, name)
         if "--" not in name:
-            others = self._all()
             own["namespaces of environments and previews"] = [
-                each for each in others if names.derived_from(each, [name])
+                each for each in self._all() if each != name and names.is_of(each, name)
             ]
         own["variables"] = list(msgspec.json.decode(cast(bytes, variables))) if variables else []
         return [f"{what} {_listed(found)}" for what, found in own.items() if found]

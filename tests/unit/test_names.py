@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core import names
 from core.errors import InvalidRequest
@@ -54,11 +56,38 @@ def test_a_derived_namespace_leads_back_to_its_owner() -> None:
     known = ["ann", "ann--staging", "bob", long, longer]
     for owner in ("ann", "bob", long, longer):
         derived = names.derived_namespace(owner, "staging")
-        assert names.derived_from(derived, known) == owner
-    assert names.derived_from("eve--staging", known) == ""
-    assert names.derived_from("ann--staging--x", known) == "", "one is derived from owners alone"
-    assert names.derived_from("ann", known) == ""
-    assert names.derived_from("--", known) == ""
+        assert names.owner_of(derived, [*known, derived]) == owner
+    assert names.owner_of("eve--staging", known) == "eve"
+    for nobodys in ("ann--staging--x", "ann---staging", "--"):
+        assert names.owner_of(nobodys, known) == nobodys, "one is derived from owners alone"
+    assert names.owner_of("ann", known) == "ann"
+
+
+LABELS = st.from_regex(names.LABEL, fullmatch=True)
+OWNERS = LABELS.filter(lambda each: "--" not in each)
+LONG = st.from_regex(r"[a-z0-9]{22,63}", fullmatch=True)
+SUFFIXES = st.from_regex(r"[a-z0-9]{1,40}", fullmatch=True)
+
+
+@given(owner=OWNERS | LONG, other=OWNERS | LONG, suffix=SUFFIXES, again=SUFFIXES)
+def test_no_two_owners_share_a_namespace(owner: str, other: str, suffix: str, again: str) -> None:
+    derived = names.derived_namespace(owner, suffix)
+    # And whoever is called like what is seen of it.
+    cut = [derived[:end] for end in range(1, len(derived)) if names.LABEL.fullmatch(derived[:end])]
+    for each in {other, owner, derived[: derived.index("--")], *cut}:
+        assert names.is_of(derived, each) is (each == owner)
+        if each != owner and "--" not in each:
+            assert names.derived_namespace(each, again) != derived
+            assert names.owner_of(derived, [each]) != each
+    assert names.owner_of(derived, [other, derived, owner]) == owner
+
+
+@given(owner=LONG, suffix=st.from_regex(r"[a-z0-9]{40}", fullmatch=True))
+def test_a_name_that_was_cut_is_nobody_s(owner: str, suffix: str) -> None:
+    derived = names.derived_namespace(owner, suffix)
+    assert len(derived) <= 63
+    assert not names.is_of(derived, derived.partition("--")[0])
+    assert names.owner_of(derived, [derived.partition("--")[0]]) == derived
 
 
 @pytest.mark.parametrize("value", ["staging", "demo-2", "pr", "pr-x", "a" * 40])

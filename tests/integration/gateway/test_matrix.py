@@ -324,6 +324,9 @@ def test_head_and_options_tell_no_more(places: Places) -> None:
     assert not places.changed()
 
 
+CUT = names.derived_namespace("a" * 60, "staging")
+
+
 @pytest.mark.parametrize(
     ("space", "owner", "theirs"),
     [
@@ -333,11 +336,12 @@ def test_head_and_options_tell_no_more(places: Places) -> None:
         ("acme-2", "acme", False),
         ("acmex", "acme", False),
         ("a", "acme", False),
-        ("acme--a--b", "acme", True),
+        ("acme--a--b", "acme", False),
         ("a--" + "b" * 60, "acme", False),
         ("other--acme", "acme", False),
         (names.derived_namespace("a" * 60, "staging"), "a" * 60, True),
         (names.derived_namespace("a" * 60, "staging"), "a" * 59, False),
+        (CUT, CUT.partition("--")[0], False),
     ],
 )
 def test_which_namespaces_are_an_owner_s(space: str, owner: str, theirs: bool) -> None:
