@@ -6,6 +6,8 @@ owner's own, against the same bounds: neither can use up what the other may have
 
 A function that sleeps counts with the replicas that it wakes with. What waits in staging counts as
 if it were live, so that two releases side by side cannot both take the last place. Beyond a bound,
+A function that sleeps counts with the replicas that it wakes with. What waits in staging, or is
+rolled back to, counts as if it were live, so that two side by side cannot both take the last place. Beyond a bound,
 as after it was lowered, only what makes it less is let through.
 """
 
@@ -16,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import names, scaling
-from core.errors import NotAllowed
-from core.models import FunctionSpec
+from core.errors import NotAllowed, NotFound
+from core.models import FunctionSpec, Rollback, RollbackState
 from core.policy import OwnerPolicy
 from core.settings import Settings, cpus, size
 from core.store import Store
@@ -80,6 +82,10 @@ def desired(store: Store, namespace: str) -> dict[str, Desired]:
     def counts(space: str) -> bool:
         return (space in forks) == (namespace in forks) and names.is_of(space, owner)
 
+def desired(store: Store, owner: str) -> dict[str, Desired]:
+    """``name.namespace`` → what an owner has, and will have once what is in staging, or a rollback
+    under way, is live. What these take away counts until then: they may fail."""
+    records = store.functions()
     found = {
         function: Desired.of(record.spec, record.replicas)
         for function, record in records.items()
@@ -89,7 +95,27 @@ def desired(store: Store, namespace: str) -> dict[str, Desired]:
         if counts(release.namespace):
             specs = [each.spec for each in store.artifacts(release.id)]
             found = released(found, release.namespace, release.repository, specs)
+    coming = [
+        (release.namespace, [each.spec for each in store.artifacts(release.id)])
+        for release in store.staging()
+    ]
+    coming += [(each.namespace, _returning(store, each)) for each in store.rolling()]
+    for namespace, specs in coming:
+        if names.is_of(namespace, owner):
+            for spec in specs:
+                had = found.get(spec.function)
+                found[spec.function] = Desired.of(spec, had.replicas if had else 0)
     return found
+
+
+def _returning(store: Store, rollback: Rollback) -> list[FunctionSpec]:
+    """What a rollback under way brings."""
+    if rollback.state is not RollbackState.STARTING:  # it is desired already
+        return []
+    try:
+        return list(store.rollback_specs(rollback).values())
+    except NotFound:  # not kept any more: it fails
+        return []
 
 
 def released(

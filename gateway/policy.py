@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from core import bounds, logging, names, policydocument
 from core.bounds import Desired
 from core.errors import NotAllowed, SlipwayError
-from core.models import FunctionRecord, FunctionSpec, Release, Struct, now
+from core.models import FunctionRecord, FunctionSpec, Release, Rollback, Struct, now
 from core.policy import Held, OwnerPolicy, shown
 from core.scopes import Scope
 from core.settings import Settings
@@ -153,6 +153,25 @@ def check_deploy(gateway: Gateway, spec: FunctionSpec) -> None:
     had = before.get(spec.function)
     after = before | {spec.function: Desired.of(spec, had.replicas if had else 0)}
     bounds.require(settings, store, spec.namespace, before, after)
+
+
+def check_rollback(gateway: Gateway, rollback: Rollback) -> None:
+    """Likewise, for a rollback that an owner begins: the same place could else be taken in each of
+    many repositories, emptied, and all of it brought back."""
+    settings, store = gateway.settings, gateway.store
+    if not settings.policy:
+        return
+    policy = store.policy(settings.policy)
+    policy.require_open()
+    owner = store.owner_of(rollback.namespace)
+    before = bounds.desired(store, owner)
+    specs = store.rollback_specs(rollback)
+    if rollback.function:
+        replicas = {function: each.replicas for function, each in before.items()}
+        after = before | {f: Desired.of(spec, replicas.get(f, 0)) for f, spec in specs.items()}
+    else:
+        after = bounds.released(before, rollback.namespace, rollback.repository, specs.values())
+    bounds.require(settings, policy.of(owner), owner, before, after)
 
 
 def check_scale(gateway: Gateway, record: FunctionRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from core.errors import Conflict, InvalidRequest, NotFound
 from core.models import Rollback
 from core.scopes import Scope
 from core.store.switching import no_rollback
+from gateway import policy
 from gateway.callers import caller, owners
 from gateway.context import here
 from gateway.releases import theirs
@@ -48,8 +50,9 @@ def roll_back() -> Response:
         theirs(wanted.to, Scope.DEPLOY)  # the refusal of another owner's would tell whose it is
     repository = wanted.repository or _repository(wanted)
     gateway.store.repository(wanted.namespace, repository)
+    check = partial(policy.check_rollback, gateway) if caller().limited else None
     rollback = gateway.store.create_rollback(
-        wanted.namespace, repository, wanted.function or "", wanted.to or ""
+        wanted.namespace, repository, wanted.function or "", wanted.to or "", check=check
     )
     failpoints.at("rollback-created")
     log.info("rollback", id=rollback.id, repository=rollback.key, to=rollback.to)

@@ -64,7 +64,7 @@ class Deployments(Functions, Secrets):
             return record
 
         watched = (keys.FUNCTIONS, keys.NAMESPACES, keys.SECRETS)
-        return self._transaction(change, *watched, keys.STAGING, keys.POLICY)
+        return self._transaction(change, *watched, keys.STAGING, keys.ROLLING, keys.POLICY)
 
     def delete_function(self, function: str) -> None:
         """Removes it from the desired state. Raises NotFound, or Conflict: a repository's."""
@@ -94,7 +94,7 @@ class Deployments(Functions, Secrets):
             pipe.multi()
             self._put(pipe, after)
 
-        self._transaction(change, keys.FUNCTIONS, keys.STAGING, keys.POLICY)
+        self._transaction(change, keys.FUNCTIONS, keys.STAGING, keys.ROLLING, keys.POLICY)
 
     def settle(self, spec: FunctionSpec) -> bool:
         """Forgets what served before ``spec``; False if the function was changed meanwhile."""

@@ -50,10 +50,17 @@ class Rollbacks(Switching):
         )
 
     def create_rollback(
-        self, namespace: str, repository: str, function: str = "", to: str = ""
+        self,
+        namespace: str,
+        repository: str,
+        function: str = "",
+        to: str = "",
+        *,
+        check: Callable[[Rollback], object] | None = None,
     ) -> Rollback:
         """Begins one. ``function``: name of the only function that goes back; ``to``: id of the
-        release, by default the newest before the live one that had something else.
+        release, by default the newest before the live one that had something else. ``check`` is
+        called last, and may refuse by raising: nothing is staged or deployed between.
 
         Raises:
             NotFound: there is no such release or function.
@@ -88,11 +95,14 @@ class Rollbacks(Switching):
                 state=RollbackState.STARTING,
                 created_at=now(),
             )
+            if check:
+                check(fresh)
             pipe.multi()
             self._put_rollback(pipe, fresh)
             return fresh
 
-        return self._transaction(change, keys.live(key), keys.ROLLING, keys.STAGING, keys.FUNCTIONS)
+        watched = (keys.ROLLING, keys.STAGING, keys.FUNCTIONS, keys.POLICY)
+        return self._transaction(change, keys.live(key), *watched)
 
     def rollback_specs(self, rollback: Rollback) -> dict[str, FunctionSpec]:
         """``name.namespace`` → what serves again. Raises NotFound: not all is kept any more."""

@@ -64,7 +64,7 @@ class Sleeping(Functions):
             pipe.publish(keys.WAKE, b"")
             return to
 
-        return self._transaction(change, keys.FUNCTIONS, keys.STAGING, keys.POLICY)
+        return self._transaction(change, keys.FUNCTIONS, keys.STAGING, keys.ROLLING, keys.POLICY)
 
     def forwarding(self, gateway: str, requests: Mapping[str, int]) -> None:
         """So many requests a gateway forwards to these functions now, which holds for ``HOLDS``

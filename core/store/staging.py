@@ -74,7 +74,7 @@ class Staging(Releases, Functions):
             pipe.delete(keys.turn(key))
             return staged
 
-        watched = (keys.FUNCTIONS, keys.STAGING, keys.POLICY)
+        watched = (keys.FUNCTIONS, keys.STAGING, keys.ROLLING, keys.POLICY)
         return self._transaction(change, keys.release(id_), *watched)
 
     def staging(self) -> list[Release]:

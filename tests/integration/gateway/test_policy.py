@@ -26,6 +26,7 @@ from core.errors import NotAllowed
 from core.models import Repository, Request, State, now
 from core.names import NO_COMMIT
 from core.policy import Held, Owner, Policy
+from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store
 from gateway import heads, policysources
@@ -519,6 +520,79 @@ def test_many_at_once_keep_the_bound(bundles: Gateway, store: Store) -> None:
     for each in threads:
         each.join(30)
     assert sorted(answers) == [200, 200, 200, 403, 403, 403]
+
+
+def bring(gateway: Gateway, store: Store, name: str, functions: list[str]) -> None:
+    """A release goes the whole way."""
+    assert put(gateway, store, name, functions).status_code == 200
+    (release,) = [each for each in store.staging() if each.repository == name]
+    store.switch(release.id, lambda _: 1)
+    store.finish(release.id, "http://slipway.test")
+
+
+def test_an_owner_does_not_go_back_beyond_the_bound(bundles: Gateway, store: Store) -> None:
+    look(bundles.settings, store)
+    for name in ("one", "two", "three"):
+        bring(bundles, store, name, [f"{name}-a", f"{name}-b"])
+        bring(bundles, store, name, [])
+    token = store.create_token("acme", [Scope.DEPLOY]).token
+    owners = {"Authorization": f"Bearer {token}"}
+
+    def back(name: str, **body: str) -> requests.Response:
+        wanted = {"namespace": "acme", "repository": name} | body
+        return bundles.anonymous("POST", "/system/rollback", json=wanted, headers=owners)
+
+    first = back("one")
+    assert first.status_code == 202
+    # It is under way: what it brings counts, for other rollbacks, releases and deploys.
+    refused = back("two")
+    assert refused.status_code == 403
+    assert refused.text.startswith("acme would have 4 functions with its environments")
+    assert put(bundles, store, "four", ["c", "d"]).status_code == 403
+    rolling = store.rollback(first.json()["id"])
+    store.roll_back(rolling.id, store.rollback_specs(rolling), lambda _: 1)
+    store.finish_rollback(rolling.id)
+    assert back("two").status_code == 403
+    (had,) = [each for each in store.releases("acme", "two") if store.revisions(each.id)]
+    one = back("two", function="two-a", to=had.id)
+    assert one.status_code == 202, one.text
+    store.fail_rollback(one.json()["id"], "the next one shall be possible")
+    # While what takes functions away may still fail, their places are not free.
+    assert put(bundles, store, "one", []).status_code == 200
+    assert back("two").status_code == 403
+    assert (
+        bundles.call(
+            "POST", "/system/rollback", json={"namespace": "acme", "repository": "two"}
+        ).status_code
+        == 202
+    ), "the administrator's way back is never closed"
+
+
+def test_rollbacks_side_by_side_keep_the_bound(bundles: Gateway, store: Store) -> None:
+    look(bundles.settings, store)
+    for number in range(6):
+        bring(bundles, store, f"r{number}", [f"f{number}"])
+        bring(bundles, store, f"r{number}", [])
+    owners = {"Authorization": f"Bearer {store.create_token('acme', [Scope.DEPLOY]).token}"}
+    answers: list[int] = []
+
+    def back(name: str) -> None:
+        with requests.Session() as session:
+            answers.append(
+                session.post(
+                    f"{bundles.url}/system/rollback",
+                    json={"namespace": "acme", "repository": name},
+                    headers=owners,
+                    timeout=20,
+                ).status_code
+            )
+
+    threads = [threading.Thread(target=back, args=(f"r{number}",)) for number in range(6)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(30)
+    assert sorted(answers) == [202, 202, 202, 403, 403, 403]
 
 
 # Who may deploy
