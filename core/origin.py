@@ -1,8 +1,9 @@
 """What functions may not do to the origin that they share with /system, at edge and gateway.
 
-A function on a host of its own (``SLIPWAY_DOMAIN``) is an origin of its own and may do all of it.
-Cookies pass everywhere, as functions with a login live on them: Slipway's own have paths that
-browsers send to no function (gateway/sessions.py).
+A function on a host of its own (``SLIPWAY_DOMAIN``) is an origin of its own and may do all of it,
+but for Slipway's own cookies, which it could set for the parent domain. Others pass everywhere, as
+functions with a login live on them. Slipway's own have paths that browsers send to no function
+(gateway/sessions.py).
 """
 
 from __future__ import annotations
@@ -24,3 +25,7 @@ OF_THE_WHOLE = (
 )
 """Headers of an answer, in lower case, that browsers keep for the whole origin whatever page sent
 them: one function would close, redirect or watch all others and /system. They are deleted."""
+
+OUR_COOKIES = r"[\s=]*slipway-"
+"""What Slipway's own cookies begin with in ``Set-Cookie``: no function signs somebody in. A cookie
+without a name is sent as its value alone: ``=slipway-session=…`` comes back as one of ours."""

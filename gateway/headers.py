@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from core.origin import OF_THE_WHOLE, SANDBOX
+from core.origin import OF_THE_WHOLE, OUR_COOKIES, SANDBOX
 from gateway.streams import content_length, has_body
 
 _HOP_BY_HOP = {
@@ -26,6 +26,7 @@ _OURS = {"host", "content-length", "expect", "x-call-id", "x-start-time"} | {
     name.lower() for name in _FORWARDED
 }
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_OUR_COOKIE = re.compile(OUR_COOKIES)
 VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -94,6 +95,7 @@ def response_headers(
         (name, value)
         for name, value in answer.getheaders()
         if name.lower() not in dropped and _TOKEN.fullmatch(name) and VALUE.fullmatch(value)
+        if name.lower() != "set-cookie" or not _OUR_COOKIE.match(value)
     ]
     length = answer.getheader("Content-Length") or ""
     if method == "HEAD" and length.isdecimal():

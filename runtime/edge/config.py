@@ -37,7 +37,7 @@ from urllib.parse import urlsplit
 
 from core.errors import ConfigError, Unavailable
 from core.openfaas import SERVED_BY
-from core.origin import OF_THE_WHOLE, SANDBOX
+from core.origin import OF_THE_WHOLE, OUR_COOKIES, SANDBOX
 from core.settings import Settings
 from core.signing import OWNERS_TOKEN, secret_file
 
@@ -491,6 +491,8 @@ defaults function from every
   http-request del-header {_LOOKALIKES} -m reg
 {_function_headers(settings.domain)}
 {of_the_whole}
+  # By their values no headers can be deleted: browsers pass over one that is empty.
+  http-response replace-header Set-Cookie '^(){OUR_COOKIES}.*' '\\1'
   # What has no type gets the request's, as OpenFaaS has it. A 304 would change that of a cache.
   http-request set-var(txn.type) req.fhdr(Content-Type)
   http-response set-header Content-Type %[var(txn.type,text/plain)] \

@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -323,6 +324,28 @@ def test_no_function_speaks_for_the_whole_origin(proxy: Proxy) -> None:
     headers = proxy.get(f"/function/f.ann?{given}&header=Set-Cookie:a%3Db")[1]
     assert not set(OF_THE_WHOLE) & set(headers)
     assert (headers["x-nel"], headers["set-cookie"]) == ("x", "a=b")
+
+
+SLIPWAYS = ("slipway-session=x; Path=/system", "=slipway-login=x", "= slipway-session=", "slipway-")
+"""Cookies that no function may set."""
+THEIRS = ("a=slipway-session", "my-slipway-session=x; Path=/", "slipway=1", "session=slipway-x,y")
+
+
+def test_no_function_signs_anybody_in(short_tmp: Path) -> None:
+    domain = {"SLIPWAY_STATE": str(short_tmp), "SLIPWAY_DOMAIN": "example.com"}
+    proxy = Proxy(Settings.from_env(domain))
+    asked = "&".join(f"header=Set-Cookie:{quote(each)}" for each in (*SLIPWAYS, *THEIRS))
+    try:
+        proxy.route({"f.ann": proxy.function("f")})
+        for path, host in (("/f", "ann.example.com"), ("/function/f.ann", "example.com")):
+            head = f"GET {path}?{asked} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            lines = proxy.raw(head.encode()).decode().split("\r\n")
+            assert lines[0] == "HTTP/1.1 200 OK"
+            cookies = [each.partition(":") for each in lines if each.lower().startswith("set-cook")]
+            told = [value.strip() for _, _, value in cookies]
+            assert [each for each in told if each] == list(THEIRS), host
+    finally:
+        proxy.close()
 
 
 def test_a_host_of_functions_is_theirs(short_tmp: Path) -> None:

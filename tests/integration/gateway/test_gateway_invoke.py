@@ -340,6 +340,18 @@ def test_no_function_speaks_for_the_whole_origin(
     assert headers["Set-Cookie"] == "x"
 
 
+def test_no_function_signs_anybody_in(gateway: Gateway, store: Store, short_tmp: Path) -> None:
+    lines = "".join(
+        f"Set-Cookie: {each}\r\n"
+        for each in ("slipway-session=x; Path=/system", "a=1", "=slipway-login=x", "slipway=2")
+    )
+    answer = HELLO.replace(b"Content-Length", lines.encode() + b"Content-Length")
+    with Upstream(short_tmp / "f.sock", answering(answer)) as upstream:
+        deploy(store, "cookie.inv", [upstream.address])
+        told = gateway.anonymous("GET", "/function/cookie.inv").raw.headers.getlist("Set-Cookie")
+    assert told == ["a=1", "slipway=2"]
+
+
 @pytest.mark.parametrize(
     "response",
     [
