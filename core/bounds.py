@@ -7,8 +7,8 @@ owner's own, against the same bounds: neither can use up what the other may have
 A function that sleeps counts with the replicas that it wakes with. What waits in staging counts as
 if it were live, so that two releases side by side cannot both take the last place. Beyond a bound,
 A function that sleeps counts with the replicas that it wakes with. What waits in staging, or is
-rolled back to, counts as if it were live, so that two side by side cannot both take the last place. Beyond a bound,
-as after it was lowered, only what makes it less is let through.
+rolled back to, counts as if it were live, so that two side by side cannot both take the last
+place. Beyond a bound, as after it was lowered, only what makes it less is let through.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from core.settings import Settings
 from core.store import Store
 from gateway.callers import caller, owners
 from gateway.context import Gateway, here
+from gateway.heads import policy_repository
 from gateway.policysources import source_of
 
 bp = Blueprint("policy", __name__)
@@ -114,6 +115,19 @@ def require_allowed(gateway: Gateway, forge: str, owner: str, owner_id: str) -> 
             f"{owner[:255]} at {forge} may not deploy here: the administrator can add "
             f"'{forge}:{owner_id or owner.lower()[:255]}' to the owners of the policy "
             "(SLIPWAY_POLICY). What runs stays as it is"
+        )
+
+
+def require_admins(gateway: Gateway, repository: str) -> None:
+    """For what changes a repository, by its key: whose has the policy in it makes the rules.
+
+    Raises:
+        NotAllowed: it has, and who asks is not the administrator.
+    """
+    if caller().limited and repository == policy_repository(gateway.settings):
+        raise NotAllowed(
+            f"{repository} has the policy of this installation (SLIPWAY_POLICY), so that it is the "
+            "administrator's alone: ask them to change it"
         )
 
 

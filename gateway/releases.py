@@ -95,6 +95,7 @@ def start_release() -> Response:
     names.repository_name(wanted.repository)
     if wanted.commit is not None and names.commit(wanted.commit) == names.NO_COMMIT:
         raise InvalidRequest("commit is all zeros, which is no commit: delete the branch instead")
+    policy.require_admins(gateway, f"{wanted.namespace}/{wanted.repository}")
     store = gateway.store
     repository = store.repository(wanted.namespace, wanted.repository)
     if repository.gone:

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, request
 from core import names
 from core.errors import InvalidRequest, NotFound
 from core.scopes import Scope
-from gateway import bare
+from gateway import bare, policy
 from gateway.auth import refuse_other_sites
 from gateway.callers import caller, owners
 from gateway.cgi import Backend
@@ -41,6 +41,7 @@ def info_refs(namespace: str, repository: str) -> Response:
     gateway = here()
     if service == "git-receive-pack":
         refuse_other_sites()
+        policy.require_admins(gateway, f"{namespace}/{repository}")
         bare.create(gateway.settings, gateway.store, namespace, repository)
     return _git(gateway, namespace, repository, "info/refs")
 
@@ -59,6 +60,7 @@ def receive_pack(namespace: str, repository: str) -> Response:
     """A push. Its hook comes back to ``/internal/pushes``."""
     _check(namespace, repository)
     gateway = here()
+    policy.require_admins(gateway, f"{namespace}/{repository}")
     push = gateway.pushes.open(namespace, repository)
 
     def ended() -> None:

@@ -49,6 +49,7 @@ def roll_back() -> Response:
     if wanted.to is not None:
         theirs(wanted.to, Scope.DEPLOY)  # the refusal of another owner's would tell whose it is
     repository = wanted.repository or _repository(wanted)
+    policy.require_admins(gateway, f"{wanted.namespace}/{repository}")
     gateway.store.repository(wanted.namespace, repository)
     check = partial(policy.check_rollback, gateway) if caller().limited else None
     rollback = gateway.store.create_rollback(

@@ -302,6 +302,41 @@ def test_a_push_changes_the_policy(in_git: Gateway, store: Store, tmp_path: Path
     assert store.releases("ops", "policy") == [], "it is read, and not deployed"
 
 
+def test_the_policy_is_the_admin_s_alone(in_git: Gateway, store: Store, tmp_path: Path) -> None:
+    work = repository(tmp_path / "w", {"rules/policy.yml": "owners: [acme]"})
+    remote = in_git.remote("ops/policy")
+    told = in_git.run("push", "--force", remote, "main", cwd=work)
+    assert "the policy is in force" in told[1]
+    token = store.create_token("ops", list(Scope)).token
+    good = held(store).policy
+    commit(work, {"rules/policy.yml": "{}"})
+
+    def push(name: str, refspec: str) -> tuple[int, str]:
+        address = in_git.remote(name).replace("://", f"://x:{token}@")
+        return in_git.run("push", "--force", address, refspec, cwd=work)
+
+    for refspec in ("main", "main:other", ":main"):
+        status, said = push("ops/policy", refspec)
+        assert status, refspec
+        assert "403" in said
+    assert push("ops/else", "main:topic")[0] == 0
+    owners = {"Authorization": f"Bearer {token}"}
+    body = {"namespace": "ops", "repository": "policy"}
+    for method, path in (
+        ("GET", "/git/ops/policy.git/info/refs?service=git-receive-pack"),
+        ("POST", "/git/ops/policy.git/git-receive-pack"),
+        ("POST", "/system/releases"),
+        ("POST", "/system/rollback"),
+    ):
+        more = {"json": body} if path.startswith("/system") else {}
+        refused = in_git.anonymous(method, path, headers=owners, **more)
+        assert refused.status_code == 403, path
+        assert refused.text.startswith("ops/policy has the policy of this installation")
+    assert in_git.call("POST", "/system/rollback", json=body).status_code == 409, "none was live"
+    assert looked(in_git.settings, store).policy == good
+    assert store.releases("ops", "policy") == []
+
+
 def test_a_release_waits_for_the_first_policy(
     in_git: Gateway, store: Store, tmp_path: Path
 ) -> None:
