@@ -62,12 +62,16 @@ new one. Delete the old one at GitHub yourself.
 <form method="get">
 {% if replacing %}<input type="hidden" name="replace" value="yes">{% endif %}
 <p><label>The App is that of <input name="organization" value="{{ organization }}" maxlength="39"
-placeholder="your own account"></label> <button id="choose">an organization</button>
+placeholder="your own account"></label>, an organization.
+<p><label><input type="checkbox" name="others" value="yes"{% if others %} checked{% endif %}> Others
+may install it too</label>: whoever does deploys here, so let an allow list (SLIPWAY_POLICY) say who
+may. Else only the account that has it can install it.
+<p><button id="choose">Choose</button>
 </form>
 <form method="post" action="{{ action }}">
 <input type="hidden" name="manifest" value="{{ manifest }}">
 <p><button id="create">Create the GitHub App{% if organization %} of {{ organization }}{% endif %}
-</button>
+{%- if others %}, for others too{% endif %}</button>
 </form>
 <p>It reads the repositories that it is installed for, and writes checks, commit statuses,
 deployments and comments on pull requests. Its key stays here.
@@ -77,12 +81,13 @@ deployments and comments on pull requests. Its key stays here.
 
 @bp.get("")
 def page() -> Response:
-    """The page. ``organization``: whose the App is to be; ``replace``: instead of the one that is
-    here."""
+    """The page. ``organization``: whose the App is to be; ``others``: whether they may install it;
+    ``replace``: instead of the one that is here."""
     gateway = here()
     settings = gateway.settings
     app = stored_app(settings)
     organization = request.args.get("organization", "").strip()
+    others = request.args.get("others") == "yes"
     replacing = request.args.get("replace") == "yes"
     fixed = bool(settings.github_app_id)
     manifest.new_app_url(settings, organization, "")
@@ -97,8 +102,9 @@ def page() -> Response:
         action=action,
         fixed=fixed,
         organization=organization,
+        others=others,
         replacing=replacing,
-        manifest=msgspec.json.encode(manifest.manifest(settings)).decode(),
+        manifest=msgspec.json.encode(manifest.manifest(settings, public=others)).decode(),
         reached=manifest.reached(settings.user_url),
         user_url=settings.user_url,
     )

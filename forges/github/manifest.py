@@ -49,16 +49,17 @@ class _Made(msgspec.Struct):
     """Null where it has no webhook."""
 
 
-def manifest(settings: Settings) -> dict[str, Any]:
+def manifest(settings: Settings, *, public: bool = False) -> dict[str, Any]:
     """What is posted. Without an address that GitHub reaches there are no events: it refuses a
-    webhook with such a URL."""
+    webhook with such a URL. ``public``: whether others than the account that has it may install
+    it."""
     url = settings.user_url
     asked: dict[str, Any] = {
         "name": f"Slipway {urlsplit(url).hostname}"[:_NAME].rstrip("-. "),
         "url": url,
         "redirect_url": f"{url}/setup/github/callback",
         "callback_urls": [f"{url}/login/github/callback"],
-        "public": False,
+        "public": public,
         "default_permissions": PERMISSIONS,
         "default_events": list(EVENTS),
     }

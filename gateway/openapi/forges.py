@@ -142,6 +142,7 @@ def setup() -> list[Operation]:
                     description="whose the App is to be; else whoever is signed in at GitHub",
                     limit=limits.ORGANIZATION,
                 ),
+                Query(name="others", description="`yes`: others may install the App too"),
                 Query(name="replace", description="`yes`: in place of the one that is here"),
             ),
             answers=(Answer(status=200, description="The page", media=HTML),),

@@ -156,6 +156,16 @@ def test_it_may_be_an_organizations(gateway: Gateway, hub: fake.GitHub) -> None:
     assert hub.apps[stored_app(gateway.settings).id].owner.login == "acme"
 
 
+def test_others_may_install_it_where_that_is_chosen(gateway: Gateway, hub: fake.GitHub) -> None:
+    for query, public in (("?others=yes&organization=acme", True), ("?others=no", False)):
+        shown = page(gateway, query)
+        _, fields = shown.to_github()
+        assert json.loads(fields["manifest"])["public"] is public
+        assert ("checked" in shown.text) is public
+        assert "allow list (SLIPWAY_POLICY)" in shown.text
+    assert back(gateway, made(hub, page(gateway, "?others=yes"))).status_code == 303
+
+
 @pytest.mark.parametrize("name", ["a/b", "../x", "a b", "-a", "a" * 40, '"><script>', "a--b", "ä"])
 def test_what_is_no_organization_is_refused(gateway: Gateway, name: str) -> None:
     answer = gateway.call("GET", "/setup/github", params={"organization": name})
