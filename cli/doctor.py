@@ -13,7 +13,7 @@ from pathlib import Path
 
 import requests
 
-from cli import docker_checks, installation
+from cli import docker_checks, forge_checks, installation
 from cli.findings import FAIL, OK, WARN, Finding
 from core import disk
 from core.errors import SlipwayError
@@ -42,6 +42,7 @@ def examine(
         lambda: _disk(settings),
         lambda: _state(settings),
         lambda: _tls(settings),
+        lambda: forge_checks.examine(settings),
         _clock,
     ]
     for check in checks:
