@@ -4,8 +4,6 @@ are desired, in all its namespaces together.
 Previews of requests from forks, which strangers write, count together, apart from all that is the
 owner's own, against the same bounds: neither can use up what the other may have.
 
-A function that sleeps counts with the replicas that it wakes with. What waits in staging counts as
-if it were live, so that two releases side by side cannot both take the last place. Beyond a bound,
 A function that sleeps counts with the replicas that it wakes with. What waits in staging, or is
 rolled back to, counts as if it were live, so that two side by side cannot both take the last
 place. Beyond a bound, as after it was lowered, only what makes it less is let through.
@@ -75,33 +73,26 @@ def total(settings: Settings, desired: Iterable[Desired]) -> Amount:
 
 def desired(store: Store, namespace: str) -> dict[str, Desired]:
     """``name.namespace`` → what counts together with what is in a namespace, by now and once what
-    is in staging is live: all of its owner but for previews of forks, or these alone."""
+    is in staging, or a rollback under way, is live: all of its owner but for previews of forks, or
+    these alone. What these take away counts until then: they may fail."""
     records, owner = store.functions(), store.owner_of(namespace)
     forks = store.of_forks()
 
     def counts(space: str) -> bool:
         return (space in forks) == (namespace in forks) and names.is_of(space, owner)
 
-def desired(store: Store, owner: str) -> dict[str, Desired]:
-    """``name.namespace`` → what an owner has, and will have once what is in staging, or a rollback
-    under way, is live. What these take away counts until then: they may fail."""
-    records = store.functions()
     found = {
-        function: Desired.of(record.spec, record.replicas)
-        for function, record in records.items()
+        key: Desired.of(record.spec, record.replicas)
+        for key, record in records.items()
         if counts(record.spec.namespace)
     }
-    for release in store.staging():
-        if counts(release.namespace):
-            specs = [each.spec for each in store.artifacts(release.id)]
-            found = released(found, release.namespace, release.repository, specs)
     coming = [
         (release.namespace, [each.spec for each in store.artifacts(release.id)])
         for release in store.staging()
     ]
     coming += [(each.namespace, _returning(store, each)) for each in store.rolling()]
-    for namespace, specs in coming:
-        if names.is_of(namespace, owner):
+    for space, specs in coming:
+        if counts(space):
             for spec in specs:
                 had = found.get(spec.function)
                 found[spec.function] = Desired.of(spec, had.replicas if had else 0)

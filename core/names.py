@@ -37,7 +37,6 @@ ENVIRONMENT_LENGTH = 40
 _PREVIEW = re.compile(r"pr-[0-9]+(?:-[0-9a-f]{8})?")
 _MARK = 10
 """Bytes of the hash of a name that was cut: nobody finds another name with the same."""
-_PREVIEW = re.compile(r"pr-[0-9]+")
 TOKEN = re.compile(r"[0-9a-f]{12}")
 
 _RULE = "use lower-case letters, digits and '-', at most 63 characters, no '-' at the ends"

@@ -175,17 +175,15 @@ def check_rollback(gateway: Gateway, rollback: Rollback) -> None:
     settings, store = gateway.settings, gateway.store
     if not settings.policy:
         return
-    policy = store.policy(settings.policy)
-    policy.require_open()
-    owner = store.owner_of(rollback.namespace)
-    before = bounds.desired(store, owner)
+    store.policy(settings.policy).require_open()
+    before = bounds.desired(store, rollback.namespace)
     specs = store.rollback_specs(rollback)
     if rollback.function:
         replicas = {function: each.replicas for function, each in before.items()}
         after = before | {f: Desired.of(spec, replicas.get(f, 0)) for f, spec in specs.items()}
     else:
         after = bounds.released(before, rollback.namespace, rollback.repository, specs.values())
-    bounds.require(settings, policy.of(owner), owner, before, after)
+    bounds.require(settings, store, rollback.namespace, before, after)
 
 
 def check_scale(gateway: Gateway, record: FunctionRecord) -> None:
