@@ -231,8 +231,11 @@ def _is_watched(repository: Repository) -> bool:
         return False
     # A preview that was too old comes back with the next push, of which an event or the forge's
     # list of requests tells.
+    # One whose head was not shown does with its head.
     request = repository.request
-    return not repository.gone and (request is None or request.open)
+    if request is None:
+        return not repository.gone
+    return request.open and (not repository.gone or request.commit == NO_COMMIT)
 
 
 def _stays(asked: _Asked, head: str) -> bool:

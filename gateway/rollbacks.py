@@ -50,7 +50,9 @@ def roll_back() -> Response:
         theirs(wanted.to, Scope.DEPLOY)  # the refusal of another owner's would tell whose it is
     repository = wanted.repository or _repository(wanted)
     policy.require_admins(gateway, f"{wanted.namespace}/{repository}")
-    gateway.store.repository(wanted.namespace, repository)
+    known = gateway.store.repository(wanted.namespace, repository)
+    if known.gone:
+        raise Conflict(f"nothing of {known.key} is deployed any more: {known.gone}")
     check = partial(policy.check_rollback, gateway) if caller().limited else None
     rollback = gateway.store.create_rollback(
         wanted.namespace, repository, wanted.function or "", wanted.to or "", check=check
