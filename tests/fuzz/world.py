@@ -234,7 +234,7 @@ def _fill(gateway: Gateway, store: Store, endpoint: str) -> tuple[Release, Relea
     schedules.look()
     _calls(gateway, store)
     sealed = key.seal(SECRET.encode(), f"hook {HOOK}")
-    store.add_hook(new_hook(HOOK, "github", f"{KNOWN}/{KNOWN}", sealed))
+    store.add_hook(new_hook(HOOK, "github", "ann/fns", sealed))
     store.link_owner(OWNER, KNOWN)
     base = known(KNOWN, "9", ASKED)
     store.save_repository(base)

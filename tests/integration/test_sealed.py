@@ -232,7 +232,7 @@ def test_a_repository_s_id_stays_and_a_new_one_has_another(store: Store) -> None
     assert store.repository_id(old) == first
     assert store.repository("ann", "fns").deploy_branch == "main"
     child = Repository(namespace="ann--staging", name="fns", source="git", parent="ann/fns")
-    preview = Repository(namespace="ann--pr-1", name="fns", source="git", parent=child.key)
+    preview = Repository(namespace="ann--pr-1", name="fns", source="git", parent="ann/fns")
     store.save_repository(child)
     assert store.repository_id(child) == store.repository_id(preview) == first
     store.redis.hdel(keys.REPOSITORIES, "ann/fns")
