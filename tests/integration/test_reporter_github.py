@@ -164,12 +164,12 @@ def test_killed_between_sending_and_remembering_nothing_is_there_twice(
             process.kill_and_start()
             killed += 1
 
+        before = len(hub.asked)
         release = begun(store, "a", "hello", repository=preview)
         kill_as_it_sends("/check-runs")
         kill_as_it_sends("/check-runs")
-        before = len(hub.asked)
         store.save_row(release.id, FunctionRow(name="hello", build=Build.BUILDING))
-        kill_as_it_sends("/deployments", seen=before)  # whichever of the two comes first
+        kill_as_it_sends("/deployments", seen=before)  # in whichever order they come
         kill_as_it_sends("/comments", seen=before)
         go_live(store, release, "hello")
         for _ in range(4):
