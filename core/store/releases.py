@@ -89,13 +89,6 @@ class Releases(Policies):
         ids = cast("list[bytes]", self.redis.zrevrange(keys.repository_releases(repository), 0, 0))
         return self.release(text(ids[0])) if ids else None
 
-    def release_of_commit(self, commit: str) -> Release:
-        """The newest release of a commit, by its full id or a prefix of at least 7 digits."""
-        for release in self.releases(limit=1000):
-            if release.commit.startswith(commit):
-                return release
-        raise NotFound(f"there is no release of commit {commit}: was it pushed to a deploy branch?")
-
     def _present(self, key: str, ids: Iterable[bytes]) -> list[Release]:
         """The releases of a set; one without a record holds up nobody: it leaves the set."""
         found = []

@@ -498,6 +498,17 @@ def test_an_event_that_came_late_leaves_the_head_as_it_is(
     assert store.turn(HUB.key) == ""
 
 
+def test_a_commit_that_a_forced_push_replaced_as_it_was_fetched(
+    project: Project, checked_out: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head was told, and was not there any more when it was asked for."""
+    head = project.commit({"x": "1"})
+    told = ["e" * 40, head]
+    monkeypatch.setattr(pipeline, "_head", lambda *_: told.pop(0))
+    assert checked_out(head) == head
+    assert told == []
+
+
 def test_waiting_for_a_forge_ends_with_the_release(
     project: Project, checked_out: Callable[..., str]
 ) -> None:
