@@ -123,10 +123,12 @@ class Looking:
         news = followed.following.read(self.store, release.id)
         if not (news or followed.again) and followed.seen == found:
             return
-        followed.seen, followed.again = found, False
+        # What is sent meanwhile asks for another look, and so does an error on the way.
+        followed.seen, followed.again = None, False
         messages = list(self._messages(release, repository, followed))
         self.outbox.put(release.id, messages)
         commented = self._comment(release, repository)
+        followed.seen = found
         if (
             release.state.final
             and not messages

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from redis.exceptions import RedisError
 
 from core import keys
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError
@@ -22,6 +23,7 @@ from core.models import (
 from core.names import NO_COMMIT
 from core.settings import Settings
 from core.store import LogEnd, Store
+from core.store.reports import Shown
 from forges import Annotation, Progress
 from forges.api import Later
 from gateway.reports import looking, outbox
@@ -252,6 +254,26 @@ def test_a_preview_has_one_comment_which_is_kept_current(store: Store, told: Rec
     store.save_repository(PREVIEW)
     until(lambda: "could not be released" in text())
     assert [each.id for each in told.things if "comment" in each.id] == ["comment Ann/fns #5"]
+
+
+def test_an_error_while_it_is_compared_has_it_compared_again(
+    store: Store, told: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comment = store.comment
+    failed: list[str] = []
+
+    def fails_at_first(repository: str) -> Shown | None:
+        if len(failed) < 5:
+            failed.append(repository)
+            raise RedisError("the store is busy")
+        return comment(repository)
+
+    monkeypatch.setattr(Store, "comment", lambda _, repository: fails_at_first(repository))
+    release = begun(store, "a", "hello", repository=PREVIEW)
+    until(lambda: len(failed) == 5)
+    until(lambda: told.states("comment"))
+    go_live(store, release, "hello")
+    told_all(store)
 
 
 def test_a_preview_that_never_was_has_no_comment(store: Store, told: Recorder) -> None:

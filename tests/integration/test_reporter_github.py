@@ -160,7 +160,11 @@ def test_killed_between_sending_and_remembering_nothing_is_there_twice(
             many were there before."""
             nonlocal killed
             seen = len(hub.asked) if seen is None else seen
-            until(lambda: any(all(p in each for p in parts) for each in hub.asked[seen:]), 20)
+            until(
+                lambda: any(all(p in each for p in parts) for each in hub.asked[seen:]),
+                20,
+                lambda: f"({parts}): {hub.asked[seen:]}\n{process.log.read_text()}",
+            )
             process.kill_and_start()
             killed += 1
 
