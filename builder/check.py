@@ -27,7 +27,8 @@ from core.errors import (
     TooLarge,
 )
 from core.models import Resources
-from core.settings import Settings, cpus, size
+from core.quantities import cpus, size
+from core.settings import Settings
 from core.stackfile import Stack, StackFunction, read_environment_file
 from core.yamlnodes import MAX_TOLD
 

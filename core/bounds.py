@@ -19,7 +19,8 @@ from core import names, scaling
 from core.errors import NotAllowed, NotFound
 from core.models import FunctionSpec, Rollback, RollbackState
 from core.policy import OwnerPolicy
-from core.settings import Settings, cpus, size
+from core.quantities import cpus, size
+from core.settings import Settings
 from core.store import Store
 
 ASK = "ask the administrator (SLIPWAY_POLICY)"

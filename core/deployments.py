@@ -10,7 +10,7 @@ from core.bundle import PREFIX as BUNDLE
 from core.errors import InvalidRequest
 from core.models import FunctionSpec, Resources
 from core.openfaas import FunctionDeployment, ResourcesGiven
-from core.settings import cpus, size
+from core.quantities import cpus, size
 from core.stackvalues import ANNOTATIONS, ENV_NAME, MAX_VARIABLE
 
 MAX_TEXTS = 256 * 1024

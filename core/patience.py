@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.models import FunctionSpec
-from core.settings import seconds
+from core.quantities import seconds
 
 USUAL = 600.0
 """Of one that says nothing. OpenFaaS cuts off after 60 s; whoever takes longer here loses nothing,

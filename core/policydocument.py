@@ -23,7 +23,7 @@ import msgspec
 from core import names, yamlnodes
 from core.errors import InvalidRequest, InvalidStack
 from core.policy import Owner, OwnerPolicy, Policy
-from core.settings import cpus, size
+from core.quantities import cpus, size
 from core.stackvalues import Entries, Values
 from core.yamlnodes import Node, Scalar, Sequence
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from core.settings import seconds
+from core.quantities import seconds
 
 ATTEMPTS, CODES, MIN_WAIT, MAX_WAIT = (
     f"com.openfaas.retry.{each}" for each in ("attempts", "codes", "min_wait", "max_wait")

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from core.settings import seconds
+from core.quantities import seconds
 
 MAX_REPLICAS = 20
 """Of one function, whatever its labels say."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,21 +17,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from core import settingvalues as read
 from core.errors import ConfigError
+from core.quantities import seconds, size, size_text
 
 PREFIX = "SLIPWAY_"
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: templates/ and functions/ lie in it."""
 
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZES |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_MAX_SIZE = 2**50
-"""Bytes; engines count in 63 bits, and no machine has that much."""
-_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
-"""Neither other scripts' digits nor so many that they overflow."""
-_QUANTITY = rf"(?:{_NUMBER}|\.[0-9]{{1,18}}|[0-9]{{1,18}}\.)"
-_SMALL = {"n": -9, "u": -6, "m": -3, "": 0, None: 0}
 _SOCKET_ROOM = 60
 """Bytes the run folder may take: HAProxy refuses socket paths over 97 bytes."""
 _MASK = "********"
@@ -41,261 +33,102 @@ _IN_URL = re.compile(r"(//[^/:]*:).*(?=@)|([?&]password=)[^&]*")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~+/-]+")
 
 
-POLICY_IN_GIT = re.compile(r"git:([a-z0-9-]+)/([A-Za-z0-9_.-]+):([^/\0].*)")
-"""Namespace, repository, path."""
-
-
-def size(text: str) -> int:
-    """``128Mi``, ``1G``, ``65536``, ``1e9`` → bytes, as Kubernetes writes quantities."""
-    number = rf"({_QUANTITY})(?:e([+-]?[0-9]{{1,2}})|\s*([kmgt]i?)?b?)"
-    match = re.fullmatch(number, text.strip().lower())
-    value = float(f"{match[1]}e{match[2] or 0}") * _SIZES[match[3] or ""] if match else math.inf
-    if value > _MAX_SIZE:
-        message = "write a size such as 512Mi or 1G, at most 1024Ti"
-        raise ValueError(message)
-    return int(value)
-
-
-def _answers_size(text: str) -> int:
-    value = size(text)
-    if value < 2**20:
-        message = "write at least 1Mi: a call whose answer cannot be kept has failed"
-        raise ValueError(message)
-    return value
-
-
-def _log_size(text: str) -> int:
-    value = size(text)
-    if value > 64 * 2**20:  # whoever reads a log makes all others wait 10 ms for each megabyte
-        message = "write at most 64Mi: all of a log is read before its last lines are told"
-        raise ValueError(message)
-    return value
-
-
-def _size_text(value: int) -> str:
-    """Bytes as ``size`` reads them: 268435456 → ``256Mi``."""
-    for unit, factor in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
-        if value and value % factor == 0:
-            return f"{value // factor}{unit}"
-    return str(value)
-
-
-def cpus(text: str) -> float:
-    """``0.5``, ``2``, ``500m``, ``1e-1`` → CPUs, as Kubernetes writes quantities."""
-    match = re.fullmatch(rf"({_QUANTITY})(?:[eE]([+-]?[0-9]{{1,2}})|([num]?))", text.strip())
-    value = float(f"{match[1]}e{match[2] or _SMALL[match[3]]}") if match else 0.0
-    if not 0 < value <= 1024:
-        message = "write CPUs such as 0.5 or 500m"
-        raise ValueError(message)
-    return value
-
-
-def seconds(text: str) -> float:
-    """``30``, ``30s``, ``500ms``, ``1m30s`` → seconds, as OpenFaaS reads durations."""
-    text = text.strip()
-    if not re.fullmatch(rf"{_NUMBER}|(?:{_NUMBER}(?:ms|s|m|h)){{1,4}}", text):
-        message = "write seconds or a duration such as 30s or 1m30s"
-        raise ValueError(message)
-    parts = re.findall(rf"({_NUMBER})(ms|s|m|h|)", text)
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-
-
-def _number(low: float, high: float) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            message = f"write a whole number from {low:g} to {high:g}"
-            raise ValueError(message)
-        return int(text)
-
-    return read
-
-
-def _policy(text: str) -> str:
-    url = urlsplit(text) if text.startswith(("http://", "https://")) else None
-    if not (POLICY_IN_GIT.fullmatch(text) or text.startswith("/") or (url and url.hostname)):
-        message = (
-            "write a file's absolute path, an http(s) URL, or git:<namespace>/<repository>:<path>"
-        )
-        raise ValueError(message)
-    return text
-
-
-def _decimal(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1024:
-        message = "write a number above 0"
-        raise ValueError(message)
-    return value
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in choices:
-            message = f"choose one of {', '.join(choices)}"
-            raise ValueError(message)
-        return text
-
-    return read
-
-
-def _flag(text: str) -> bool:
-    value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
-        text.lower()
-    )
-    if value is None:
-        message = "write 1 or 0"
-        raise ValueError(message)
-    return value
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-        message = "write a URL such as https://example.com, without a user in it"
-        raise ValueError(message)
-    return text.rstrip("/")
-
-
-def _redis_url(text: str) -> str:
-    if urlsplit(text).scheme not in ("redis", "rediss", "unix"):
-        message = "write redis://host:6379/0, rediss://… or unix:///path"
-        raise ValueError(message)
-    return text
-
-
-def _engine(text: str) -> str:
-    if urlsplit(text).scheme not in ("unix", "tcp", "http", "https"):
-        message = "write unix:///var/run/docker.sock or tcp://host:port"
-        raise ValueError(message)
-    return text
-
-
-def _registry(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*", text):
-        message = "write a registry's name such as ghcr.io/acme or 127.0.0.1:5000, without https://"
-        raise ValueError(message)
-    return text
-
-
-def _image(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-zA-Z0-9._:/@-]{0,255}", text):
-        message = "write an image's name such as python:3.11-slim-bookworm"
-        raise ValueError(message)
-    return text
-
-
-def _domain(text: str) -> str:
-    name = text.lower().rstrip(".")
-    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-    if len(name) > 189 or not re.fullmatch(rf"{label}(\.{label})*", name):  # 253 less a namespace
-        message = "write a domain's name such as example.com, without https:// and port"
-        raise ValueError(message)
-    if re.fullmatch(r"[\d.]+", name):
-        message = "that is an address: functions need a domain's name, such as example.com"
-        raise ValueError(message)
-    return name
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip().lower() for word in text.split(",") if word.strip())
-
-
-def _setting(default: Any, read: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:
-    return field(default=default, metadata={"read": read, "about": about, "secret": secret})
+def _setting(default: Any, reads: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"read": reads, "about": about, "secret": secret})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The installation's settings. Sizes are bytes, times seconds."""
 
-    port: int = _setting(8080, _number(1, 65535), "port of the edge")
+    port: int = _setting(8080, read.number(1, 65535), "port of the edge")
     bind: str = _setting("127.0.0.1", str, "address the edge listens on")
     state: Path = _setting(
-        Path(".slipway"), _path, "folder that holds all state; one Slipway at a time"
+        Path(".slipway"), read.path, "folder that holds all state; one Slipway at a time"
     )
     runtime: str = _setting(
         "auto",
-        _choice("auto", "process", "docker"),
+        read.choice("auto", "process", "docker"),
         "what runs functions; `auto`: docker where an engine answers and has, or can pull, the "
         "base images, else process",
     )
     engine: str = _setting(
-        "", _engine, "Docker engine that runs functions; unset: DOCKER_HOST, else the usual socket"
+        "",
+        read.engine,
+        "Docker engine that runs functions; unset: DOCKER_HOST, else the usual socket",
     )
     build_engine: str = _setting(
         "",
-        _engine,
+        read.engine,
         "Docker engine that builds images; unset: one of our own where root has `dockerd`, else "
         "the engine that runs functions",
     )
     registry: str = _setting(
         "",
-        _registry,
+        read.registry,
         "docker: registry of the images as the engine names it, such as ghcr.io/acme; unset: one "
         "is started",
     )
     registry_url: str = _setting(
-        "", _url, "docker: how we reach that registry; unset: https, or http on loopback"
+        "", read.url, "docker: how we reach that registry; unset: https, or http on loopback"
     )
     registry_user: str = _setting("", str, "docker: user at the registry")
     registry_password_file: Path | None = _setting(
-        None, _path, "docker: file with that user's password"
+        None, read.path, "docker: file with that user's password"
     )
     python_image: str = _setting(
-        "python:3.11-slim-bookworm", _image, "docker: base image of the Python templates"
+        "python:3.11-slim-bookworm", read.image, "docker: base image of the Python templates"
     )
     node_image: str = _setting(
-        "node:24-bookworm-slim", _image, "docker: base image of the Node template"
+        "node:24-bookworm-slim", read.image, "docker: base image of the Node template"
     )
     edge: str = _setting(
-        "haproxy", _choice("haproxy", "none"), "`none`: the gateway serves every request itself"
+        "haproxy", read.choice("haproxy", "none"), "`none`: the gateway serves every request itself"
     )
-    redis_url: str = _setting("", _redis_url, "a Redis of your own; unset: one is started")
+    redis_url: str = _setting("", read.redis_url, "a Redis of your own; unset: one is started")
     gateway_url: str = _setting(
-        "", _url, "where builder and CLI reach the gateway; unset: the edge on loopback"
+        "", read.url, "where builder and CLI reach the gateway; unset: the edge on loopback"
     )
     public_url: str = _setting(
-        "", _url, "how users reach the edge; unset: `http(s)://<domain or bind>:<port>`"
+        "", read.url, "how users reach the edge; unset: `http(s)://<domain or bind>:<port>`"
     )
     domain: str = _setting(
         "",
-        _domain,
+        read.domain,
         "domain of this installation: functions answer at `<namespace>.<domain>/<name>` as well",
     )
     tls_cert: Path | None = _setting(
         None,
-        _path,
+        read.path,
         "PEM file with the certificate, its chain and its key: the port then speaks TLS only",
     )
     local_port: int = _setting(
         0,
-        _number(0, 65535),
+        read.number(0, 65535),
         "with TLS: port of 127.0.0.1 where this machine's own parts reach the edge without it; "
         "0: a free one",
     )
     ca_file: Path | None = _setting(
-        None, _path, "certificates that the commands trust instead of the usual ones"
+        None, read.path, "certificates that the commands trust instead of the usual ones"
     )
     admin_password_file: Path | None = _setting(
-        None, _path, "file with the admin's password; unset: `<state>/admin-password`, made once"
+        None,
+        read.path,
+        "file with the admin's password; unset: `<state>/admin-password`, made once",
     )
     builder_token_file: Path | None = _setting(
-        None, _path, "file with the builder's token; unset: `<state>/builder-token`, made once"
+        None, read.path, "file with the builder's token; unset: `<state>/builder-token`, made once"
     )
     owner_token_file: Path | None = _setting(
-        None, _path, "file with an owner's token: the commands ask with it, not as the admin"
+        None, read.path, "file with an owner's token: the commands ask with it, not as the admin"
     )
     secrets_key_file: Path | None = _setting(
-        None, _path, "file with the key of secrets; unset: `<state>/secrets-key`, made once"
+        None, read.path, "file with the key of secrets; unset: `<state>/secrets-key`, made once"
     )
-    workers: int = _setting(2, _number(1, 64), "releases that are built side by side")
+    workers: int = _setting(2, read.number(1, 64), "releases that are built side by side")
     queue_workers: int = _setting(
         16,
-        _number(1, 256),
+        read.number(1, 256),
         "asynchronous calls that are made side by side: half of one owner, a quarter of a function",
     )
     async_max_body: int = _setting(
@@ -311,7 +144,7 @@ class Settings:
         3600.0, seconds, "time that the answer of an asynchronous call can be read"
     )
     async_results: int = _setting(
-        128 * 2**20, _answers_size, "bytes of such answers that are kept; the oldest go first"
+        128 * 2**20, read.answers_size, "bytes of such answers that are kept; the oldest go first"
     )
     dead_letters_keep: float = _setting(
         7 * 24 * 3600.0, seconds, "time that asynchronous calls which failed for good are kept"
@@ -321,28 +154,30 @@ class Settings:
         size,
         "bytes of such calls that are kept, with their bodies; the oldest go first",
     )
-    build_parallel: int = _setting(4, _number(1, 64), "functions of one release built at once")
+    build_parallel: int = _setting(4, read.number(1, 64), "functions of one release built at once")
     build_timeout: float = _setting(600.0, seconds, "longest time of one build step")
     build_memory: int = _setting(2**30, size, "memory of one build step or test run")
-    build_cpus: float = _setting(1.0, _decimal, "CPUs of one build step or test run")
+    build_cpus: float = _setting(1.0, read.decimal, "CPUs of one build step or test run")
     build_output: int = _setting(2**20, size, "output kept of one build step; more ends it")
     build_egress: bool = _setting(
-        True, _flag, "docker: whether a Dockerfile's RUN reaches the outside world"
+        True, read.flag, "docker: whether a Dockerfile's RUN reaches the outside world"
     )
     allow_registries: tuple[str, ...] = _setting(
-        (), _words, "docker: registries on inside addresses that repositories may take images from"
+        (),
+        read.words,
+        "docker: registries on inside addresses that repositories may take images from",
     )
     max_image: int = _setting(
         4 * 2**30, size, "docker: largest image that is pulled, as its layers are sent"
     )
     allow_root: bool = _setting(
         False,
-        _flag,
+        read.flag,
         "docker: whether an image that the admin deploys may run as root where it says so",
     )
     keep_revisions: int = _setting(
         100,
-        _number(1, 1000),
+        read.number(1, 1000),
         "releases of a repository, and revisions of a function, that can be gone back to",
     )
     disk_limit: int = _setting(
@@ -350,17 +185,21 @@ class Settings:
     )
     max_push: int = _setting(256 * 2**20, size, "largest pack of one push")
     max_context: int = _setting(256 * 2**20, size, "largest function folder, in bytes")
-    max_files: int = _setting(20_000, _number(1, 10**6), "most files of a function folder")
-    max_functions: int = _setting(200, _number(1, 5000), "most functions of one commit")
+    max_files: int = _setting(20_000, read.number(1, 10**6), "most files of a function folder")
+    max_functions: int = _setting(200, read.number(1, 5000), "most functions of one commit")
     function_memory: int = _setting(256 * 2**20, size, "memory of a replica without a limit")
-    function_cpus: float = _setting(1.0, _decimal, "CPUs of a replica without a limit")
+    function_cpus: float = _setting(1.0, read.decimal, "CPUs of a replica without a limit")
     function_max_memory: int = _setting(
         4 * 2**30, size, "most memory that a stack file may ask for"
     )
-    function_max_cpus: float = _setting(4.0, _decimal, "most CPUs that a stack file may ask for")
-    function_pids: int = _setting(128, _number(8, 32768), "processes and threads of a replica")
+    function_max_cpus: float = _setting(
+        4.0,
+        read.decimal,
+        "most CPUs that a stack file may ask for",
+    )
+    function_pids: int = _setting(128, read.number(8, 32768), "processes and threads of a replica")
     function_log: int = _setting(
-        4 * 2**20, _log_size, "log kept of a function on disk, at most 64Mi"
+        4 * 2**20, read.log_size, "log kept of a function on disk, at most 64Mi"
     )
     health_timeout: float = _setting(30.0, seconds, "time a new replica has to become healthy")
     drain_timeout: float = _setting(30.0, seconds, "time a leaving replica has for its requests")
@@ -371,7 +210,9 @@ class Settings:
         300.0, seconds, "time that what a release replaced goes on running, for a rollback at once"
     )
     scale_zero: bool = _setting(
-        False, _flag, "whether functions sleep when nobody calls that do not say by their labels"
+        False,
+        read.flag,
+        "whether functions sleep when nobody calls that do not say by their labels",
     )
     pause: float = _setting(
         900.0, seconds, "docker: time that a function that sleeps is kept in memory, paused"
@@ -379,13 +220,19 @@ class Settings:
     paused_memory: int = _setting(
         2 * 2**30, size, "docker: most memory that all paused functions hold together"
     )
-    egress: bool = _setting(True, _flag, "whether functions reach the outside world")
+    egress: bool = _setting(True, read.flag, "whether functions reach the outside world")
     subnet: str = _setting(
         "", str, "addresses of the functions' own network; unset: a /20 of 10.64.0.0/10"
     )
-    github_url: str = _setting("https://github.com", _url, "where GitHub repositories are cloned")
+    github_url: str = _setting(
+        "https://github.com",
+        read.url,
+        "where GitHub repositories are cloned",
+    )
     github_api_url: str = _setting(
-        "", _url, "GitHub's API; unset: of github.com its own, else `<SLIPWAY_GITHUB_URL>/api/v3`"
+        "",
+        read.url,
+        "GitHub's API; unset: of github.com its own, else `<SLIPWAY_GITHUB_URL>/api/v3`",
     )
     github_webhook_secret: str = _setting(
         "",
@@ -396,19 +243,23 @@ class Settings:
     )
     github_app_id: str = _setting("", str, "id of a GitHub App of your own")
     github_app_key_file: Path | None = _setting(
-        None, _path, "file with that App's private key (PEM)"
+        None, read.path, "file with that App's private key (PEM)"
     )
     github_token_file: Path | None = _setting(
-        None, _path, "without an App: file with a token that reads repositories, sets statuses"
+        None, read.path, "without an App: file with a token that reads repositories, sets statuses"
     )
     github_client_id: str = _setting("", str, "OAuth client for signing in with GitHub")
-    github_client_secret_file: Path | None = _setting(None, _path, "file with that client's secret")
+    github_client_secret_file: Path | None = _setting(
+        None,
+        read.path,
+        "file with that client's secret",
+    )
     github_report: str = _setting(
         "checks",
-        _choice("checks", "statuses"),
+        read.choice("checks", "statuses"),
         "what an App shows at GitHub: check runs, or commit statuses",
     )
-    gitlab_url: str = _setting("https://gitlab.com", _url, "your GitLab")
+    gitlab_url: str = _setting("https://gitlab.com", read.url, "your GitLab")
     gitlab_webhook_secret: str = _setting(
         "",
         str,
@@ -416,43 +267,49 @@ class Settings:
         secret=True,
     )
     gitlab_token_file: Path | None = _setting(
-        None, _path, "file with an access token of GitLab (scope api): statuses, private projects"
+        None,
+        read.path,
+        "file with an access token of GitLab (scope api): statuses, private projects",
     )
     gitlab_client_id: str = _setting("", str, "OAuth application for signing in with GitLab")
     gitlab_client_secret_file: Path | None = _setting(
-        None, _path, "file with that application's secret"
+        None, read.path, "file with that application's secret"
     )
-    gitea_url: str = _setting("https://gitea.com", _url, "your Gitea or Forgejo")
+    gitea_url: str = _setting("https://gitea.com", read.url, "your Gitea or Forgejo")
     gitea_webhook_secret: str = _setting(
         "", str, "secret of Gitea's webhooks; unset: they are refused", secret=True
     )
     gitea_token_file: Path | None = _setting(
-        None, _path, "file with an access token of Gitea: statuses, private repositories"
+        None, read.path, "file with an access token of Gitea: statuses, private repositories"
     )
     policy: str = _setting(
         "",
-        _policy,
+        read.policy,
         "who may deploy, and how much: a file, a URL, or `git:<namespace>/<repository>:<path>` of "
         "Slipway's own remote; unset: everybody whose events are signed",
     )
     sweep: float = _setting(
         30.0, seconds, "time between two looks at a branch's head at a forge; 0s: hooks alone count"
     )
-    previews: bool = _setting(True, _flag, "whether pull and merge requests get previews")
+    previews: bool = _setting(True, read.flag, "whether pull and merge requests get previews")
     preview_lifetime: float = _setting(
         7 * 24 * 3600.0, seconds, "time after its last push that a preview is kept"
     )
     allow_hosts: tuple[str, ...] = _setting(
-        (), _words, "hosts on inside addresses that clones and callbacks may reach, by comma"
+        (), read.words, "hosts on inside addresses that clones and callbacks may reach, by comma"
     )
     template_hosts: tuple[str, ...] = _setting(
         ("github.com", "gitlab.com"),
-        _words,
+        read.words,
         "hosts that templates may be fetched from, besides those of SLIPWAY_ALLOW_HOSTS",
     )
-    log_format: str = _setting("auto", _choice("auto", "json", "console"), "form of our own logs")
+    log_format: str = _setting(
+        "auto",
+        read.choice("auto", "json", "console"),
+        "form of our own logs",
+    )
     unsafe_no_sandbox: bool = _setting(
-        False, _flag, "run functions without a sandbox where none can be made"
+        False, read.flag, "run functions without a sandbox where none can be made"
     )
 
     @classmethod
@@ -492,8 +349,8 @@ class Settings:
             masked = _MASK if each.metadata["secret"] and value else value
             if isinstance(masked, tuple):
                 masked = ",".join(masked)
-            elif each.metadata["read"] in (size, _answers_size, _log_size):
-                masked = _size_text(value)
+            elif each.metadata["read"] in (size, read.answers_size, read.log_size):
+                masked = size_text(value)
             elif each.metadata["read"] is seconds:
                 masked = f"{value:g}s"
             text = "" if masked is None else str(masked)

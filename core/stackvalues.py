@@ -15,7 +15,7 @@ from functools import partial
 from core import names, retries, scaling, schedules, yamlnodes
 from core.errors import InvalidRequest, Mistake
 from core.models import Resources
-from core.settings import seconds, size
+from core.quantities import seconds, size
 from core.yamlnodes import MAX_TOLD, Node, Scalar, Sequence
 
 ENV_NAME = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")

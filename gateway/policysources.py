@@ -16,7 +16,8 @@ import requests
 
 from core.errors import InvalidRequest, NotFound, SlipwayError, TooLarge, Unavailable
 from core.policy import shown
-from core.settings import POLICY_IN_GIT, Settings
+from core.settings import Settings
+from core.settingvalues import POLICY_IN_GIT
 from core.store import Store
 from gateway import bare, heads
 from gateway.plumbing import Git

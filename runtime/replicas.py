@@ -20,7 +20,8 @@ from core import failpoints, logging
 from core.errors import Conflict, SlipwayError, Unavailable
 from core.http import request
 from core.models import FunctionSpec
-from core.settings import Settings, seconds
+from core.quantities import seconds
+from core.settings import Settings
 from runtime.plan import Key
 from runtime.providers import Instance, Phase, Provider
 

@@ -13,8 +13,9 @@ from typing import Literal, TypeVar
 from core.bundle import HOME, LAYER_MOUNTS, Bundle, bundle_folder, layer_folder
 from core.errors import InvalidRequest
 from core.models import FunctionSpec
+from core.quantities import cpus, size
 from core.sandbox import PATH, Cell, Mount
-from core.settings import Settings, cpus, size
+from core.settings import Settings
 
 Number = TypeVar("Number", int, float)
 IsQuiet = Callable[[str], bool]

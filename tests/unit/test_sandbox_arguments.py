@@ -12,9 +12,10 @@ import pytest
 from core.bundle import Bundle, Layer
 from core.errors import InvalidRequest
 from core.models import FunctionSpec, Resources
+from core.quantities import cpus
 from core.sandbox import PATH, Cell, Mount, bwrap, describe_exit, seccomp
 from core.sandbox.interpreters import Interpreters
-from core.settings import Settings, cpus
+from core.settings import Settings
 from runtime.providers.cells import cell_of
 
 NOTHING = Interpreters((), (), ())

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from core.settings import Settings, cpus, seconds, size
+from core.quantities import cpus, seconds, size
+from core.settings import Settings
 
 
 def test_every_mistake_is_told_at_once() -> None:
