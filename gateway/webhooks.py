@@ -110,9 +110,10 @@ def _hook(gateway: Gateway, forge: str, id_: str) -> Hook:
 def _spoken(gateway: Gateway, hook: Hook, said: Event) -> tuple[Event, str]:
     """(what an event may say that one repository's hook signed, id of that repository).
 
-    The first event binds the hook to the id of its repository, which has to be called as the hook
-    was made for; whoever has the secret could name any other. Of owner and installation nothing is
-    taken from it: the forge is asked.
+    A hook is bound to the id of its repository, which has to be called as the hook was made for;
+    whoever has the secret could name any other. Of an id that is not known here yet it is the
+    forge that tells what it is called, before the hook is bound (``looks``). Of owner and
+    installation nothing is taken from it: the forge is asked.
 
     Raises:
         NotAllowed: it speaks of another repository.
@@ -127,13 +128,15 @@ def _spoken(gateway: Gateway, hook: Hook, said: Event) -> tuple[Event, str]:
             raise NotAllowed(
                 f"this hook was made for {hook.full_name}: make one for {repository.full_name}"
             )
-        hook = gateway.store.bind_hook(hook.id, repository.id)
-    if repository.id == hook.forge_id:
+        if known:
+            hook = gateway.store.bind_hook(hook.id, repository.id)
+    only = hook.forge_id or repository.id
+    if repository.id == only:
         told = msgspec.structs.replace(repository, owner_id="")
         said = msgspec.structs.replace(said, repository=told)
         if hasattr(said, "installation"):
             said = msgspec.structs.replace(said, installation="")
-    return said, hook.forge_id
+    return said, only
 
 
 def opened(gateway: Gateway, hook: Hook) -> str:

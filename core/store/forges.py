@@ -4,6 +4,7 @@ namespace, hooks of single repositories, and looks that are to be taken."""
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -31,7 +32,7 @@ class Hook(Struct, frozen=True):
     """Sealed."""
     created_at: str
     forge_id: str = ""
-    """The forge's id of the repository: that of the first event, and no other from then on."""
+    """The forge's id of the repository, once it is known here: no other counts from then on."""
 
 
 class Look(Struct, frozen=True):
@@ -118,6 +119,13 @@ class Forges(Repositories):
 
         return self._transaction(change, keys.HOOKS)
 
+    def bind_hooks(self, forge: str, full_name: str, forge_id: str) -> None:
+        """Ties those that were made for a repository to it, now that its forge told its id."""
+        for hook in self.hooks():
+            if (hook.forge, hook.full_name.lower()) == (forge, full_name.lower()):
+                with suppress(NotFound):  # deleted meanwhile
+                    self.bind_hook(hook.id, forge_id)
+
     def delete_hook(self, id_: str) -> None:
         """Raises NotFound."""
         if not self.redis.hdel(keys.HOOKS, id_):
@@ -127,7 +135,8 @@ class Forges(Repositories):
 
     def ask_to_look(self, look: Look) -> bool:
         """Notes that a forge is to be asked. Of one that waits already the newest wish counts, with
-        what it leaves open as it was. False: too many wait."""
+        what it leaves open as it was; but what was signed for all repositories is not replaced by
+        what a hook's event says. False: too many wait."""
         field = f"{look.forge} {look.forge_id}"
 
         def change(pipe: Pipeline) -> bool:
@@ -138,6 +147,8 @@ class Forges(Repositories):
                 waits = msgspec.json.decode(raw, type=Look)
                 wanted = msgspec.structs.replace(
                     look,
+                    said=waits.said if look.hook and not waits.hook else look.said,
+                    installation=look.installation or waits.installation,
                     commit=look.commit or waits.commit,
                     why=look.why or waits.why,
                     hook=look.hook and waits.hook,

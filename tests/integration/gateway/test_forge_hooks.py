@@ -144,6 +144,9 @@ def test_of_a_hook_s_first_event_the_forge_is_asked(gateway: Gateway, store: Sto
     (look,) = [msgspec.json.decode(raw, type=Look) for raw in waiting.values()]
     said = msgspec.json.decode(look.said, type=ForgeRepository)
     assert (said.owner_id, look.hook, look.installation) == ("", True, "")
+    assert not gateway.call("GET", "/system/hooks").json()[-1]["bound"], "the forge has to tell"
+    other = send(gateway, theirs, push(repository(21, "Acme/shop", 4)))
+    assert other.status_code == 403, "nor is it bound to that id"
 
 
 def test_another_secret_opens_no_hook(gateway: Gateway, store: Store, hook: dict[str, str]) -> None:
@@ -291,6 +294,18 @@ def test_a_look_that_was_asked_for_again_meanwhile_stays(store: Store) -> None:
     assert left.commit == "a" * 40
     store.looked(left)
     assert store.looks() == []
+
+
+def test_a_hook_s_event_does_not_replace_what_was_signed_for_all(store: Store) -> None:
+    store.ask_to_look(Look(forge="github", forge_id="1", said=b'"all"', installation="7"))
+    store.ask_to_look(
+        Look(forge="github", forge_id="1", said=b'"hook"', commit="a" * 40, hook=True)
+    )
+    (left,) = store.looks()
+    assert (left.said, left.hook) == (b'"all"', False)
+    assert (left.installation, left.commit) == ("7", "a" * 40)
+    store.ask_to_look(Look(forge="github", forge_id="1", said=b'"newer"'))
+    assert store.looks()[0].said == b'"newer"'
 
 
 def test_the_credential_is_the_builder_s_alone(gateway: Gateway, store: Store) -> None:

@@ -12,7 +12,7 @@ from core.models import Repository
 from core.names import NO_COMMIT
 from core.settings import Settings
 from core.store import Store
-from core.store.forges import Look
+from core.store.forges import Look, new_hook
 from forges import Head
 from forges.events import ForgeRepository
 from forges.github.app import App, store_app
@@ -159,6 +159,22 @@ def test_where_nobody_can_tell_a_hook_s_event_says_no_other_name(
         found = store.repository_at("github", "10")
         assert found is not None
         assert found.full_name == full_name
+
+
+@pytest.mark.parametrize(
+    ("called", "bound", "known"),
+    [("Ann/fns", "10", ["ann/fns"]), ("ann/FNS", "10", ["ann/FNS"]), ("Acme/secret", "", [])],
+)
+def test_a_hook_names_no_id_of_another_repository(
+    gateway: Gateway, store: Store, forge: Told, called: str, bound: str, known: list[str]
+) -> None:
+    """Whoever has its secret writes any id into an event, also one that is not known here."""
+    store.add_hook(new_hook("5", "github", "Ann/fns", b"sealed"))
+    owner, _, name = called.partition("/")
+    forge.answer = msgspec.structs.replace(SAID, full_name=called, owner=owner, name=name)
+    assert taken(gateway, look(hook=True, commit="c" * 40)) == []
+    assert [each.key for each in store.repositories()] == known
+    assert store.hook("5").forge_id == bound
 
 
 def test_an_owner_with_a_new_login_keeps_what_is_live(
