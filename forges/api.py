@@ -15,9 +15,19 @@ from urllib.parse import urlencode
 import msgspec
 import requests
 
-from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError, Unavailable
+from core import web
+from core.errors import (
+    Conflict,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    SlipwayError,
+    TooLarge,
+    Unavailable,
+)
 
-CONNECT_SECONDS, READ_SECONDS = 5.0, 15.0
+CONNECT_SECONDS, READ_SECONDS, WHOLE_SECONDS = 5.0, 15.0, 30.0
+"""For the head of an answer, and for its body."""
 MAX_ANSWER = 8 * 2**20
 """Bytes."""
 _MAX_WAIT = 3600.0
@@ -48,7 +58,7 @@ class Api:
     def __init__(self, base: str, who: str) -> None:
         self.base = base
         self._who = who
-        self._session = requests.Session()
+        self._session = web.session()
 
     def ask(
         self,
@@ -92,23 +102,15 @@ class Api:
                 stream=True,
                 auth=_nobody,
             ) as answer:
-                content = self._whole(answer)
+                content = web.whole(answer, MAX_ANSWER, WHOLE_SECONDS)
+        except (web.Late, TooLarge) as error:
+            raise Later(f"{self._who} answers with more than is read, or too slowly") from error
         except requests.RequestException as error:
             raise Later(f"{self._who} does not answer ({type(error).__name__})") from error
         self._refuse(method, path, answer, content)
         if not content and expect is not object and answer.status_code != 304:
             raise InvalidRequest(f"{self._who} answers with nothing")
         return Answer(answer.status_code, answer.headers, self._read(content, expect))
-
-    def _whole(self, answer: requests.Response) -> bytes:
-        """All of it; READ_SECONDS bounds a silence only, so the whole has a bound as well."""
-        end = time.monotonic() + 2 * READ_SECONDS
-        content = b""
-        for part in answer.iter_content(2**16):
-            content += part
-            if len(content) > MAX_ANSWER or time.monotonic() > end:
-                raise Later(f"{self._who} answers with more than is read, or too slowly")
-        return content
 
     def _read(self, content: bytes, expect: type[Any]) -> Any:
         if not content:

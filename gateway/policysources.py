@@ -7,13 +7,13 @@ given that mark back answers None.
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import requests
 
+from core import web
 from core.errors import InvalidRequest, NotFound, SlipwayError, TooLarge, Unavailable
 from core.policy import shown
 from core.settings import Settings
@@ -24,7 +24,9 @@ from gateway.plumbing import Git
 
 MAX_BYTES = 2**20
 """Bytes of a document."""
-CONNECT_SECONDS, READ_SECONDS = 5.0, 10.0
+_TOO_LARGE = f"the policy has more than {MAX_BYTES} bytes"
+CONNECT_SECONDS, READ_SECONDS, WHOLE_SECONDS = 5.0, 10.0, 20.0
+"""For the head of an answer, and for its body."""
 
 
 class Source(Protocol):
@@ -70,7 +72,7 @@ class Url:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._session = requests.Session()
+        self._session = web.session()
         parts = urlsplit(url)
         self._auth = _Auth(unquote(parts.username or ""), unquote(parts.password or ""))
 
@@ -109,15 +111,12 @@ class _Auth(requests.auth.AuthBase):
 
 
 def _whole(answer: requests.Response) -> bytes:
-    """READ_SECONDS bounds a silence only, so the whole has a bound as well."""
-    end = time.monotonic() + 2 * READ_SECONDS
-    content = b""
-    for part in answer.iter_content(2**16):
-        content += part
-        if time.monotonic() > end:
-            raise Unavailable("the policy comes too slowly")
-        _bounded(content)
-    return content
+    try:
+        return web.whole(answer, MAX_BYTES, WHOLE_SECONDS)
+    except TooLarge as error:
+        raise TooLarge(_TOO_LARGE) from error
+    except web.Late as error:
+        raise Unavailable("the policy comes too slowly") from error
 
 
 def _mark(answer: requests.Response) -> str:
@@ -163,5 +162,5 @@ class InGit:
 
 def _bounded(content: bytes) -> bytes:
     if len(content) > MAX_BYTES:
-        raise TooLarge(f"the policy has more than {MAX_BYTES} bytes")
+        raise TooLarge(_TOO_LARGE)
     return content
