@@ -9,7 +9,10 @@ repository is private), the event itself has to do: it was signed.
 from __future__ import annotations
 
 import random
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,6 +36,8 @@ EVERY = 2.0
 """Seconds between two looks into the list; at once when it is asked to."""
 APP_EVERY = 300.0
 """Seconds between two questions where our App is installed: its events may be lost, too."""
+INSTALLATIONS = "installations"
+"""The thread that asks for them."""
 REFUSED = 3600.0
 """Seconds until what could not be taken in is compared again: a name that is taken, say."""
 FIRST, MOST = 2.0, 600.0
@@ -45,7 +50,7 @@ log = logging.get()
 
 def watch(gateway: Gateway) -> None:
     """Runs for ever, in a thread of its own."""
-    due, refused, indexed = 0.0, dict[str, float](), False
+    looks, indexed = Looks(gateway), False
     while True:
         try:
             if not indexed:
@@ -53,17 +58,61 @@ def watch(gateway: Gateway) -> None:
                 indexed = True
             gateway.look.wait(EVERY)
             gateway.look.clear()
-            if time.monotonic() >= due:
-                due = time.monotonic() + APP_EVERY
-                compare_installations(gateway, refused)
-            for look in gateway.store.looks():
-                take(gateway, look)
+            looks.run()
         except RedisError as error:
             log.warning("looks_not_taken", reason=str(error))
             time.sleep(EVERY)
         except Exception:
             log.exception("looks_not_taken")
             time.sleep(EVERY)
+
+
+class Looks:
+    """Each forge is asked by a thread of its own, one question after the other: one that hangs
+    keeps none of the others waiting."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.busy: set[str] = set()
+        """Who is asked just now."""
+        self._due = 0.0
+        """When our App's installations are compared again, by the monotonic clock."""
+        self._refused: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Begins what is due and does not wait for it."""
+        if time.monotonic() >= self._due and INSTALLATIONS not in self.busy:
+            self._due = time.monotonic() + APP_EVERY
+            self._begin(INSTALLATIONS, partial(compare_installations, self._gateway, self._refused))
+        due: dict[str, list[Look]] = {}
+        for look in self._gateway.store.looks():
+            due.setdefault(look.forge, []).append(look)
+        for forge, found in due.items():
+            if forge not in self.busy:
+                self._begin(forge, partial(self._take, found))
+
+    def _take(self, found: list[Look]) -> None:
+        for look in found:
+            take(self._gateway, look)
+
+    def _begin(self, name: str, do: Callable[[], None]) -> None:
+        def run() -> None:
+            again = False
+            try:
+                do()
+            except RedisError as error:
+                log.warning("looks_not_taken", reason=str(error))
+            except Exception:
+                log.exception("looks_not_taken")
+            else:
+                again = True
+            finally:
+                self.busy.discard(name)
+            if again:  # others may have come meanwhile
+                self._gateway.look.set()
+
+        self.busy.add(name)
+        threading.Thread(target=run, name=f"looks-{name}", daemon=True).start()
 
 
 def compare_installations(gateway: Gateway, refused: dict[str, float] | None = None) -> None:

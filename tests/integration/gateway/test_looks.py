@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,6 +21,7 @@ from gateway import looks, origins
 from gateway.app import create_app
 from gateway.context import Gateway
 from tests.integration.gateway.harness import go_live
+from tests.waiting import until
 
 HUB = "https://github.com"
 SAID = ForgeRepository(
@@ -131,6 +133,37 @@ def test_what_may_pass_is_tried_again(
     found = taken(gateway, look())
     assert [each.tries for each in found] == [1] * left
     assert gateway.store.looks() == [], "not before its time"
+
+
+def test_a_forge_that_hangs_holds_up_no_other(
+    gateway: Gateway, store: Store, forge: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    class Hanging(Told):
+        def describe(self, repository: Repository) -> ForgeRepository:
+            asked.set()
+            answered.wait()
+            return super().describe(repository)
+
+    elsewhere = msgspec.structs.replace(SAID, forge="gitlab", full_name="Bob/x", owner="Bob")
+    hanging = Hanging(msgspec.structs.replace(elsewhere, name="x", owner_id="3"))
+    monkeypatch.setattr(gateway, "forge", lambda name: hanging if name == "gitlab" else forge)
+    found = looks.Looks(gateway)
+    try:
+        said = msgspec.json.encode(elsewhere)
+        store.ask_to_look(Look(forge="gitlab", forge_id="10", said=said))
+        found.run()
+        assert asked.wait(10)
+        store.ask_to_look(look())
+        found.run()
+        until(lambda: store.repository_at("github", "10"))
+        assert "gitlab" in found.busy
+    finally:
+        answered.set()
+    until(lambda: store.repository_at("gitlab", "10"))
+    until(lambda: not found.busy)
+    assert len(hanging.asked) == 1, "not once more while it is asked"
 
 
 def test_what_is_gone_is_taken_down_and_what_is_only_hidden_is_not(
