@@ -160,7 +160,8 @@ class Forge(Protocol):
         ...
 
     def requests(self, repository: Repository) -> Sequence[PullRequest]:
-        """The pull or merge requests that are open, the newest first, a hundred at most."""
+        """The pull or merge requests that are open, the newest first, a hundred at most: where
+        there are fewer, there is no other."""
         ...
 
     def report(self, repository: Repository, report: Report, known: str = "") -> str:

@@ -27,8 +27,9 @@ from forges.events import ForgeRepository, PullRequest
 from forges.gitea import webhooks
 
 _OF_REQUEST = re.compile(r"refs/pull/([0-9]{1,9})/head")
-_PAGE, _PAGES = 50, 2
-"""The most that Gitea puts on a page, and how many are read."""
+_PAGE, _MOST = 50, 100
+"""The most that Gitea puts on a page, where its administrator allows no less; how many requests are
+read."""
 _MOST_LINE = 255
 _MOST_COMMENT = 65_000
 """Bytes: databases of old installations hold no more."""
@@ -110,15 +111,16 @@ class Gitea:
     def requests(self, repository: Repository) -> Sequence[PullRequest]:
         into = self.describe(repository)
         found: list[webhooks.Request] = []
-        for page in range(1, _PAGES + 1):
+        for page in range(1, _MOST + 1):
             query: dict[str, str | int] = {"state": "open", "limit": _PAGE, "page": page}
             told = self._ask(
                 "GET", f"{_path(into)}/pulls", query=query, expect=list[webhooks.Request]
             )
             found += told.body
-            if len(told.body) < _PAGE:
+            # Not by what was asked for: MAX_RESPONSE_ITEMS may be less, and others are there then.
+            if not told.body or len(found) >= _MOST:
                 break
-        return [webhooks.request(each, into) for each in found]
+        return [webhooks.request(each, into) for each in found[:_MOST]]
 
     def report(self, repository: Repository, report: Report, known: str = "") -> str:
         """What is remembered is a digest: the same is not set twice in a row."""

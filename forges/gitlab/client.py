@@ -25,6 +25,8 @@ from forges.gitlab.deploytokens import DeployTokens
 from forges.gitlab.notes import Notes
 from forges.gitlab.statuses import Statuses
 
+_MOST_PAGES = 10
+"""Of requests, until there are as many with commits as one page has."""
 _OF_REQUEST = re.compile(r"refs/merge-requests/([0-9]{1,9})/head")
 
 
@@ -143,18 +145,26 @@ class GitLab:
         return ""
 
     def requests(self, repository: Repository) -> Sequence[PullRequest]:
-        query: dict[str, str | int] = {
-            "state": "opened",
-            "order_by": "created_at",
-            "sort": "desc",
-            "per_page": PAGE,
-        }
         path = f"{project(repository)}/merge_requests"
-        told: list[_Request] = self._access.ask(
-            "GET", path, query=query, expect=list[_Request]
-        ).body
-        into = self.describe(repository) if told else None
-        return [_request(each, each.sha, into) for each in told if into and each.sha]
+        found: list[tuple[_Request, str]] = []
+        for page in range(1, _MOST_PAGES + 1):
+            query: dict[str, str | int] = {
+                "state": "opened",
+                "order_by": "created_at",
+                "sort": "desc",
+                "per_page": PAGE,
+                "page": page,
+            }
+            told: list[_Request] = self._access.ask(
+                "GET", path, query=query, expect=list[_Request]
+            ).body
+            found += [(each, each.sha) for each in told if each.sha]
+            if len(told) < PAGE or len(found) >= PAGE:
+                break
+        else:
+            raise InvalidRequest(f"{repository.full_name} has too many requests without commits")
+        into = self.describe(repository) if found else None
+        return [_request(each, sha, into) for each, sha in found[:PAGE] if into]
 
     def report(self, repository: Repository, report: Report, known: str = "") -> str:
         return self._statuses.show(repository, report, known)

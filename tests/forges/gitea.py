@@ -55,6 +55,8 @@ class Gitea:
     repositories: dict[int, Repository] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
     """Full name that a repository had → the one it has."""
+    most: int = 50
+    """Of anything on a page, whatever is asked for: ``MAX_RESPONSE_ITEMS``."""
     _count: int = 100
 
     @property
@@ -138,7 +140,7 @@ class Gitea:
         return Answer(200, {"name": name, "commit": {"id": commit}}) if commit else NOT_FOUND
 
     def pulls(self, repository: Repository, asked: Asked) -> Answer:
-        page, size = int(asked.query["page"]), int(asked.query["limit"])
+        page, size = int(asked.query["page"]), min(int(asked.query["limit"]), self.most)
         found = [each for each in repository.pulls[::-1] if each["state"] == asked.query["state"]]
         return Answer(200, found[(page - 1) * size : page * size])
 

@@ -277,7 +277,8 @@ class GitLab:
     def list_requests(self, repository: Repository, asked: Asked) -> Answer:
         wanted = asked.query.get("state")
         found = [each for each in repository.requests if each["state"] == wanted]
-        return Answer(200, found[::-1])
+        page, size = int(asked.query.get("page", 1)), int(asked.query.get("per_page", 20))
+        return Answer(200, found[::-1][(page - 1) * size : page * size])
 
     def one_request(self, repository: Repository, _: Asked, iid: str) -> Answer:
         for each in repository.requests:

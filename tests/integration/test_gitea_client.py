@@ -155,6 +155,20 @@ def test_open_pull_requests_are_listed(
     assert all(each.reference == f"refs/pull/{each.number}/head" for each in found)
 
 
+@pytest.mark.parametrize("most", [7, 50])
+def test_all_requests_are_listed_however_few_are_on_a_page(
+    client: Gitea, tea: fake.Gitea, site: fake.Repository, most: int
+) -> None:
+    """Those that are not listed count as closed."""
+    tea.most = most
+    for _ in range(15):
+        tea.pull(site, site.project.at(MAIN), site.id)
+    assert len(client.requests(known(site))) == 15
+    for _ in range(90):
+        tea.pull(site, site.project.at(MAIN), site.id)
+    assert [each.number for each in client.requests(known(site))] == list(range(105, 5, -1))
+
+
 def test_a_commits_status_is_set_once(client: Gitea, site: fake.Repository) -> None:
     commit, remembered = site.project.at(MAIN), ""
     for progress in (Progress.QUEUED, Progress.QUEUED, Progress.FAILURE, Progress.CANCELLED):

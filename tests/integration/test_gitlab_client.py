@@ -241,6 +241,20 @@ def test_open_merge_requests_are_listed(
     assert head.commit == commit
 
 
+def test_requests_without_commits_hide_no_others(
+    client: GitLab, lab: fake.GitLab, shop: fake.Repository
+) -> None:
+    """Those that are not listed count as closed."""
+    commit = shop.project.commit({"x": "1"}, "change")
+    for number in range(1, 121):
+        lab.request(shop, None if number > 50 else commit, shop.id)
+    assert [each.number for each in client.requests(known(shop))] == list(range(50, 0, -1))
+    for _ in range(60):
+        lab.request(shop, commit, shop.id)
+    listed = [each.number for each in client.requests(known(shop))]
+    assert listed == [*range(180, 120, -1), *range(50, 10, -1)]
+
+
 def test_a_commits_status_is_set(client: GitLab, shop: fake.Repository) -> None:
     commit, remembered = shop.project.at(MAIN), ""
     for progress in (Progress.QUEUED, Progress.RUNNING, Progress.RUNNING, Progress.SUCCESS):
