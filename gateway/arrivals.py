@@ -193,6 +193,7 @@ def _look(
     why: str = "",
     hook: bool = False,
 ) -> Told:
+    unknown = hook and gateway.store.repository_at(said.forge, said.id) is None
     look = Look(
         forge=said.forge,
         forge_id=said.id,
@@ -201,6 +202,7 @@ def _look(
         commit=commit,
         why=why,
         hook=hook,
+        unknown=said.full_name.lower() if unknown else "",
     )
     if not gateway.store.ask_to_look(look):
         raise Unavailable("too many repositories wait to be looked at: redeliver this later")

@@ -234,11 +234,11 @@ def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
                 adoption.take_down(store, there, look.why)
             return
         now = _untold(look, said, there)
-    if look.hook and there is None and now.full_name.lower() != said.full_name.lower():
+    if look.unknown and now.full_name.lower() != look.unknown:
         raise NotAllowed(f"the hook of {said.full_name} names the id of {now.full_name}")
     require_allowed(gateway, now.forge, now.owner, now.owner_id)
     record = adoption.adopt(gateway, now, look.installation, there)
-    if look.hook and there is None:
+    if look.unknown:
         store.bind_hooks(now.forge, now.full_name, now.id)
     # Of one that is as it was, the events and the sweep tell.
     if look.commit or there is None or record != there:

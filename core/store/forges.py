@@ -50,9 +50,17 @@ class Look(Struct, frozen=True):
     hook: bool = False
     """Whether the event was signed by the secret of one repository's hook: what it says of name and
     owner is not taken where the forge cannot be asked."""
+    unknown: str = ""
+    """Full name in lower case that the hook was made for, where its repository is not known here
+    yet: the id may be anybody's."""
     due: float = 0.0
     """Unix time: not before."""
     tries: int = 0
+
+    @property
+    def place(self) -> str:
+        """One look waits at each: whatever ids a hook's events name, theirs is one."""
+        return f"{self.forge} {self.unknown or self.forge_id}"
 
 
 class Forges(Repositories):
@@ -137,10 +145,9 @@ class Forges(Repositories):
         """Notes that a forge is to be asked. Of one that waits already the newest wish counts, with
         what it leaves open as it was; but what was signed for all repositories is not replaced by
         what a hook's event says. False: too many wait."""
-        field = f"{look.forge} {look.forge_id}"
 
         def change(pipe: Pipeline) -> bool:
-            raw = cast("bytes | None", pipe.hget(keys.LOOKS, field))
+            raw = cast("bytes | None", pipe.hget(keys.LOOKS, look.place))
             full = int(pipe.hlen(keys.LOOKS)) >= MAX_LOOKS
             wanted = look
             if raw is not None:
@@ -156,7 +163,7 @@ class Forges(Repositories):
             pipe.multi()
             if raw is None and full:
                 return False
-            pipe.hset(keys.LOOKS, field, encode(wanted))
+            pipe.hset(keys.LOOKS, look.place, encode(wanted))
             return True
 
         return self._transaction(change, keys.LOOKS)
@@ -172,15 +179,14 @@ class Forges(Repositories):
     def looked(self, look: Look, again: Look | None = None) -> None:
         """Forgets a look that was taken, or puts ``again`` in its place, unless another was asked
         for meanwhile."""
-        field = f"{look.forge} {look.forge_id}"
 
         def change(pipe: Pipeline) -> None:
-            same = pipe.hget(keys.LOOKS, field) == encode(look)
+            same = pipe.hget(keys.LOOKS, look.place) == encode(look)
             pipe.multi()
             if same and again is None:
-                pipe.hdel(keys.LOOKS, field)
+                pipe.hdel(keys.LOOKS, look.place)
             elif same and again is not None:
-                pipe.hset(keys.LOOKS, field, encode(again))
+                pipe.hset(keys.LOOKS, look.place, encode(again))
 
         self._transaction(change, keys.LOOKS)
 

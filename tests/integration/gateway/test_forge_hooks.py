@@ -147,6 +147,10 @@ def test_of_a_hook_s_first_event_the_forge_is_asked(gateway: Gateway, store: Sto
     assert not gateway.call("GET", "/system/hooks").json()[-1]["bound"], "the forge has to tell"
     other = send(gateway, theirs, push(repository(21, "Acme/shop", 4)))
     assert other.status_code == 403, "nor is it bound to that id"
+    for number in range(22, 25):
+        assert send(gateway, theirs, push(repository(number, "Mallory/evil"))).status_code == 202
+    waiting = store.redis.hgetall("slipway:repositories:looks")
+    assert [msgspec.json.decode(raw, type=Look).forge_id for raw in waiting.values()] == ["24"]
 
 
 def test_another_secret_opens_no_hook(gateway: Gateway, store: Store, hook: dict[str, str]) -> None:

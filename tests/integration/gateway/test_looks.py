@@ -205,7 +205,7 @@ def test_a_hook_names_no_id_of_another_repository(
     store.add_hook(new_hook("5", "github", "Ann/fns", b"sealed"))
     owner, _, name = called.partition("/")
     forge.answer = msgspec.structs.replace(SAID, full_name=called, owner=owner, name=name)
-    assert taken(gateway, look(hook=True, commit="c" * 40)) == []
+    assert taken(gateway, look(hook=True, unknown="ann/fns", commit="c" * 40)) == []
     assert [each.key for each in store.repositories()] == known
     assert store.hook("5").forge_id == bound
 
