@@ -5,10 +5,12 @@ JSON where nobody looks (or ``SLIPWAY_LOG_FORMAT=json``), columns at a terminal.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -34,12 +36,29 @@ def configure(part: str, form: str = "auto") -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Log(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(part=part)
     # A fork may come while another thread writes: its copy of the lock would stay locked for ever.
     os.register_at_fork(after_in_child=structlog._output.WRITE_LOCKS.clear)
+
+
+class _Log(io.TextIOBase):
+    """What cannot be written is left out, as where its disk is full: whoever tells of that, or of
+    anything else, goes on."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 def get(**values: Any) -> Any:
