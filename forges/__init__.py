@@ -112,6 +112,8 @@ class Deployment(msgspec.Struct, frozen=True):
     """A preview: it goes again."""
     gone: bool = False
     """It is taken down."""
+    followed: bool = False
+    """Where it is gone: another one is live in the environment, which stays."""
 
 
 class Head(msgspec.Struct, frozen=True):

@@ -73,11 +73,13 @@ class Repositories(Base):
         upgraded = bool(former) and held == former != holder
         if held != holder and not linked and not upgraded:
             whose = "Slipway's own git remote" if held == "git" else held
-            raise Conflict(
-                f"the namespace {namespace!r} belongs to {whose}: use another namespace, or "
-                f"have the admin link the two owners ('slipway owner link {holder} "
+            shared = (
+                ""  # whoever pushes here says the namespace: there is no owner to be linked
+                if holder == "git"
+                else f", or have the admin link the two owners ('slipway owner link {holder} "
                 f"{namespace}')"
             )
+            raise Conflict(f"the namespace {namespace!r} belongs to {whose}: use another{shared}")
         return upgraded
 
     @staticmethod

@@ -61,8 +61,12 @@ class Deployments:
 
     def show(self, repository: Repository, deployment: Deployment, known: str) -> str:
         before = _Known.of(known)
+        if deployment.gone and before.status == _GONE:
+            return known
+        if deployment.gone and deployment.followed:
+            return self._leave(repository, deployment, before)
         if deployment.gone:
-            return known if before.status == _GONE else self._stop(repository, deployment, before)
+            return self._stop(repository, deployment, before)
         if deployment.progress not in _STATES:
             return known
         made = self._set(repository, deployment, before)
@@ -120,6 +124,13 @@ class Deployments:
             return _Known()
         last = told[0]
         return _Known(str(last.id), str(last.environment.id), last.sha, last.status)
+
+    def _leave(self, repository: Repository, deployment: Deployment, before: _Known) -> str:
+        """The environment is the next deployment's: it is not stopped."""
+        if before.commit == deployment.commit and before.status in _UNDER_WAY:
+            self._change(repository, before, _STATES.get(deployment.progress, "canceled"))
+        environment = before.environment or "0"
+        return _Known("0", environment, deployment.commit, _GONE, "-").text()
 
     def _stop(self, repository: Repository, deployment: Deployment, before: _Known) -> str:
         id_ = before.environment or self._environment(repository, deployment.environment)

@@ -150,6 +150,8 @@ class Looking:
         given_up = self.store.given_up(release.id)
         rows = {f"{context(repository)}/{row.name}": row for row in release.functions}
         for name, what in (wanted | ending).items():
+            if isinstance(what, Deployment) and what.gone and self._has_live(repository):
+                what = msgspec.structs.replace(what, followed=True)
             was, digest = shown.get(name), _digest(what)
             if type(what).__name__.lower() in given_up or (was and was.digest == digest):
                 continue
@@ -168,6 +170,11 @@ class Looking:
             due = followed.due(name, what.progress, was)
             rank = 0 if name == context(repository) else 1
             yield _to(repository, release.id, name, wish, due=due, rank=rank)
+
+    def _has_live(self, repository: Repository) -> bool:
+        """Whether functions of it are live: a commit's, as not where its branch was deleted."""
+        live = "" if repository.gone else self.store.live_release(repository.key)
+        return bool(live) and self.store.release(live).commit != NO_COMMIT
 
     def _wanted(
         self, release: Release, repository: Repository, following: Following, before: bool

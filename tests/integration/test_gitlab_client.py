@@ -301,6 +301,22 @@ def test_a_deployment_is_shown_and_taken_down(client: GitLab, shop: fake.Reposit
     assert environment["state"] == "available", "it was told once"
 
 
+def test_what_another_deployment_follows_leaves_the_environment(
+    client: GitLab, shop: fake.Repository
+) -> None:
+    there, commit = known(shop), shop.project.at(MAIN)
+    for progress, status in ((Progress.SUCCESS, "success"), (Progress.CANCELLED, "canceled")):
+        running = client.deployment(there, Deployment("production", commit, Progress.RUNNING))
+        over = Deployment("production", commit, progress, gone=True, followed=True)
+        last = client.deployment(there, over, running)
+        assert client.deployment(there, over, last) == last
+        assert shop.deployments[-1]["status"] == status
+        assert shop.environments[0]["state"] == "available"
+    back = Deployment("production", commit, Progress.SUCCESS)
+    client.deployment(there, back, last)
+    assert shop.deployments[-1]["status"] == "success", "gone back to"
+
+
 def test_a_deployment_that_is_overtaken_is_cancelled(client: GitLab, shop: fake.Repository) -> None:
     there, commit = known(shop), shop.project.at(MAIN)
     first = client.deployment(there, Deployment("production", commit, Progress.RUNNING))

@@ -24,7 +24,7 @@ from core.names import NO_COMMIT
 from core.settings import Settings
 from core.store import LogEnd, Store
 from core.store.reports import Shown
-from forges import Annotation, Progress
+from forges import Annotation, Deployment, Progress
 from forges.api import Later
 from gateway.reports import looking, outbox
 from tests.integration.reporting import (
@@ -158,13 +158,26 @@ def test_one_deployment_of_an_environment_is_active_after_a_way_back_too(
     until(lambda: told.states(f"deployment production {one.commit}")[-1] == "gone")
     told_all(store)
     assert told.states(f"deployment production {two.commit}")[-1] == "success"
+    assert followed(told, one.commit), "the environment is the next one's"
     rollback = store.create_rollback(FNS.namespace, FNS.name)
     store.roll_back(rollback.id, store.rollback_specs(rollback), lambda _: 1)
     store.finish_rollback(rollback.id)
     until(lambda: told.states(f"deployment production {one.commit}")[-1] == "success")
     told_all(store)
     assert told.states(f"deployment production {two.commit}")[-1] == "gone"
+    assert followed(told, two.commit)
     assert told.check(commit=one.commit).progress is Progress.SUCCESS
+    live(store, "0")
+    until(lambda: told.states(f"deployment production {one.commit}")[-1] == "gone")
+    told_all(store)
+    assert not followed(told, one.commit), "the branch was deleted"
+
+
+def followed(told: Recorder, commit: str) -> bool:
+    thing = told.find(f"deployment production {commit}")
+    assert thing
+    assert isinstance(thing.what, Deployment)
+    return thing.what.followed
 
 
 def test_a_head_that_is_another_commit_leaves_nothing_going_on(

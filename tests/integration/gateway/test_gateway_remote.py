@@ -333,7 +333,8 @@ def test_a_namespace_of_a_forge_is_refused(gateway: Gateway, store: Store, tmp_p
     work = repository(tmp_path / "w", FILES)
     status, told = gateway.run("push", gateway.remote("taken/fns"), "main", cwd=work)
     assert status != 0
-    assert "belongs to https://github.com#7" in told
+    assert "belongs to https://github.com#7: use another" in told
+    assert "link" not in told, "nothing can be linked to our own remote"
     assert not (gateway.settings.git_folder / "taken").exists()
 
 
