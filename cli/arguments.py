@@ -16,19 +16,32 @@ if TYPE_CHECKING:
 
 
 class _Name(click.ParamType[str]):
-    """A name by one of the rules of core/names.py; handed on as it was given."""
+    """A name by one of the rules of core/names.py; handed on as it was given. ``forges``: a
+    repository may be given by its path at GitLab, with all its groups."""
 
     name = "name"
 
-    def __init__(self, rule: Callable[[str], object]) -> None:
+    def __init__(self, rule: Callable[[str], object], *, forges: bool = False) -> None:
         self._rule = rule
+        self._forges = forges
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
+            value = repository(value) if self._forges else value
             self._rule(value)
         except InvalidRequest as error:
             self.fail(str(error), param, ctx)
         return str(value)
+
+
+def repository(value: str) -> str:
+    """``acme/shop/fns`` → ``acme/shop--fns``: what a project in groups of groups is called here."""
+    if value.count("/") < 2:
+        return value
+    from forges import paths  # seldom needed, and every command is to start quickly
+
+    owner, name = paths.read(value, groups=True)
+    return f"{owner.lower()}/{name}"
 
 
 def _release(value: str) -> None:
@@ -56,11 +69,13 @@ FUNCTION = click.argument(
     "function", metavar="FUNCTION[.NAMESPACE]", type=_Name(names.split_function)
 )
 RELEASE = click.argument("release", metavar="RELEASE|COMMIT", type=_Name(_release))
-REPOSITORY = click.argument("repository", metavar="NAMESPACE/REPOSITORY", type=_Name(_repository))
+REPOSITORY = click.argument(
+    "repository", metavar="NAMESPACE/REPOSITORY", type=_Name(_repository, forges=True)
+)
 WHAT_GOES_BACK = click.argument(
     "what",
     metavar="NAMESPACE/REPOSITORY|FUNCTION[.NAMESPACE]",
-    type=_Name(_repository_or_function),
+    type=_Name(_repository_or_function, forges=True),
 )
 WHOSE_LOG = click.argument(
     "what", metavar="FUNCTION[.NAMESPACE]|RELEASE|COMMIT", type=_Name(_function_or_release)

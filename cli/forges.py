@@ -14,6 +14,13 @@ from forges import known
 if TYPE_CHECKING:
     from cli.main import Context
 
+_ENTER = {
+    "github": "content type application/json; events: pushes, pull requests, repositories",
+    "gitlab": "the secret is the secret token; events: push, tag push, merge request",
+    "gitea": "content type application/json; events: push, delete, repository, pull request, pull "
+    "request synchronized",
+}
+"""What else is entered at the forge, in the words of its page."""
 _HOOKS, _OWNERS = "/system/hooks", "/system/owners"
 
 
@@ -29,6 +36,8 @@ def hook() -> None:
 @click.pass_obj
 def create_hook(context: Context, forge: str, repository: str, output: str) -> None:
     """Make one, and print what is to be entered at the forge. The secret is told this once."""
+    from forges.github.manifest import reached  # brings a client for HTTP along
+
     with context.client() as client:
         made = client.post(_HOOKS, {"forge": forge, "repository": repository})
     if output == "json":
@@ -36,7 +45,10 @@ def create_hook(context: Context, forge: str, repository: str, output: str) -> N
         return
     click.echo(f"URL     {made['url']}")
     click.echo(f"secret  {made['secret']}")
-    click.echo("content type application/json; events: push, pull or merge requests", err=True)
+    click.echo(_ENTER[forge], err=True)
+    if not reached(made["url"]):
+        told = "this URL is this machine's own: unless the forge runs here as well, it cannot reach"
+        click.echo(f"{told} it; set SLIPWAY_PUBLIC_URL to an address that it reaches", err=True)
 
 
 @hook.command(name="list")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from cli import show
+from cli import arguments, show
 from cli.arguments import OUTPUT, REPOSITORY
 from cli.secrets import FROM_FILE, VERBATIM, read_value
 from core import names, sealedbox, sealedfile
@@ -168,7 +168,7 @@ def _newest(client: Client) -> Any:
 
 
 def _ask(context: Context, repository: str, environment: str) -> Any:
-    namespace, slash, name = repository.partition("/")
+    namespace, slash, name = arguments.repository(repository).partition("/")
     if not slash:
         raise click.UsageError("name the repository: --repository <namespace>/<name>")
     query = {"namespace": names.namespace(namespace), "repository": names.repository_name(name)}
@@ -189,7 +189,7 @@ def _from_file(path: Path, repository: str, environment: str, repository_id: str
         ) from error
     namespace = found.namespace
     if repository:
-        owner = names.namespace(repository.partition("/")[0])
+        owner = names.namespace(arguments.repository(repository).partition("/")[0])
         namespace = names.derived_namespace(owner, environment) if environment else owner
     elif environment:
         raise click.UsageError("--environment goes with --repository")

@@ -9,6 +9,9 @@ What then is done about it stands in ``arrivals``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 from flask import Blueprint, Response, request
 from requests.structures import CaseInsensitiveDict
@@ -61,13 +64,15 @@ def event(forge: str, hook: str) -> Response:
     own = _hook(gateway, forge, hook) if hook else None
     secret = opened(gateway, own) if own else _secret(gateway.settings, forge)
     headers = CaseInsensitiveDict(request.headers.items())
-    webhooks.check_configured(secret, headers)
+    with _told_of(own, webhooks.setting):
+        webhooks.check_configured(secret, headers)
     length = content_length(request.environ)
     small = length is not None and length <= SMALL
     give_back = (gateway.pools.webhooks if small else gateway.pools.large_webhooks).take()
     try:
         body = whole(request.environ, MAX_BODY, SECONDS if small else LARGE_SECONDS)
-        webhooks.check(secret, headers, body)
+        with _told_of(own, webhooks.setting):
+            webhooks.check(secret, headers, body)
     finally:
         give_back()
     said = webhooks.read(headers, body)
@@ -83,6 +88,18 @@ def event(forge: str, hook: str) -> Response:
         return Response(msgspec.json.encode(noted), 202, content_type="application/json")
     status = 200 if isinstance(said, Ping) else 202
     return Response(told.text, status, content_type="text/plain; charset=utf-8")
+
+
+@contextmanager
+def _told_of(hook: Hook | None, setting: str) -> Iterator[None]:
+    """What is wrong with a hook's secret is told of that hook's, not of the installation's."""
+    try:
+        yield
+    except BadCredentials as error:
+        if hook is None:
+            raise
+        told = str(error).replace(setting, "what 'slipway hook create' printed")
+        raise BadCredentials(told) from error
 
 
 def _secret(settings: Settings, forge: str) -> str:

@@ -10,9 +10,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from cli.arguments import REPOSITORY
 from cli.main import main
 from core.settings import ROOT, Settings
 from supervisor import parts
@@ -81,7 +83,7 @@ def test_an_empty_release_is_none_to_go_back_to(tmp_path: Path) -> None:
         (["logs", ""], "'' is not a release id"),
         (["logs", "f.g", "--tail", "-1"], "-1 is not in the range"),
         (["redeploy", "ann/"], "'' is not a repository name"),
-        (["rollback", "ann/../x"], "is not a repository name"),
+        (["rollback", "ann/../x"], "is not the full name of a repository"),
         (["rollback", ""], "'' is not a function name"),
     ],
 )
@@ -92,6 +94,20 @@ def test_what_can_be_no_name_is_told_before_anybody_is_asked(
     assert done.exit_code == 2, done.output
     assert told in done.stderr
     assert "/system" not in done.stderr.partition("Error")[2].replace("x/../../system/info", "")
+
+
+def test_a_project_may_be_given_by_its_path_at_gitlab() -> None:
+    @click.command()
+    @REPOSITORY
+    def command(repository: str) -> None:
+        click.echo(repository)
+
+    for path, name in (
+        ("acme/fns", "acme/fns"),
+        ("acme/shop/fns", "acme/shop--fns"),
+        ("Acme/a/b/Fns", "acme/a--b--Fns"),
+    ):
+        assert CliRunner().invoke(command, [path]).output == f"{name}\n"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 import requests
+from click.testing import CliRunner
 
+from cli.main import main
 from core.errors import Conflict
 from core.models import Repository, State
 from core.names import NO_COMMIT
@@ -94,6 +96,21 @@ def test_a_hook_speaks_for_its_repository(
     )
 
 
+@pytest.mark.parametrize(
+    ("forge", "path", "events"),
+    [("gitlab", "acme/shop/fns", "tag push"), ("gitea", "crew/shop", "synchronized")],
+)
+def test_the_command_says_what_is_entered_at_the_forge(
+    gateway: Gateway, forge: str, path: str, events: str
+) -> None:
+    state = ["--state", str(gateway.settings.state), "--url", gateway.settings.base_url]
+    told = CliRunner().invoke(main, [*state, "hook", "create", forge, path])
+    assert told.exit_code == 0, told.output
+    assert events in told.stderr
+    assert "SLIPWAY_PUBLIC_URL" in told.stderr, "nobody reaches loopback from elsewhere"
+    assert events not in told.stdout
+
+
 def test_and_for_no_other(gateway: Gateway, store: Store, hook: dict[str, str]) -> None:
     for bound in (False, True):
         for other in (repository(11), repository(11, "Bob/fns", 3), repository(11, "Ann/other")):
@@ -155,7 +172,9 @@ def test_of_a_hook_s_first_event_the_forge_is_asked(gateway: Gateway, store: Sto
 
 def test_another_secret_opens_no_hook(gateway: Gateway, store: Store, hook: dict[str, str]) -> None:
     other = hook_for(gateway, "Bob/fns")
-    assert send(gateway, hook, push(repository()), secret=other["secret"]).status_code == 401
+    answer = send(gateway, hook, push(repository()), secret=other["secret"])
+    assert (answer.status_code, "SLIPWAY_" in answer.text) == (401, False)
+    assert "the same as what 'slipway hook create' printed" in answer.text
     assert send(gateway, {**hook, "id": "f" * 16}, push(repository())).status_code == 401
     assert gateway.call("DELETE", f"/system/hooks/{hook['id']}").status_code == 202
     assert send(gateway, hook, push(repository())).status_code == 401
