@@ -88,8 +88,8 @@ def origin(settings: Settings, repository: Repository, *, checked: bool = False)
         if opened.refused:
             raise CheckoutFailed(opened.refused)
         if checked and not repository.public and not opened.authorization:
-            told = opened.trouble or "there is no token for it"
-            raise CheckoutFailed(f"{repository.full_name} is private, and nothing opens it: {told}")
+            told = f"{repository.full_name} is private, and nothing opens it: {opened.trouble}"
+            raise CheckoutFailed(told)
         return Origin(url, credential=opened.authorization, trouble=opened.trouble)
     if settings.git_folder.is_dir():
         return Origin(local_url(settings, repository), local=True)

@@ -17,6 +17,7 @@ from urllib3.response import HTTPResponse
 
 from core.errors import TooLarge
 from core.http import deadline
+from core.trust import trusted
 
 PIECE = 2**16
 
@@ -26,9 +27,10 @@ class Late(requests.Timeout):
 
 
 def session() -> requests.Session:
-    """One whose answers have their heads within the time that a silence may last, all told. Their
-    bodies are to be read by ``whole``."""
+    """One that trusts whom the machine trusts, and whose answers have their heads within the time
+    that a silence may last, all told. Their bodies are to be read by ``whole``."""
     made = requests.Session()
+    made.verify = trusted()
     for scheme in ("http://", "https://"):
         made.mount(scheme, _Adapter())
     return made

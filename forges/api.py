@@ -25,6 +25,7 @@ from core.errors import (
     TooLarge,
     Unavailable,
 )
+from core.trust import distrust
 
 CONNECT_SECONDS, READ_SECONDS, WHOLE_SECONDS = 5.0, 15.0, 30.0
 """For the head of an answer, and for its body."""
@@ -106,7 +107,8 @@ class Api:
         except (web.Late, TooLarge) as error:
             raise Later(f"{self._who} answers with more than is read, or too slowly") from error
         except requests.RequestException as error:
-            raise Later(f"{self._who} does not answer ({type(error).__name__})") from error
+            why = distrust(error) or type(error).__name__
+            raise Later(f"{self._who} does not answer ({why})") from error
         self._refuse(method, path, answer, content)
         if not content and expect is not object and answer.status_code != 304:
             raise InvalidRequest(f"{self._who} answers with nothing")

@@ -83,6 +83,7 @@ def credential(namespace: str, name: str) -> Response:
     if not repository.public and not opened.refused:
         try:
             opened.authorization = forge.clone_credential(repository)
+            opened.trouble = "" if opened.authorization else _no_token(repository)
         except Unavailable:
             raise
         except SlipwayError as error:
@@ -93,6 +94,12 @@ def credential(namespace: str, name: str) -> Response:
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
+
+
+def _no_token(repository: Repository) -> str:
+    app = "makes an App at /setup/github, or " if repository.source == "github" else ""
+    setting = f"SLIPWAY_{repository.source.upper()}_TOKEN_FILE"
+    return f"the administrator {app}sets {setting}; then push or redeploy"
 
 
 def _moved(forge: Forge, repository: Repository) -> str:

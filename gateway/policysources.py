@@ -19,6 +19,7 @@ from core.policy import shown
 from core.settings import Settings
 from core.settingvalues import POLICY_IN_GIT
 from core.store import Store
+from core.trust import distrust
 from gateway import bare, heads
 from gateway.plumbing import Git
 
@@ -96,8 +97,8 @@ class Url:
                     raise Unavailable(f"{shown(self._url)} answers with {answer.status_code}")
                 return _whole(answer), _mark(answer)
         except (requests.RequestException, UnicodeError) as error:
-            told = f"{shown(self._url)} does not answer ({type(error).__name__})"
-            raise Unavailable(told) from error
+            told = distrust(error) or type(error).__name__
+            raise Unavailable(f"{shown(self._url)} does not answer ({told})") from error
 
 
 class _Auth(requests.auth.AuthBase):

@@ -19,6 +19,7 @@ from core.errors import Conflict
 from core.models import Repository, State
 from core.names import NO_COMMIT
 from core.settings import Settings
+from core.signing import secret_file
 from core.store import Store
 from core.store.base import encode
 from core.store.forges import MAX_LOOKS, Look
@@ -337,3 +338,11 @@ def test_the_credential_is_the_builder_s_alone(gateway: Gateway, store: Store) -
     for method, each in (("GET", path), ("POST", path.replace("credential", "look"))):
         assert gateway.anonymous(method, each).status_code == 401
         assert gateway.call(method, each).status_code == 401, "nor the admin's"
+
+
+def test_where_there_is_no_token_the_setting_is_named(gateway: Gateway, store: Store) -> None:
+    store.save_repository(Repository(namespace="ann", name="fns", source="gitlab"))
+    path = "/internal/repositories/ann/fns/credential"
+    builder = {"Authorization": f"Bearer {secret_file(gateway.settings.token_file)}"}
+    told = gateway.anonymous("GET", path, headers=builder).json()
+    assert told["trouble"].startswith("the administrator sets SLIPWAY_GITLAB_TOKEN_FILE")
