@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
+from cli import show
 from cli.findings import FAIL, OK, WARN, Finding
-from core.errors import ConfigError
+from core.errors import ConfigError, SlipwayError, Unavailable
 from core.settings import Settings
 from forges import tokenfile
+from forges.api import Api
 from forges.github.app import secret, stored_app
 from forges.github.manifest import reached
 
@@ -26,6 +30,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
             told = look(settings)
         except ConfigError as error:
             yield Finding(name, FAIL, "a file of it cannot be read", str(error))
+            continue
+        except Unavailable as error:
+            yield Finding(name, WARN, str(error), f"is {url} right, and reached from here?")
+            continue
+        except SlipwayError as error:
+            setting = f"SLIPWAY_{name.upper()}_TOKEN_FILE"
+            yield Finding(name, FAIL, str(error), f"is {url} right, and the token in {setting}?")
             continue
         if not told:
             continue
@@ -51,12 +62,24 @@ def _github(settings: Settings) -> str:
 def _gitlab(settings: Settings) -> str:
     if settings.gitlab_client_secret_file:
         secret(settings.gitlab_client_secret_file)
-    if tokenfile.read(settings.gitlab_token_file):
-        return "an access token"
+    if token := tokenfile.read(settings.gitlab_token_file):
+        return _whose(Api(f"{settings.gitlab_url}/api/v4", "GitLab"), f"Bearer {token}")
     return _CLOSED if settings.gitlab_webhook_secret or settings.gitlab_client_id else ""
 
 
 def _gitea(settings: Settings) -> str:
-    if tokenfile.read(settings.gitea_token_file):
-        return "an access token"
+    if token := tokenfile.read(settings.gitea_token_file):
+        return _whose(Api(f"{settings.gitea_url}/api/v1", "Gitea"), f"token {token}")
     return _CLOSED if settings.gitea_webhook_secret else ""
+
+
+class _User(msgspec.Struct):
+    login: str = ""
+    username: str = ""
+
+
+def _whose(api: Api, authorization: str) -> str:
+    """Asks the forge whether it takes the token. Raises as ``Api.ask``."""
+    headers = {"Authorization": authorization}
+    user = api.ask("GET", "/user", headers=headers, expect=_User).body
+    return f"an access token of {show.printable(user.login or user.username)}"

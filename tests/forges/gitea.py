@@ -108,7 +108,9 @@ class Gitea:
             return Answer(401, {"message": "invalid username, password or token"})
         if asked.path == "/user":
             return (
-                Answer(200, {"id": 1}) if given else Answer(401, {"message": "token is required"})
+                Answer(200, {"id": 1, "login": "slipway"})
+                if given
+                else Answer(401, {"message": "token is required"})
             )
         if match := re.fullmatch(r"/repositories/(\d+)", asked.path):
             found = self.repositories.get(int(match[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from cli import doctor, forge_checks
 from cli.findings import FAIL, OK, WARN
 from core.settings import Settings
 from forges.github.app import App, app_file, store_app
+from tests.forges.gitea import serving_gitea
+from tests.forges.gitlab import serving_gitlab
 
 PUBLIC = "https://slipway.example"
 
@@ -59,6 +62,27 @@ def test_whether_files_can_be_read(outside: Settings, tmp_path: Path) -> None:
     app_file(outside).write_text("{")
     (finding,) = forge_checks.examine(outside)
     assert "is not an App's record" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("forge", "serving"), [("gitlab", serving_gitlab), ("gitea", serving_gitea)]
+)
+def test_whether_the_forge_takes_the_token(
+    outside: Settings, short_tmp: Path, forge: str, serving: Any
+) -> None:
+    file = short_tmp / "token"
+    with serving(short_tmp / "lab") as lab:
+        here = replace(outside, **{f"{forge}_url": lab.url, f"{forge}_token_file": file})
+        file.write_text(lab.token)
+        assert told(here) == [(forge, OK, "an access token of slipway")]
+        file.write_text("another")
+        ((_, state, text),) = told(here)
+        assert (state, "/user with 401" in text) == (FAIL, True)
+        ((_, state, text),) = told(replace(here, **{f"{forge}_url": f"{lab.url}/elsewhere"}))
+        assert (state, "/user with 404" in text) == (FAIL, True)
+    (finding,) = forge_checks.examine(here)
+    assert (finding.state, "does not answer" in finding.text) == (WARN, True)
+    assert lab.url in finding.advice
 
 
 def test_whether_it_can_reach_us(settings: Settings) -> None:
