@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -45,7 +46,7 @@ def _installation(found: Mapping[str, Any]) -> None:
         }
     )
     click.echo()
-    rows = [(name, _told(name, value)) for name, value in found["default"].items()]
+    rows = [(_written(name), _told(name, value)) for name, value in found["default"].items()]
     show.table(("BOUND", "DEFAULT"), rows)
 
 
@@ -53,10 +54,15 @@ def _owner(found: Mapping[str, Any]) -> None:
     click.echo(f"owner  {show.printable(found['owner'])}\n")
     used = found["used"]
     rows = [
-        (name, _told(name, value), _told(name, used[name]) if name in used else "")
+        (_written(name), _told(name, value), _told(name, used[name]) if name in used else "")
         for name, value in found["bounds"].items()
     ]
     show.table(("BOUND", "ALLOWED", "USED"), rows)
+
+
+def _written(name: str) -> str:
+    """``buildMinutes`` → ``build-minutes``, as the document has it."""
+    return re.sub("[A-Z]", lambda found: f"-{found[0].lower()}", name)
 
 
 def _told(name: str, value: Any) -> str:

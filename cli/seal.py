@@ -161,6 +161,7 @@ def remove(context: Context, fingerprint: str) -> None:
         raise click.UsageError("a key is named by its 16 hex digits: see 'slipway sealing-keys'")
     with context.client() as client:
         client.change("DELETE", f"/system/sealing-keys/{fingerprint}", {})
+    click.echo(f"the key {fingerprint} is removed: what is sealed with it opens nowhere any more")
 
 
 def _newest(client: Client) -> Any:

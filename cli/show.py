@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from core.names import function_url
+from core.names import NO_COMMIT, function_url
 
 Row = Sequence[str]
 GOOD = ("live", "replaced")
@@ -111,16 +111,13 @@ def releases(found: Iterable[Mapping[str, Any]]) -> None:
 
 
 def environments(found: Iterable[Mapping[str, Any]]) -> None:
-    rows = [
-        (
-            each["environment"],
-            f"{each['namespace']}/{each['repository']}",
-            each["branch"],
-            each["live"] or "-",
-            one_line(each["gone"]),
-        )
-        for each in found
-    ]
+    rows = []
+    for each in found:
+        live, gone = each["live"], one_line(each["gone"])
+        if live.endswith(f"-{NO_COMMIT[:7]}"):  # the release that took everything down
+            live, gone = "", gone or f"there is no branch {each['branch']}"
+        home = f"{each['namespace']}/{each['repository']}"
+        rows.append((each["environment"], home, each["branch"], live or "-", gone))
     table(("ENVIRONMENT", "REPOSITORY", "BRANCH", "LIVE", "GONE BECAUSE"), rows)
 
 

@@ -92,11 +92,13 @@ def test_environments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "gone": "",
     }
     gone = {"environment": "staging", "namespace": "ann--staging", "live": "", "gone": "not\nnamed"}
-    show.environments([one, {**one, **gone}])
+    absent = {"environment": "demo", "branch": "demo", "live": "r2-0000000"}
+    show.environments([one, {**one, **gone}, {**one, **absent}])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:] == [
         ["production", "ann/fns", "main", "r1-abcdef0"],
         ["staging", "ann--staging/fns", "main", "-", "not", "named"],
+        ["demo", "ann/fns", "demo", "-", "there", "is", "no", "branch", "demo"],
     ]
 
 

@@ -766,7 +766,7 @@ def test_the_command_tells_the_same(bounded: Gateway, store: Store, rule: Rule) 
     assert "functions unlimited 1" in told
     assert "memory 1024Mi 256Mi" in told
     assert "egress no" in told
-    assert "forkPreviews approve" in told
+    assert "fork-previews approve" in told
     found = json.loads("\n".join(run("acme", "--output", "json")))
     assert found["used"]["functions"] == 1
     rule("{}")
