@@ -42,7 +42,7 @@ def functions(found: Iterable[Mapping[str, Any]], url: str) -> None:
             f"{each.get('availableReplicas', 0)}/{each.get('replicas', 0)}",
             f"{each.get('invocationCount', 0):.0f}",
             each.get("annotations", {}).get("com.slipway.release", "-"),
-            function_url(url, each["name"], each["namespace"]),
+            each.get("url") or function_url(url, each["name"], each["namespace"]),
         )
         for each in found
     ]

@@ -252,7 +252,7 @@ def function_path(name: str, space: str) -> str:
 
 
 def function_url(base: str, name: str, space: str) -> str:
-    """A function's URL below ``Settings.functions_url``."""
+    """A function's URL below ``Store.functions_url``."""
     if "*" in base:
         return f"{base.replace('*', space)}/{name}"
     return base + function_path(name, space)

@@ -111,6 +111,8 @@ class FunctionStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of one function, with ``usage=1``, where it was measured just now."""
     schedule: ScheduleStatus | None = None
     """Our own: of functions that are called on one."""
+    url: str = ""
+    """Our own, where there is a SLIPWAY_DOMAIN: at its namespace's host, or by the path alone."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,8 @@ class OwnerPolicy(Struct, frozen=True):
     """Whether images that were not built here may be run."""
     egress: bool = True
     """Whether functions reach the outside world."""
+    domain: bool = True
+    """Whether functions answer at hosts of their own, ``<namespace>.<SLIPWAY_DOMAIN>``."""
     fork_previews: ForkPreviews = "approve"
     """Whether requests from forks get previews."""
     fork_network: bool = False

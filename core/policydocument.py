@@ -230,6 +230,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Node], Any]]] = {
     "dockerfile": ("dockerfile", _bool),
     "skip-build": ("skip_build", _bool),
     "egress": ("egress", _bool),
+    "domain": ("domain", _bool),
     "fork-previews": ("fork_previews", _fork_previews),
     "fork-network": ("fork_network", _bool),
 }

@@ -12,6 +12,7 @@ waits for it, if there is a place to wait.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +25,7 @@ from core.models import FunctionRecord, Observed, Usage
 from core.openfaas import FUNCTION_LABEL, FunctionStatus
 from core.schedules import Planned, status
 from core.scopes import Scope
+from core.settings import Settings
 from gateway.callers import caller, owners
 from gateway.context import here
 
@@ -42,13 +44,25 @@ def list_functions() -> Response:
     if namespace:
         names.namespace(namespace)
     visible = caller().visible(namespace)
-    store = here().store
+    settings, store = here().settings, here().store
     observed, counts, planned = store.all_observed(), store.counts(), store.planned()
+    functions = {
+        key: record
+        for key, record in sorted(store.functions().items())
+        if visible(record.spec.namespace)
+    }
+    hostless = store.hostless(settings, (each.spec.namespace for each in functions.values()))
     return _json(
         [
-            status_of(record, observed.get(key), counts.get(key, 0), planned.get(key))
-            for key, record in sorted(store.functions().items())
-            if visible(record.spec.namespace)
+            status_of(
+                settings,
+                record,
+                observed.get(key),
+                counts.get(key, 0),
+                planned.get(key),
+                hostless,
+            )
+            for key, record in functions.items()
         ]
     )
 
@@ -61,13 +75,15 @@ def get_function(name: str) -> Response:
     measure = request.args.get("usage") in ("1", "true")
     key = names.function_key(name, request.args.get("namespace", ""))
     caller().require(Scope.READ, names.space_of(key))
-    store = here().store
+    settings, store = here().settings, here().store
     record = store.function(key)
     if record is None:
         raise NotFound(f"there is no function {key}: see 'slipway list'")
     observed = store.observed(key)
     usage = _usage(key) if measure and observed and observed.available else None
-    found = status_of(record, observed, store.counts().get(key, 0), store.planned_of(key))
+    count, planned = store.counts().get(key, 0), store.planned_of(key)
+    hostless = store.hostless(settings, [record.spec.namespace])
+    found = status_of(settings, record, observed, count, planned, hostless)
     return _json(msgspec.structs.replace(found, usage=usage))
 
 
@@ -94,11 +110,17 @@ def _awaited_usage(function: str) -> Usage | None:
 
 
 def status_of(
-    record: FunctionRecord, observed: Observed | None, count: int, planned: Planned | None
+    settings: Settings,
+    record: FunctionRecord,
+    observed: Observed | None,
+    count: int,
+    planned: Planned | None,
+    hostless: Collection[str],
 ) -> FunctionStatus:
     """Desired state, what was last seen, the count of requests and what is kept of the schedule, in
-    OpenFaaS' shape."""
+    OpenFaaS' shape. ``hostless``: namespaces."""
     spec = record.spec
+    base = settings.user_url if spec.namespace in hostless else settings.functions_url
     available, trouble = _seen(record, observed)
     ours = {
         f"{ANNOTATION}repository": spec.repository,
@@ -128,6 +150,7 @@ def status_of(
         available_replicas=available,
         created_at=record.created_at,
         schedule=status(spec.annotations, planned),
+        url=names.function_url(base, spec.name, spec.namespace) if settings.domain else "",
     )
 
 

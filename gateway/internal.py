@@ -199,7 +199,8 @@ def _progress(
         for line in follow(gateway.store.follow_log(release.id)):
             if isinstance(line, LogEnd):
                 done = gateway.store.release(release.id)
-                yield from closing(done, line, gateway.settings.functions_url)
+                base = gateway.store.functions_url(gateway.settings, done.namespace)
+                yield from closing(done, line, base)
                 break
             if line:
                 yield line

@@ -95,6 +95,11 @@ def _forward(gateway: Gateway, environ: dict[str, Any], call_id: str, started: s
             "there is no function of this host: one label stands before "
             f"{gateway.settings.domain}, as in <namespace>.{gateway.settings.domain}/<function>"
         )
+    if (space := environ.get(OWN_HOST)) and gateway.store.hostless(gateway.settings, [space]):
+        raise NotFound(
+            f"functions of {space} have no host of their own here: call them at "
+            f"{gateway.settings.user_url}/function/<name>.{space}"
+        )
     if environ.get(OWN_HOST) and name.startswith("."):
         raise NotFound(f"this host has the functions of {name[1:]}: name one, as in /<function>")
     record = gateway.named(name)

@@ -113,7 +113,7 @@ def _shown(
     """``same``: all previews of its repository."""
     newest = store.newest_release(preview.key)
     live = store.live_release(preview.key)
-    rows = store.release(live).functions if live else []
+    rows = store.answering(settings, [store.release(live)])[0].functions if live else []
     state: Literal["waiting", "building", "live", "failed", "gone"] = "building"
     rules = store.fork_rules(settings.policy, preview)
     reason = refusal(preview, of.commit, rules)

@@ -86,7 +86,8 @@ def private_page(id_: str) -> Response:
 
 def _page(gateway: Gateway, release: Release) -> Response:
     tail = deque(_log(gateway.store, release), maxlen=TAIL)
-    base = gateway.settings.functions_url
+    (release,) = gateway.store.answering(gateway.settings, [release])
+    base = gateway.store.functions_url(gateway.settings, release.namespace)
     live = release.state in (State.LIVE, State.REPLACED)
     rows = [
         (row, (row.url or function_url(base, row.name, release.namespace)) if live else "")

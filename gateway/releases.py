@@ -47,13 +47,16 @@ def list_releases() -> Response:
         names.repository_name(repository)
     limit = number("limit", 50, 1, MAX_LIST)
     visible = caller().visible(namespace)
-    return _json(here().store.releases(namespace, repository, limit, visible))
+    settings, store = here().settings, here().store
+    found = store.releases(namespace, repository, limit, visible)
+    return _json(store.answering(settings, found))
 
 
 @bp.get("/<id_>")
 @owners(Scope.READ)
 def get_release(id_: str) -> Response:
-    return _json(theirs(id_, Scope.READ))
+    found = theirs(id_, Scope.READ)
+    return _json(here().store.answering(here().settings, [found])[0])
 
 
 @bp.get("/<id_>/logs")

@@ -229,7 +229,11 @@ class Controller:
             self.collector.only(records)
         # In this order: one that answers in between is in one of both.
         taken_over, ready = self.replicas.taken_over(), self.replicas.ready()
-        table = routes(records.values(), instances, ready, self.leaving, taken_over, self._untold)
+        spaces = {each.spec.namespace for each in records.values()}
+        hostless = self.store.hostless(self.settings, spaces)
+        table = routes(
+            records.values(), instances, ready, self.leaving, taken_over, self._untold, hostless
+        )
         moved = self._route(table)
         # Before anything ends, and before a release is called live: without an edge, what is
         # told here is the route.

@@ -198,12 +198,13 @@ def routes(
     leaving: Collection[str],
     taken_over: Collection[str] = (),
     untold: Collection[str] = (),
+    hostless: Collection[str] = (),
 ) -> dict[str, Route]:
     """The whole routing table: each function at healthy replicas of what may serve.
 
     ``taken_over``: as for ``plan``. What a release made desired was healthy then; of functions that
     are ``untold``, the controller was killed before it told so: what runs of them serves until it
-    is asked.
+    is asked. ``hostless``: namespaces.
     """
     endpoints: dict[Key, list[str]] = {}
     unasked: dict[Key, list[str]] = {}
@@ -226,6 +227,7 @@ def routes(
                     revision=spec.revision,
                     endpoints=tuple(sorted(found)),
                     patience=patience_of(spec),
+                    hostless=spec.namespace in hostless,
                 )
                 break
     return table

@@ -130,7 +130,8 @@ class Releases:
                 log.exception("release_stuck", release=id_)
 
     def _finish(self, id_: str) -> None:
-        done = self.store.finish(id_, self.settings.functions_url, self.watch.until())
+        url = self.store.functions_url(self.settings, self.store.release(id_).namespace)
+        done = self.store.finish(id_, url, self.watch.until())
         if not done.settled:
             line = f"live; watched for {self.settings.watch:g} s"
             self.store.append_log(id_, [_step("", "watch", line)])

@@ -187,14 +187,18 @@ class Demo:
             try:
                 answer = self.session.get(self.url + path, timeout=10, auth=_nobody)
                 if answer.ok:
-                    url = function_url(self.settings.functions_url, names[0], OWNER)
-                    return url, answer.text.strip()
+                    function = self._get(f"/system/function/{names[0]}?namespace={OWNER}")
+                    return self._url(function), answer.text.strip()
                 told = f"{answer.status_code}: {answer.text.strip()[:300]}"
             except requests.RequestException as error:
                 told = f"no answer ({type(error).__name__})"
             if time.monotonic() > deadline:
                 raise DemoFailed(f"{path} does not answer: {told}")
             time.sleep(0.1)
+
+    def _url(self, function: Mapping[str, Any]) -> str:
+        told, base = function.get("url"), self.settings.user_url
+        return told or function_url(base, function["name"], function["namespace"])
 
     def _get(self, path: str) -> Any:
         return self._asked(lambda: self.session.get(self.url + path, timeout=10))
@@ -236,8 +240,7 @@ class Demo:
         for each in functions:
             name = f"{each['name']}.{each['namespace']}"
             replicas = f"{each['availableReplicas']}/{each['replicas']}"
-            url_of = function_url(self.settings.functions_url, each["name"], each["namespace"])
-            print(f"{name:<{width}}  {replicas:<8}  {url_of}")
+            print(f"{name:<{width}}  {replicas:<8}  {self._url(each)}")
         host = urlsplit(self.settings.user_url)
         remote = f"{host.scheme}://admin@{host.netloc}/git/<namespace>/<repository>.git"
         print(

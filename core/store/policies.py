@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -11,7 +11,9 @@ import msgspec
 from redis.client import Pipeline
 
 from core import keys, names
+from core.models import Release
 from core.policy import Held, Policy, in_force
+from core.settings import Settings
 from core.store.base import Base, encode, text
 
 _COUNTED_FOR = 62 * 24 * 3600
@@ -48,8 +50,32 @@ class Policies(Base):
         """The owner that a namespace counts to: see ``names.owner_of``."""
         if "--" not in namespace:
             return namespace
+        return names.owner_of(namespace, self._held_namespaces())
+
+    def _held_namespaces(self) -> set[str]:
         known = cast("Collection[bytes]", self.redis.hkeys(keys.NAMESPACES))
-        return names.owner_of(namespace, {text(each) for each in known})
+        return {text(each) for each in known}
+
+    def hostless(self, settings: Settings, namespaces: Iterable[str]) -> set[str]:
+        """Those whose functions the policy lets answer at no host of their own."""
+        if not settings.domain:
+            return set()
+        policy = self.policy(settings.policy)
+        if all(each.domain for each in (policy.default, *policy.policies.values())):
+            return set()
+        spaces = set(namespaces)
+        known = self._held_namespaces() if any("--" in each for each in spaces) else set()
+        return {each for each in spaces if not policy.of(names.owner_of(each, known)).domain}
+
+    def functions_url(self, settings: Settings, namespace: str) -> str:
+        """What URLs of a namespace's functions begin with, for ``names.function_url``."""
+        hostless = self.hostless(settings, [namespace])
+        return settings.user_url if hostless else settings.functions_url
+
+    def answering(self, settings: Settings, releases: Sequence[Release]) -> list[Release]:
+        """With URLs that answer, also where they were told before the policy took the host."""
+        hostless = self.hostless(settings, (each.namespace for each in releases))
+        return [_by_path(settings, r) if r.namespace in hostless else r for r in releases]
 
     def building(self, owner: str) -> int:
         """How many releases of an owner are built now."""
@@ -71,6 +97,17 @@ class Policies(Base):
         known = cast("Collection[bytes]", self.redis.hkeys(keys.REPOSITORIES))
         found = (text(each) for each in known)
         return [each for each in found if names.is_of(each.partition("/")[0], owner)]
+
+
+def _by_path(settings: Settings, release: Release) -> Release:
+    rows = [
+        msgspec.structs.replace(
+            row,
+            url=row.url and names.function_url(settings.user_url, row.name, release.namespace),
+        )
+        for row in release.functions
+    ]
+    return msgspec.structs.replace(release, functions=rows)
 
 
 def month() -> str:

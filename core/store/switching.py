@@ -132,7 +132,7 @@ class Switching(Staging):
     def finish(self, id_: str, url: str, watch_until: str = "") -> Release:
         """Marks a switched release live and the one before it replaced.
 
-        ``url``: ``Settings.functions_url``. ``watch_until``: when its watch is over, where it has
+        ``url``: ``Store.functions_url``. ``watch_until``: when its watch is over, where it has
         one: RFC 3339.
         """
 

@@ -30,8 +30,7 @@ _CALLED_OFF = (State.SUPERSEDED, State.CANCELLED)
 
 @dataclass(frozen=True)
 class Urls:
-    """``functions``: ``Settings.functions_url``; ``releases``: what a release's page begins
-    with."""
+    """``functions``: ``Store.functions_url``; ``releases``: what a release's page begins with."""
 
     functions: str
     releases: str

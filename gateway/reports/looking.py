@@ -58,7 +58,7 @@ class Looking:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.store = store
-        self.urls = Urls(settings.functions_url, f"{settings.user_url}/releases")
+        self.settings = settings
         self._followed: dict[str, _Followed] = {}
         self._gone: set[str] = set()
         """Repositories that were found gone."""
@@ -112,7 +112,7 @@ class Looking:
             self._release(found, known[key])
 
     def _release(self, found: ReportedRelease, repository: Repository | None) -> None:
-        release = found.release
+        (release,) = self.store.answering(self.settings, [found.release])
         told = found.marked or not release.state.final  # else decided before we were there
         if repository is None or repository.source == "git" or not told:
             self.store.end_reporting(release.id, found.raw)
@@ -136,6 +136,10 @@ class Looking:
             and self.store.end_reporting(release.id, found.raw)
         ):
             del self._followed[release.id]
+
+    def _urls(self, release: Release) -> Urls:
+        functions = self.store.functions_url(self.settings, release.namespace)
+        return Urls(functions, f"{self.settings.user_url}/releases")
 
     def _messages(
         self, release: Release, repository: Repository, followed: _Followed
@@ -180,10 +184,11 @@ class Looking:
         self, release: Release, repository: Repository, following: Following, before: bool
     ) -> dict[str, Report | Deployment]:
         """Name → what is to be shown; ``before``: whether there is a deployment already."""
+        urls = self._urls(release)
         told: dict[str, Report | Deployment] = {
-            report.context: report for report in reports(release, repository, following, self.urls)
+            report.context: report for report in reports(release, repository, following, urls)
         }
-        if made := deployment(release, repository, self.urls, before=before):
+        if made := deployment(release, repository, urls, before=before):
             told[DEPLOYMENT] = made
         return told
 
@@ -194,7 +199,7 @@ class Looking:
             return False
         was = self.store.comment(repository.key)
         live = self.store.live_release(repository.key)
-        text = comment(release, repository, self.urls, live=live)
+        text = comment(release, repository, self._urls(release), live=live)
         there = release.commit != NO_COMMIT and not repository.gone
         begun = was is not None or (there and release.state is not State.QUEUED)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -35,6 +35,8 @@ class Route:
     """``unix@/path`` or ``host:port``; none: the gateway answers for the function."""
     patience: float = 0
     """Seconds that it may be silent before 504 is answered; 0: the edge's own default."""
+    hostless: bool = False
+    """Whether it answers by its path alone: at its namespace's host the gateway says so."""
 
 
 class Edge(Protocol):

@@ -48,6 +48,8 @@ POOL = 2048
 """Backends there are: 27 MB of memory, and one for each function and each revision that drains."""
 GATEWAY = "gateway"
 """Backend of the gateway."""
+BY_PATH = "/"
+"""In a row of the map, after its backend: at its namespace's host it is not served."""
 RING = 4 * 2**20
 """Bytes of log lines kept while the collector is away: about 40,000 requests."""
 MAX_DESCRIPTORS = 65536
@@ -350,7 +352,8 @@ def _frontend(name: str, binds: list[str], settings: Settings, *, inside: bool =
         "  http-request set-uri %[pathq] if !{ url_beg / } { path_beg / }",
         *_function("" if inside else settings.domain),
         f"  http-request set-var(txn.row) var(txn.fn),map_str({map_file(settings)})",
-        "  http-request set-var(txn.be) var(txn.row),field(1,:)",
+        *(_HOSTLESS if settings.domain and not inside else []),
+        f"  http-request set-var(txn.be) var(txn.row),field(1,:{BY_PATH})",
         *(_INSIDE if inside else []),
         # Hop-by-hop (RFC 9110 §7.6.1); the one upgrade there is, is WebSocket, and it alone.
         "  http-request del-header Upgrade if !websocket",
@@ -386,6 +389,15 @@ def _function(domain: str) -> list[str]:
         "  http-request set-var(txn.fn) path,field(2,/),concat(.,txn.ns) "
         "if { var(txn.ns) -m found }",
     ]
+
+
+_HOSTLESS = [
+    # To the gateway, which says so. What is logged as '-' is no function's request.
+    "  acl by_host var(txn.ns) -m found",
+    f"  acl by_path var(txn.row) -m sub {BY_PATH}",
+    "  http-request set-var(txn.fn) str(-) if by_host by_path",
+    "  http-request unset-var(txn.row) if by_host by_path",
+]
 
 
 def _scheme(settings: Settings, *, inside: bool) -> list[str]:

@@ -84,7 +84,8 @@ class _Seen:
     """What HAProxy has."""
 
     rows: dict[str, str] = field(default_factory=dict)
-    """Function → its row: backend, and ``:`` milliseconds of patience where it has its own."""
+    """Function → its row: backend, ``BY_PATH`` where it has no host, and ``:`` milliseconds of
+    patience where it has its own."""
     servers: dict[str, dict[str, int]] = field(default_factory=dict)
     """Backend → server → srv_admin_state."""
 
@@ -264,7 +265,7 @@ class HAProxyEdge:
         seen = self._read()
         placed = self._place(wanted, seen)
         self._add(wanted, placed, seen)
-        rows = {each: _row(backend, routes[each].patience) for each, backend in placed.items()}
+        rows = {each: _row(backend, routes[each]) for each, backend in placed.items()}
         # First: what starts in the place of an HAProxy that dies now goes on from there.
         self._remember(seen, rows, {b: wanted[function] for function, b in placed.items()})
         if rows != seen.rows:
@@ -281,7 +282,7 @@ class HAProxyEdge:
     ) -> None:
         """Whose backend is whose; and for the next HAProxy, what it shall start with."""
         for function, row in (*seen.rows.items(), *rows.items()):
-            self._functions[row.partition(":")[0]] = function
+            self._functions[_backend_of(row)] = function
         used = {backend for backend, _ in self._servers}
         self._functions = {b: each for b, each in self._functions.items() if b in used}
         keyed = {key: row for function, row in rows.items() for key in _keys(function)}
@@ -308,7 +309,7 @@ class HAProxyEdge:
 
     def _place(self, wanted: Mapping[str, Mapping[str, str]], seen: _Seen) -> dict[str, str]:
         placed: dict[str, str] = {}
-        held = {function: row.partition(":")[0] for function, row in seen.rows.items()}
+        held = {function: _backend_of(row) for function, row in seen.rows.items()}
         taken = set(seen.servers) | set(held.values())
         free = self._free(taken)
         homeless = 0
@@ -491,8 +492,13 @@ def _wanted(routes: Mapping[str, Route]) -> dict[str, dict[str, str]]:
     return wanted
 
 
-def _row(backend: str, patience: float) -> str:
-    return f"{backend}:{patience * 1000:.0f}" if patience else backend
+def _row(backend: str, route: Route) -> str:
+    where = backend + config.BY_PATH if route.hostless else backend
+    return f"{where}:{route.patience * 1000:.0f}" if route.patience else where
+
+
+def _backend_of(row: str) -> str:
+    return row.partition(":")[0].removesuffix(config.BY_PATH)
 
 
 def _keys(function: str) -> list[str]:

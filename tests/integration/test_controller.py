@@ -11,17 +11,28 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from core import keys
+from core import keys, policydocument
 from core.bundle import PREFIX, Bundle
 from core.errors import Unavailable
 from core.http import request
-from core.models import Artifact, FunctionSpec, Release, Repository, RollbackState, State, Usage
+from core.models import (
+    Artifact,
+    FunctionRow,
+    FunctionSpec,
+    Release,
+    Repository,
+    RollbackState,
+    State,
+    Usage,
+)
+from core.policy import Held
 from core.settings import Settings
 from core.store import Store
 from runtime.controller import Controller
@@ -604,6 +615,40 @@ def test_a_release_whose_function_was_scaled_to_zero_goes_live(world: World) -> 
     again = world.stage("ann", ["f"], TEXT="v2")
     assert world.until(lambda: world.state(again) is State.LIVE, controller, 10)
     assert world.texts() == {"v2"}, "until its next release"
+
+
+def test_a_changed_policy_moves_the_routes_of_its_owner(world: World) -> None:
+    source = "/etc/slipway/policy.yml"
+    world.settings = replace(world.settings, domain="fn.example.com", policy=source)
+    port = world.settings.port
+
+    def rule(text: str) -> None:
+        policy = policydocument.read(text.encode(), "policy.yml")
+        assert world.store.hold_policy(world.store.held_policy(), Held(source, policy))
+
+    def hostless() -> set[str]:
+        return {function for function, route in world.edge.table.items() if route.hostless}
+
+    def live(owner: str, text: str) -> str:
+        """Releases ``f`` of an owner; returns the URL that it is told at."""
+        release = world.stage(owner, ["f"], TEXT=text)
+        world.store.save_row(release, FunctionRow(name="f"))
+        assert world.until(lambda: world.state(release) is State.LIVE, controller, 10)
+        return world.store.release(release).functions[0].url
+
+    rule("{}")
+    controller = world.controller()
+    live("bob", "v1")
+    assert live("ann", "v1") == f"http://ann.fn.example.com:{port}/f"
+    assert hostless() == set()
+    rule("policies: {ann: {domain: false}}")
+    controller.pass_()
+    assert hostless() == {"f.ann"}
+    assert live("ann", "v2") == f"http://fn.example.com:{port}/function/f.ann"
+    assert hostless() == {"f.ann"}
+    rule("{}")
+    controller.pass_()
+    assert hostless() == set()
 
 
 def test_a_release_waits_for_the_routes_of_a_rollback(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import socket
 import ssl
 import tempfile
@@ -150,11 +151,16 @@ def recorder(proxy: Proxy) -> Iterator[Recorder]:
         yield recorder
 
 
-def head(*more: tuple[str, str], method: str = "GET", path: str = "/function/f.ann/x") -> Headers:
+def head(
+    *more: tuple[str, str],
+    method: str = "GET",
+    path: str = "/function/f.ann/x",
+    authority: str = HOST,
+) -> Headers:
     return [
         (":method", method),
         (":scheme", "https"),
-        (":authority", HOST),
+        (":authority", authority),
         (":path", path),
         *more,
     ]
@@ -248,6 +254,32 @@ def test_an_answer_passes_while_it_is_made(client: Client, proxy: Proxy) -> None
         seen.set()
         assert client.wait(stream).body == b"firstlast"
     (proxy.settings.run / "u.sock").unlink()
+
+
+def test_an_owner_without_a_host_has_none_in_a_stream(client: Client, proxy: Proxy) -> None:
+    """The gateway is asked, and says so: test_edge_hostless.py."""
+    own = f"ann.{HOST}"
+    with websocket_function(proxy.settings.run / "h.sock") as endpoint:
+        proxy.edge.apply({"f.ann": Route("r", [endpoint], hostless=True)})
+        plain = client.begin(head(authority=own, path="/f/x"))
+        assert json.loads(client.wait(plain).body)["server"] == "gateway"
+        while SettingCodes.ENABLE_CONNECT_PROTOCOL not in client.h2.remote_settings:
+            assert client.receive()
+        upgrade = client.begin(
+            [
+                *head((":protocol", "websocket"), method="CONNECT", authority=own, path="/f/chat"),
+                ("sec-websocket-version", "13"),
+            ],
+            end=False,
+        )
+        while not client.replies[upgrade].status:
+            assert client.receive()
+        client.send(upgrade, b"hello")
+        while b"hello" not in client.replies[upgrade].body:
+            assert client.receive()
+        assert client.replies[upgrade].body == b"hello", "echoed by the gateway's stand-in"
+        client.h2.reset_stream(upgrade)
+        client.flush()
 
 
 def test_a_websocket_in_a_stream(client: Client, proxy: Proxy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import RedisError
@@ -21,6 +22,7 @@ from core.models import (
     State,
 )
 from core.names import NO_COMMIT
+from core.policy import Held, OwnerPolicy, Policy
 from core.settings import Settings
 from core.store import LogEnd, Store
 from core.store.reports import Shown
@@ -287,6 +289,25 @@ def test_an_error_while_it_is_compared_has_it_compared_again(
     until(lambda: told.states("comment"))
     go_live(store, release, "hello")
     told_all(store)
+
+
+def test_what_is_shown_of_an_owner_without_a_host_leads_to_its_path(
+    settings: Settings, store: Store, forge: Recorder
+) -> None:
+    settings = replace(settings, domain="fn.example.com", policy="/etc/slipway/policy.yml")
+    closed = Policy(policies={"ann": OwnerPolicy(domain=False)})
+    assert store.hold_policy(None, Held(settings.policy, closed))
+    with reporting(settings, store, forge):
+        live(store, "a", "hello", repository=PREVIEW)
+        told_all(store)
+    url = f"{settings.user_url}/function/hello.ann--pr-5"
+    assert url in forge.check("slipway/preview").summary
+    comment, deployment = forge.find("comment #5"), forge.find("deployment pr-5")
+    assert comment
+    assert url in str(comment.what)
+    assert deployment
+    assert isinstance(deployment.what, Deployment)
+    assert deployment.what.url == url
 
 
 def test_a_preview_that_never_was_has_no_comment(store: Store, told: Recorder) -> None:

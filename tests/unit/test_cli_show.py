@@ -44,6 +44,8 @@ def test_functions_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     url = "http://here/function/plain"
     assert second.split() == ["plain", "openfaas-fn", "0/0", "0", "-", url]
     assert head.index("URL") == first.index("http") == second.index("http")
+    show.functions([{**api, "url": "http://told/function/plain"}], "http://*.here")
+    assert "  http://told/function/plain" in capsys.readouterr().out
 
 
 def test_schedules_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:

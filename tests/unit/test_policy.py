@@ -17,9 +17,9 @@ WHOLE = """
 owners: [acme, "github:Initech", "gitlab:7", GITEA:forgers]
 default: {functions: 20, memory: 2Gi, cpus: 500m, replicas: 20, build-minutes: 600,
   concurrent-builds: 2, templates: [python3-http, node22], dockerfile: false, skip-build: false,
-  egress: false, fork-previews: never, fork-network: true}
+  egress: false, domain: false, fork-previews: never, fork-network: true}
 policies:
-  Acme: {functions: 50, templates: unlimited, memory: unlimited, egress: true}
+  Acme: {functions: 50, templates: unlimited, memory: unlimited, egress: true, domain: true}
   openfaas-fn: {functions: 0}
 """
 
@@ -53,12 +53,14 @@ def test_a_whole_document_is_read() -> None:
         dockerfile=False,
         skip_build=False,
         egress=False,
+        domain=False,
         fork_previews="never",
         fork_network=True,
     )
     assert policy.default == policy.of("somebody") == default
     acme = policy.of("acme")
     assert (acme.functions, acme.memory, acme.templates, acme.egress) == (50, None, None, True)
+    assert acme.domain
     assert (acme.cpus, acme.build_minutes) == (0.5, 600), "the rest is as for everybody"
     assert policy.of("openfaas-fn").functions == 0
 
@@ -73,6 +75,7 @@ def test_what_is_not_written_is_not_bounded() -> None:
         True,
         True,
     )
+    assert bounds.domain
     assert (bounds.fork_previews, bounds.fork_network) == ("approve", False)
 
 
@@ -125,7 +128,7 @@ default:
   templates: python3-http
   dockerfile: yes
   fork-previews: maybe
-  domains: true
+  region: eu
 policies:
   Acme: {functions: 1}
   acme: {functions: 2}
@@ -163,7 +166,7 @@ extra: 1
         "line 23: policies.eve.funktions is not known: did you mean 'functions'?",
         "line 24: extra is not known: known are owners, default, policies",
     ]
-    assert told[12].startswith("line 16: default.domains is not known: known are functions, memory")
+    assert told[12].startswith("line 16: default.region is not known: known are functions, memory")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +191,8 @@ extra: 1
         ("default: {cpus: .inf}", "write CPUs"),
         ("default: {templates: ['../x']}", "write a list of templates' names"),
         ("default: {egress: no}", "write true or false"),
+        ("default: {domain: no}", "write true or false"),
+        ("default: {domains: true}", "did you mean 'domain'?"),
         ("default: {functions: 1}\ndefault: {functions: 2}", "stands here twice"),
         ("owners: [acme", "this is not YAML"),
         ("--- {}\n--- {}", "a second document"),
