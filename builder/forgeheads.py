@@ -8,6 +8,9 @@ it does, on the condition that something changed, which costs a forge next to no
 (``ls-remote``). Requests of forks that wait for approval are not asked about: anybody can open as
 many as they like.
 
+Where there are environments the tags that promote are asked for in the same way, by a question of
+their own: each is given to the gateway, which knows what it has looked at.
+
 A head that was released before, and is in the history of what was released last, may be shown by a
 server of the forge that lags: it has to stay for ``LAG`` seconds to count as a forced push.
 """
@@ -16,13 +19,14 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
 from builder.duty import Duty
 from builder.forgeline import Line
-from builder.handover import have_looked_at, head_by_gateway
+from builder.handover import have_looked_at, head_by_gateway, tags_by_gateway, tell_tags
 from builder.mirror import Mirror, NoBranch, origin
 from core import logging, queues
 from core.errors import CheckoutFailed, NotFound, SlipwayError
@@ -42,6 +46,9 @@ BY_GIT = 3600.0
 """Seconds that git asks where the gateway said that it cannot."""
 LAG = 10.0
 """Seconds in which a forge may show what was."""
+TAGS = "refs/tags/promote/"
+_OF_TAGS = " tags"
+"""End of the key of a question for tags: no repository's has a space."""
 
 log = logging.get()
 
@@ -56,6 +63,8 @@ class _Asked:
     seen: str = ""
     """The head that it is of."""
     by_git_until: float = 0.0
+    tags: dict[str, str] | None = None
+    """Those that promote, as the gateway was told them last: tag → commit."""
     back: str = ""
     """An older head that was shown, and when."""
     back_since: float = 0.0
@@ -80,11 +89,10 @@ class ForgeHeads:
             for line in self._lines.values():
                 line.put(())
             return
-        self._watched = {each.key: each for each in self.store.repositories() if _is_watched(each)}
+        self._watched = _questions(self.store.repositories())
         now = time.monotonic()
         self._asked = {
-            key: self._asked.get(key) or _Asked(self._first(each, now))
-            for key, each in self._watched.items()
+            key: self._asked.get(key) or _Asked(self._first(key, now)) for key in self._watched
         }
         self._begun = True
         due: dict[str, list[str]] = {each.source: [] for each in self._watched.values()}
@@ -98,11 +106,12 @@ class ForgeHeads:
         for forge in due:
             self._lines[forge].wait(now + WAIT)
 
-    def _first(self, repository: Repository, now: float) -> float:
-        """At our start all are due; of a repository that comes later, the event has just come."""
-        if not self._begun:
+    def _first(self, key: str, now: float) -> float:
+        """At our start all are due; of a repository that comes later, the event has just come. Its
+        tags are looked at as soon as it has environments: those that are there then are old."""
+        if not self._begun or key.endswith(_OF_TAGS):
             return now
-        phase = zlib.crc32(repository.key.encode()) % 1000 / 1000
+        phase = zlib.crc32(key.encode()) % 1000 / 1000
         return now + self.settings.sweep * phase
 
     def _ask(self, key: str) -> bool | None:
@@ -116,18 +125,11 @@ class ForgeHeads:
             if self._waits(repository):
                 asked.due = time.monotonic() + every
                 return None
-            if repository.request and asked.seen != repository.request.commit:
-                asked.etag = ""
-            head, etag = self._head(repository, asked)
+            if key.endswith(_OF_TAGS):
+                self._look_at_tags(repository, asked)
+            else:
+                self._look_at_head(repository, asked)
             answered = True
-            asked.failures = 0
-            asked.seen = head or asked.seen
-            if head and repository.request:
-                self._request(repository, repository.request, head, asked)
-            elif head and self._counts(repository, head, asked):
-                self._release(repository, head)
-            # What was shown and is not released yet is to be told again.
-            asked.etag = "" if asked.back else etag
         except RedisError:
             log.warning("head_unknown", repository=repository.key, reason="the store is away")
         except SlipwayError as error:
@@ -160,11 +162,47 @@ class ForgeHeads:
         except SlipwayError as error:
             log.info("not_looked_at", repository=repository.key, reason=str(error)[:300])
 
+    def _look_at_head(self, repository: Repository, asked: _Asked) -> None:
+        if repository.request and asked.seen != repository.request.commit:
+            asked.etag = ""
+        head, etag = self._head(repository, asked)
+        asked.failures = 0
+        asked.seen = head or asked.seen
+        if head and repository.request:
+            self._request(repository, repository.request, head, asked)
+        elif head and self._counts(repository, head, asked):
+            self._release(repository, head)
+        # What was shown and is not released yet is to be told again.
+        asked.etag = "" if asked.back else etag
+
+    def _look_at_tags(self, repository: Repository, asked: _Asked) -> None:
+        objects, etag = None, ""
+        if self._by_api(repository, asked):
+            told = tags_by_gateway(self.settings, repository, asked.etag)
+            if told.unchanged:
+                asked.failures = 0
+                return
+            asked.by_git_until = time.monotonic() + BY_GIT if told.by_git else 0.0
+            objects, etag = told.objects, told.etag
+        where = origin(self.settings, repository)
+        mirror = Mirror(self.settings, repository.namespace, repository.name)
+        found = mirror.tags(where.url, TAGS, credential=where.credential, timeout=TIMEOUT)
+        asked.failures = 0
+        there = {tag: commit for tag, (_, commit) in found.items()}
+        if there != asked.tags and tell_tags(self.settings, repository, there):
+            asked.tags = there
+        # Only where git shows the very same the answer is not to be told again: servers lag.
+        same = there == asked.tags and objects == {tag: id_ for tag, (id_, _) in found.items()}
+        asked.etag = etag if same else ""
+
+    def _by_api(self, repository: Repository, asked: _Asked) -> bool:
+        known_to_api = repository.installation or not repository.public
+        return bool(known_to_api) and time.monotonic() >= asked.by_git_until
+
     def _head(self, repository: Repository, asked: _Asked) -> tuple[str, str]:
         """(head, what to remember for the next question). '': it is the same as last time.
         NO_COMMIT: there is no such branch."""
-        known_to_api = repository.installation or not repository.public
-        if known_to_api and time.monotonic() >= asked.by_git_until:
+        if self._by_api(repository, asked):
             told = head_by_gateway(self.settings, repository, asked.etag)
             if not told.by_git:
                 return "" if told.unchanged else told.commit or NO_COMMIT, told.etag
@@ -224,6 +262,14 @@ class ForgeHeads:
         log.warning("push_found", repository=repository.key, commit=head)
         self.store.create_release(repository, head, repository.deploy_branch)
         queues.dispatch(self.store, repository.key)
+
+
+def _questions(repositories: Sequence[Repository]) -> dict[str, Repository]:
+    """Key of each question → what it is about: everyone's head, and the tags of those that have
+    environments."""
+    watched = {each.key: each for each in repositories if _is_watched(each)}
+    homes = {each.parent for each in repositories if each.environment and not each.gone}
+    return watched | {key + _OF_TAGS: each for key, each in watched.items() if key in homes}
 
 
 def _is_watched(repository: Repository) -> bool:

@@ -32,6 +32,15 @@ class HeadTold(msgspec.Struct, frozen=True):
     by_git: bool = False
 
 
+class TagsTold(msgspec.Struct, frozen=True):
+    """Whether the tags that promote changed; see gateway/origins.py."""
+
+    objects: dict[str, str] = {}
+    etag: str = ""
+    unchanged: bool = False
+    by_git: bool = False
+
+
 PATIENCE = 60.0
 """Seconds in which a gateway that restarts may come back."""
 
@@ -67,6 +76,20 @@ def head_by_gateway(settings: Settings, repository: Repository, etag: str) -> He
     which is not patient: it is asked again anyway."""
     path = f"/internal/repositories/{repository.key}/head?{urlencode({'etag': etag})}"
     return msgspec.json.decode(ask(settings, "GET", path, patience=0.0), type=HeadTold)
+
+
+def tags_by_gateway(settings: Settings, repository: Repository, etag: str) -> TagsTold:
+    """The same of the tags that promote."""
+    path = f"/internal/repositories/{repository.key}/tags?{urlencode({'etag': etag})}"
+    return msgspec.json.decode(ask(settings, "GET", path, patience=0.0), type=TagsTold)
+
+
+def tell_tags(settings: Settings, repository: Repository, there: Mapping[str, str]) -> bool:
+    """Tells all tags that promote, and the commit that each stands for; whether all were looked at.
+    Raises as ``ask``."""
+    path = f"/internal/repositories/{repository.key}/tags"
+    body = msgspec.json.encode(there)
+    return msgspec.json.decode(ask(settings, "PUT", path, body, patience=0.0), type=bool)
 
 
 def have_looked_at(

@@ -183,12 +183,10 @@ class Mirror:
             CheckoutFailed: with the cause; ``retryable`` where the network is to blame.
         """
         reference = _reference(branch) if branch else "HEAD"
-        # ls-remote needs no repository: it must not look at the mirror's, which may be damaged.
-        git = self._git(
-            url, Path("/nonexistent"), _MAX_LISTING, local, credential, self._check, timeout
+        asked = ("--symref", "--", url, reference)
+        listing, found = self._listing(
+            url, *asked, local=local, credential=credential, timeout=timeout
         )
-        listing = run(git, url, "ls-remote", "--symref", "--", url, reference)
-        found = {name: value for value, _, name in map(_split, listing.splitlines())}
         target = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", listing, re.MULTILINE)
         commit = found.get(reference, "")
         if not commit or commit.startswith("ref:"):
@@ -208,16 +206,46 @@ class Mirror:
             CheckoutFailed: as ``head``.
         """
         name = _checked_branch(reference)
-        git = self._git(url, Path("/nonexistent"), _MAX_LISTING, False, "", self._check, timeout)
         # As `git clone --branch`: a branch first; of an annotated tag what it points to ("^{}").
         asked = (f"refs/heads/{name}", f"refs/tags/{name}^{{}}", f"refs/tags/{name}")
-        listing = run(git, url, "ls-remote", "--", url, *asked)
-        found = {name: value for value, _, name in map(_split, listing.splitlines())}
+        _, found = self._listing(url, "--", url, *asked, timeout=timeout)
         commit = next((found[each] for each in asked if each in found), "")
         if not commit:
             told = f"{shown(url)} has no branch and no tag {reference!r}: it was deleted or "
             raise CheckoutFailed(f"{told}renamed, or is spelled otherwise")
         return names.commit(commit)
+
+    def tags(
+        self, url: str, below: str, *, credential: str = "", timeout: float | None = None
+    ) -> dict[str, tuple[str, str]]:
+        """The tags below such as ``refs/tags/promote/`` → the id of what each names, and of what
+        that stands for in the end.
+
+        Raises:
+            CheckoutFailed: as ``head``.
+        """
+        asked = ("--tags", "--", url, f"{below}*")
+        _, found = self._listing(url, *asked, credential=credential, timeout=timeout)
+        return {
+            name.removeprefix("refs/tags/"): (id_, found.get(f"{name}^{{}}", id_))
+            for name, id_ in found.items()
+            if name.startswith(below) and not name.endswith("^{}")
+        }
+
+    def _listing(
+        self,
+        url: str,
+        *arguments: str,
+        local: bool = False,
+        credential: str = "",
+        timeout: float | None = None,
+    ) -> tuple[str, dict[str, str]]:
+        """What ls-remote tells, and of each name in it the id."""
+        # It needs no repository: it must not look at the mirror's, which may be damaged.
+        nowhere = Path("/nonexistent")
+        git = self._git(url, nowhere, _MAX_LISTING, local, credential, self._check, timeout)
+        listing = run(git, url, "ls-remote", *arguments)
+        return listing, {name: value for value, _, name in map(_split, listing.splitlines())}
 
     def commit_from(self, url: str, prefix: str) -> str:
         """The one commit of the branches and tags whose id begins with ``prefix`` (hex digits);

@@ -41,8 +41,9 @@ ENVIRONMENTS = f"{ROOT}:environments"
 said that went live last · store · as long as the repository."""
 
 PROMOTION_TAGS = f"{ROOT}:promotion-tags"
-"""hash ``<repository key> <tag>`` → the object that it named when it was looked at · gateway · as
-long as the tag."""
+"""hash ``<repository key> <tag>`` → the object that it named when it was looked at, at a forge the
+commit that it stood for · gateway · as long as the tag; ``<repository key>`` alone → empty, where
+the tags of a forge were looked through once · gateway · as long as the repository."""
 
 NAMESPACES = f"{ROOT}:namespaces"
 """hash namespace → who holds it (``git``, ``<forge URL>#<owner id>``, of a preview

@@ -125,6 +125,14 @@ class Head(msgspec.Struct, frozen=True):
     """To be given with the next question."""
 
 
+class Tags(msgspec.Struct, frozen=True):
+    """The tags of a repository that begin alike."""
+
+    objects: dict[str, str]
+    """Tag → the id of what it names, which may be an annotated tag."""
+    etag: str = ""
+
+
 class Forge(Protocol):
     """One forge's API. Every method may take seconds, and raises alike:
 
@@ -148,6 +156,12 @@ class Forge(Protocol):
         """What ``refs/heads/…`` is at; None: the same as when ``etag`` was given.
 
         Raises NotAllowed as well where the API cannot be asked without a token: git can."""
+        ...
+
+    def tags(self, repository: Repository, below: str, etag: str = "") -> Tags | None:
+        """The tags below such as ``refs/tags/promote/``; as ``head``.
+
+        Raises NotSupported as well where the forge does not tell whether they are the same."""
         ...
 
     def describe(self, repository: Repository) -> ForgeRepository:

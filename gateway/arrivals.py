@@ -140,7 +140,7 @@ def _tagged(gateway: Gateway, event: Push, known: Repository | None) -> Told:
     tag = event.ref.removeprefix("refs/tags/")
     try:
         commit = event.tagged or event.commit
-        return Told(releases=(promotions.by_tag(gateway.store, known, tag, commit, event.commit),))
+        return Told(releases=(promotions.take_tag(gateway.store, known, tag, commit, commit),))
     except (Conflict, InvalidRequest, NotFound) as error:
         return Told(f"not promoted: {error}")
 

@@ -112,7 +112,8 @@ def _promoted(
             told.append(f"{printable(tag)}: not promoted: it is one of too many at once")
             continue
         try:
-            yield promotions.take_tag(gateway.settings, gateway.store, known, tag, update.new)
+            commit = bare.resolve(gateway.settings, known, update.new)
+            yield promotions.take_tag(gateway.store, known, tag, commit, update.new)
         except SlipwayError as error:
             told.append(f"{printable(tag)}: not promoted: {one_line(str(error))}")
 

@@ -1,8 +1,10 @@
 """What the builder asks about a forge's repository, with its own token: how it is opened for
-reading, and that the forge be asked anew. Keys and tokens of forges stay with the gateway; what it
-gives away opens one repository, for an hour at most where the forge can do that."""
+reading, what it is at, and that the forge be asked anew. Keys and tokens of forges stay with the
+gateway; what it gives away opens one repository, for an hour at most where it can do that."""
 
 from __future__ import annotations
+
+import re
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -10,6 +12,7 @@ from flask import Blueprint, Response, request
 from core import logging, names
 from core.errors import (
     BadCredentials,
+    Conflict,
     NotAllowed,
     NotFound,
     NotSupported,
@@ -19,14 +22,18 @@ from core.errors import (
 from core.models import Repository
 from core.store.forges import Look
 from forges import Forge
-from gateway import adoption
+from gateway import adoption, promotions
 from gateway.auth import is_builder
 from gateway.context import Gateway, here
+from gateway.streams import decoded
 
 bp = Blueprint("origins", __name__, url_prefix="/internal/repositories")
 log = logging.get()
 
 MAX_ETAG = 200
+MAX_TAGS = 2**22
+"""Bytes of what the builder tells of a repository's tags."""
+_TAG = re.compile(r"promote/[^\x00-\x20\x7f]+")
 
 
 class Opened(msgspec.Struct):
@@ -66,6 +73,46 @@ def head(namespace: str, name: str) -> Response:
     else:
         told = HeadTold(found.commit, found.etag) if found else HeadTold("", etag, unchanged=True)
     return Response(msgspec.json.encode(told), content_type="application/json")
+
+
+class TagsTold(msgspec.Struct):
+    """The tags that promote."""
+
+    objects: dict[str, str] = {}
+    """Tag → the id of what it names."""
+    etag: str = ""
+    unchanged: bool = False
+    by_git: bool = False
+
+
+@bp.get("/<namespace>/<name>/tags")
+def tags(namespace: str, name: str) -> Response:
+    """As ``head``: whether anything changed. What the tags stand for in the end git tells."""
+    gateway, repository = _asked(namespace, name)
+    etag = request.args.get("etag", "")[:MAX_ETAG]
+    try:
+        found = gateway.forge(repository.source).tags(repository, promotions.TAGS, etag)
+    except (NotAllowed, NotFound, NotSupported):
+        told = TagsTold(by_git=True)
+    else:
+        told = TagsTold(found.objects, found.etag) if found else TagsTold({}, etag, unchanged=True)
+    return Response(msgspec.json.encode(told), content_type="application/json")
+
+
+@bp.put("/<namespace>/<name>/tags")
+def found_tags(namespace: str, name: str) -> Response:
+    """All tags that promote, each with the commit that it stands for, as git shows them by the name
+    that we know. Answers whether all were looked at: else it is to be told again.
+
+    409 where that name is another repository's by now.
+    """
+    gateway, repository = _asked(namespace, name)
+    told = decoded(request.environ, dict[str, str], MAX_TAGS)
+    there = {tag: names.commit(commit) for tag, commit in told.items() if _TAG.fullmatch(tag)}
+    if refused := _moved(gateway.forge(repository.source), repository):
+        raise Conflict(refused)
+    done = promotions.compare_forge_tags(gateway.store, repository, there)
+    return Response(msgspec.json.encode(done), content_type="application/json")
 
 
 @bp.get("/<namespace>/<name>/credential")

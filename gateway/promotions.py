@@ -1,13 +1,16 @@
 """Promotion: what is live in one environment of a repository is released in another as it is, the
 very same artifacts at the same commit, with the settings and secrets that the other has.
 
-By ``POST /system/promote``, or by a tag ``promote/<environment>/<anything>``: of our own remote as
-it is pushed, and every minute where nobody looked at it then.
+By ``POST /system/promote``, or by a tag ``promote/<environment>/<anything>``: as it is pushed, here
+or at a forge, and where nobody looked at it then by a look at all tags: of our own remote every
+minute, of a forge as the builder asks it again and again (builder/forgeheads.py).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -124,11 +127,10 @@ def by_tag(store: Store, home: Repository, tag: str, commit: str, object_: str) 
     return _begin(store, source, release, target, delivery)
 
 
-def take_tag(settings: Settings, store: Store, home: Repository, tag: str, object_: str) -> Release:
-    """The same for a tag of our own remote, which is then noted as looked at, also where nothing
-    comes of it. Raises as ``by_tag``."""
+def take_tag(store: Store, home: Repository, tag: str, commit: str, object_: str) -> Release:
+    """The same, and the tag is noted as looked at, also where nothing comes of it. ``commit`` '':
+    there is none. Raises as ``by_tag``."""
     try:
-        commit = bare.resolve(settings, home, object_)
         if not commit:
             raise InvalidRequest("it is not the tag of a commit")
         release = by_tag(store, home, tag, commit, object_)
@@ -151,24 +153,46 @@ def compare_tags(settings: Settings, store: Store) -> None:
         if home.key not in with_environments or home.source != "git":
             continue
         try:
-            known, there = store.promotion_tags(home.key), bare.tags(settings, home, TAGS)
-            new = [tag for tag, object_ in there.items() if known.get(tag) != object_]
-            for tag in new[:MOST]:
-                _taken(settings, store, home, tag, there[tag])
-            for tag in known.keys() - there.keys():
-                store.forget_promotion_tag(home.key, tag)
+            there = bare.tags(settings, home, TAGS)
+            _compare(store, home, there, partial(bare.resolve, settings, home))
         except RedisError:
             raise
         except Exception as error:  # one repository's trouble is not the others'
             log.warning("tags_unknown", repository=home.key, reason=str(error))
 
 
-def _taken(settings: Settings, store: Store, home: Repository, tag: str, object_: str) -> None:
-    try:
-        release = take_tag(settings, store, home, tag, object_)
-        log.warning("tag_found", repository=home.key, tag=tag, release=release.id)
-    except SlipwayError as error:
-        log.warning("tag_not_taken", repository=home.key, tag=tag, reason=str(error))
+def compare_forge_tags(store: Store, home: Repository, there: Mapping[str, str]) -> bool:
+    """The same with those that a forge has of one repository: tag → the commit that it stands for.
+    What is there at the first look is only noted: it may be years old, and whatever it asked for
+    was done or is not wanted any more.
+
+    A tag counts once for its commit, and not for its object: not every forge's events tell that.
+
+    Returns whether all were looked at.
+    """
+    if store.begin_promotion_tags(home.key, there):
+        return True
+    return _compare(store, home, there, lambda commit: commit)
+
+
+def _compare(
+    store: Store, home: Repository, there: Mapping[str, str], commit_of: Callable[[str], str]
+) -> bool:
+    """Takes what is new of all the tags there are, and forgets those that are gone; returns whether
+    nothing new is left."""
+    known = store.promotion_tags(home.key)
+    new = [tag for tag, object_ in there.items() if known.get(tag) != object_]
+    left = len(new) > MOST
+    for tag in new[:MOST]:
+        try:
+            release = take_tag(store, home, tag, commit_of(there[tag]), there[tag])
+            log.warning("tag_found", repository=home.key, tag=tag, release=release.id)
+        except SlipwayError as error:
+            left |= error.retryable
+            log.warning("tag_not_taken", repository=home.key, tag=tag, reason=str(error))
+    for tag in known.keys() - there.keys():
+        store.forget_promotion_tag(home.key, tag)
+    return not left
 
 
 def _home(store: Store, given: Repository) -> Repository:

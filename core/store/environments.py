@@ -9,7 +9,7 @@ gateway brings the two together (``gateway/environments.py``), and releases an e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from redis.client import Pipeline
@@ -135,6 +135,15 @@ class Environments(Repositories):
     def note_promotion_tag(self, key: str, tag: str, object_: str) -> None:
         """It was looked at as it is."""
         self.redis.hset(keys.PROMOTION_TAGS, f"{key} {tag}", object_)
+
+    def begin_promotion_tags(self, key: str, there: Mapping[str, str]) -> bool:
+        """Where a repository's tags were never looked through, notes all that there are, in one
+        step; whether it did."""
+        if self.redis.hexists(keys.PROMOTION_TAGS, key):
+            return False
+        noted: dict[Any, Any] = {f"{key} {tag}": object_ for tag, object_ in there.items()}
+        self.redis.hset(keys.PROMOTION_TAGS, mapping=noted | {key: ""})
+        return True
 
     def forget_promotion_tag(self, key: str, tag: str) -> None:
         self.redis.hdel(keys.PROMOTION_TAGS, f"{key} {tag}")

@@ -18,10 +18,10 @@ from urllib.parse import quote
 import msgspec
 
 from core import names
-from core.errors import InvalidRequest, NotAllowed, NotFound
+from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
 from core.models import Repository
 from core.settings import Settings
-from forges import Deployment, Head, Progress, Report, payloads, shown, tokenfile
+from forges import Deployment, Head, Progress, Report, Tags, payloads, shown, tokenfile
 from forges.api import Answer, Api
 from forges.events import ForgeRepository, PullRequest
 from forges.gitea import webhooks
@@ -91,6 +91,9 @@ class Gitea:
             return Head(names.commit(commit.id) if commit else "")
         except NotFound:
             return Head("")
+
+    def tags(self, repository: Repository, below: str, etag: str = "") -> Tags | None:  # noqa: ARG002 - all forges' signature
+        raise NotSupported("Gitea does not tell whether anything changed: git lists them")
 
     def describe(self, repository: Repository) -> ForgeRepository:
         id_ = quote(repository.forge_id, safe="")

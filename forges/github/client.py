@@ -18,7 +18,7 @@ from core import names
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
 from core.models import Repository
 from core.settings import Settings
-from forges import Deployment, Head, Report, paths, payloads
+from forges import Deployment, Head, Report, Tags, paths, payloads
 from forges.api import Api
 from forges.events import ForgeRepository, PullRequest
 from forges.github.checks import Checks
@@ -73,6 +73,11 @@ class _Object(msgspec.Struct):
 
 
 class _Reference(msgspec.Struct):
+    object: _Object
+
+
+class _Named(msgspec.Struct):
+    ref: str
     object: _Object
 
 
@@ -137,6 +142,21 @@ class GitHub:
             return None
         commit = names.commit(answer.body.object.sha)
         return Head(commit, answer.headers.get("ETag", ""))
+
+    def tags(self, repository: Repository, below: str, etag: str = "") -> Tags | None:
+        path = f"{path_of(repository)}/git/matching-refs/{below.removeprefix('refs/').rstrip('/')}"
+        headers = {"If-None-Match": etag} if etag else {}
+        try:
+            answer = self._credentials.ask(
+                repository, _READ, "GET", path, headers=headers, expect=list[_Named]
+            )
+        except Conflict:  # the repository is empty
+            return Tags({})
+        if answer.status == 304:
+            return None
+        found = {each.ref: each.object.sha for each in answer.body if each.ref.startswith(below)}
+        named = {reference.removeprefix("refs/tags/"): id_ for reference, id_ in found.items()}
+        return Tags(named, answer.headers.get("ETag", ""))
 
     def describe(self, repository: Repository) -> ForgeRepository:
         path = path_of(repository)

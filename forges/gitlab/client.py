@@ -13,10 +13,10 @@ from urllib.parse import quote
 import msgspec
 
 from core import names
-from core.errors import InvalidRequest, NotAllowed, NotFound
+from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
 from core.models import Repository
 from core.settings import Settings
-from forges import Deployment, Head, Report, paths, payloads
+from forges import Deployment, Head, Report, Tags, paths, payloads
 from forges.events import ForgeRepository, PullRequest
 from forges.gitlab import webhooks
 from forges.gitlab.access import PAGE, Access, project
@@ -105,6 +105,9 @@ class GitLab:
             return None
         commit = answer.body.sha if of_request else answer.body.commit.id
         return Head(names.commit(commit) if commit else "", answer.headers.get("ETag", ""))
+
+    def tags(self, repository: Repository, below: str, etag: str = "") -> Tags | None:  # noqa: ARG002 - all forges' signature
+        raise NotSupported("GitLab tells page by page whether anything changed: git lists them")
 
     def describe(self, repository: Repository) -> ForgeRepository:
         try:

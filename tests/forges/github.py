@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.forges.schema import Description
-from tests.forges.server import Answer, Asked, Forge, Part, Project, password, serving
+from tests.forges.server import Answer, Asked, Forge, Part, Project, git, password, serving
 
 API = "/api/v3"
 _DESCRIPTION = Path(__file__).parents[1] / "projects" / "github" / "api.json"
@@ -547,6 +547,19 @@ def _reference(_: GitHub, asked: Asked, repository: Repository, name: str) -> An
     return Answer(body=body, headers={"ETag": etag})
 
 
+def _matching(_: GitHub, asked: Asked, repository: Repository, name: str) -> Answer:
+    """Annotated tags as they are: what they stand for is not told."""
+    told = git(repository.project.bare, "for-each-ref", "--format=%(objectname) %(refname)")
+    pairs = [line.split(" ") for line in told.splitlines()]
+    found = [
+        {"ref": ref, "object": {"sha": id_}} for id_, ref in pairs if ref.startswith(f"refs/{name}")
+    ]
+    etag = f'W/"{hashlib.sha256(f"{name} {found}".encode()).hexdigest()}"'
+    if asked.headers.get("If-None-Match") == etag:
+        return Answer(304, headers={"ETag": etag})
+    return Answer(body=found, headers={"ETag": etag})
+
+
 def _pulls(github: GitHub, asked: Asked, repository: Repository) -> Answer:
     wanted = asked.query.get("state", "open")
     found = [each for each in repository.pulls if wanted in ("all", each["state"])]
@@ -693,6 +706,7 @@ _OF_REPOSITORY: list[tuple[str, str, str, Callable[..., Answer]]] = [
     ("GET", "", "metadata:read", _describe),
     ("GET", "/installation", "", _installation),
     ("GET", r"/git/ref/(.+)", "contents:read", _reference),
+    ("GET", r"/git/matching-refs/(.+)", "contents:read", _matching),
     ("GET", "/pulls", "pull_requests:read", _pulls),
     ("POST", "/check-runs", "checks:write", _check),
     ("PATCH", r"/check-runs/(\d+)", "checks:write", _update_check),

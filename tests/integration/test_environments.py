@@ -455,7 +455,7 @@ def test_a_tag_that_was_refused_is_not_looked_at_again(
     blob = own.git("hash-object", "-w", "--stdin", stdin=b"x")
     own.git("tag", "promote/production/2", blob)
     with pytest.raises(InvalidRequest, match="not the tag of a commit"):
-        promotions.take_tag(settings, store, FNS, "promote/production/2", blob)
+        promotions.take_tag(store, FNS, "promote/production/2", "", blob)
     assert newest(store, "ann/fns").promoted_from is None
 
 
