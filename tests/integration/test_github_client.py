@@ -369,6 +369,21 @@ def test_a_head_is_asked_for_only_where_it_moved(client: GitHub, site: fake.Repo
     assert missing.commit == ""
 
 
+def test_tags_are_told_only_where_one_changed(client: GitHub, site: fake.Repository) -> None:
+    below = "refs/tags/promote/"
+    none = client.tags(known(site), below)
+    assert none
+    assert none.objects == {}
+    assert client.tags(known(site), below, none.etag) is None
+    commit = site.project.at(MAIN)
+    for tag in ("promote/production/1", "promote-not", "promoted/x", "v1"):
+        site.project.point(f"refs/tags/{tag}", commit)
+    found = client.tags(known(site), below, none.etag)
+    assert found
+    assert found.objects == {"promote/production/1": commit}
+    assert client.tags(known(site), below, found.etag) is None
+
+
 @pytest.mark.parametrize("reference", ["main", "refs/heads/../../x", "refs//x", "refs/heads/a b"])
 def test_what_is_no_reference_is_not_asked_for(
     client: GitHub, hub: fake.GitHub, site: fake.Repository, reference: str
