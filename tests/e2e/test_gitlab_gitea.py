@@ -141,6 +141,25 @@ def test_a_project_whose_events_are_lost(platform: Platform, gitlab: GitLab) -> 
     answers(platform, "t.quiet", "v2")
 
 
+def test_a_tag_whose_event_is_lost_promotes(platform: Platform, gitlab: GitLab) -> None:
+    made = gitlab.repository("Calm/tool")
+    named = {"stack.yml": f"x-environments: {{staging: develop}}\n{stack('t')}"}
+    head = made.project.commit({**files("t", "v1"), **named})
+    assert of_gitlab(platform, made, head).status == 202
+    made.project.point("refs/heads/develop", head)
+    answers(platform, "t.calm--staging", "v1")
+    head = made.project.commit({"t/handler.py": handler("v2")}, "develop")
+    answers(platform, "t.calm--staging", "v2")
+    assert platform.call("t.calm").text == "v1"
+    made.project.point("refs/tags/promote/production/1", head)
+    answers(platform, "t.calm", "v2")
+    told = [
+        each["promotedFrom"]
+        for each in platform.request("/system/releases?namespace=calm", admin=True).json()
+    ]
+    assert [each["environment"] for each in told if each] == ["staging"]
+
+
 def test_another_token_is_refused(platform: Platform, gitlab: GitLab) -> None:
     project = gitlab.repository("Evil/x")
     head = project.project.commit(files("x", "v1"))

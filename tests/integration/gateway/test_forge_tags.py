@@ -16,6 +16,7 @@ import pytest
 
 from builder import forgeheads
 from builder.forgeheads import ForgeHeads
+from builder.mirror import Mirror
 from core import keys, queues
 from core.models import Promotion, Release, Repository, State
 from core.store import Store
@@ -239,6 +240,22 @@ def test_what_did_not_change_costs_one_conditional_question(
     ]
     (question,) = asked
     assert question.endswith("/git/matching-refs/tags/promote")
+
+
+@pytest.mark.parametrize("place", ["github"], indirect=True)
+@pytest.mark.usefixtures("home")
+def test_what_git_shows_later_than_the_api_is_not_lost(
+    place: Place, store: Store, sweep: ForgeHeads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = staged(place, store, "1")
+    sweep.run()
+    tagged(place, TAG, release.commit)
+    with monkeypatch.context() as patched:
+        patched.setattr(Mirror, "tags", lambda *_, **__: {})
+        sweep.run()
+    assert promoted(store) == []
+    sweep.run()
+    assert promoted(store) == [of(release)]
 
 
 def test_a_name_that_is_another_s_by_now_promotes_nothing(
