@@ -8,14 +8,16 @@ tokens of its own.
 from __future__ import annotations
 
 import base64
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from flask import current_app, g, request
+from flask import current_app, g, redirect, request
+from werkzeug.wrappers import Response
 
 from core.errors import BadCredentials, NotAllowed
 from core.scopes import ALL
 from core.signing import same_secret
 from core.store.tokens import FORM
+from forges.signin import ways
 from gateway import sessions
 from gateway.callers import ADMIN, BUILDER, NOBODY, Caller, Role, opened
 from gateway.context import Gateway, here
@@ -23,24 +25,30 @@ from gateway.context import Gateway, here
 PRIVATE = ("/system", "/git", "/metrics", "/setup")
 _BUILDER_MAY = {"releases.put_artifacts", "remote.upload_pack"}
 _READS = {"GET", "HEAD", "OPTIONS"}
+_PAGES = {"public.private_page"}
+"""What checks at forges link to: there people come with a browser, and know no password."""
+WITH_PASSWORD = "password"
+"""In the query of a page: it is to be asked for, and not who one is at a forge."""
 
 
 def is_private(path: str) -> bool:
     return any(path == each or path.startswith(f"{each}/") for each in PRIVATE)
 
 
-def guard() -> None:
-    """Runs before every request.
+def guard() -> Response | None:
+    """Runs before every request; answers it where a browser is to sign in first.
 
     Raises:
         BadCredentials: nobody we know asks for what is private.
         NotAllowed: it is not for who asks, or a page of another site writes.
     """
     if not is_private(request.path):
-        return
+        return None
     who = identify(here(), request.headers.get("Authorization", ""))
     g.caller = who
     if who.role is Role.NOBODY:
+        if _signs_in_first():
+            return redirect(f"/login?next={quote(request.path, safe='')}", 303)
         raise BadCredentials("invalid credentials")
     if who.role is Role.BUILDER and not _builder_may():
         raise NotAllowed("the builder's token is for handing over artifacts only")
@@ -48,6 +56,7 @@ def guard() -> None:
         _let_in(who, request.endpoint)
     if request.method not in _READS:
         refuse_other_sites()
+    return None
 
 
 def identify(gateway: Gateway, authorization: str) -> Caller:
@@ -82,6 +91,11 @@ def refuse_other_sites() -> None:
     site = request.headers.get("Sec-Fetch-Site", "none")
     if site not in ("same-origin", "none") or (origin and not _same_host(origin, request.host)):
         raise NotAllowed("a page of another origin asked for this: it is refused")
+
+
+def _signs_in_first() -> bool:
+    given = request.headers.get("Authorization") or WITH_PASSWORD in request.args
+    return request.endpoint in _PAGES and not given and any(ways(here().settings))
 
 
 def _let_in(who: Caller, endpoint: str) -> None:

@@ -43,6 +43,7 @@ _LOG = "releases.get_log"
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
     "pre{background:#f4f4f4;padding:1em;overflow:auto;font-size:13px}"
+    "#reason{white-space:pre-line}"
     "td,th{text-align:left;padding:.2em 1em .2em 0;vertical-align:top}"
 )
 _PAGE = """<!doctype html>
@@ -55,7 +56,7 @@ _PAGE = """<!doctype html>
 <h1>{{ release.namespace }}/{{ release.repository }}</h1>
 <p>Release {{ release.id }} of commit <code>{{ release.commit[:12] }}</code> on
 {{ release.branch }}: <strong id="state">{{ release.state }}</strong>
-{%- if release.reason %}<p>{{ release.reason }}{% endif %}
+{%- if release.reason %}<p id="reason">{{ release.reason }}{% endif %}
 <table>
 {% for row, url in rows %}
 <tr><td>{{ row.name }}<td>{{ row.build }}

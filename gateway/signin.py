@@ -24,7 +24,7 @@ from core.scopes import Scope
 from core.signing import same_secret
 from forges.signin import SignIn, challenge, ways
 from gateway import sessions
-from gateway.auth import refuse_other_sites
+from gateway.auth import WITH_PASSWORD, refuse_other_sites
 from gateway.callers import Role, caller, owners
 from gateway.context import Gateway, here
 
@@ -73,11 +73,15 @@ def choose() -> Response:
         raise NotFound(
             "nobody can sign in here: the administrator has set up neither GitHub nor GitLab for it"
         )
-    query = f"?next={quote(_afterwards(), safe='')}"
+    then = _afterwards()
+    query = f"?next={quote(then, safe='')}"
     links = "".join(
         f'<p><a href="/login/{each.name}{html.escape(query)}">Sign in with {each.title}</a></p>'
         for each in found
     )
+    mark = "&" if "?" in then else "?"
+    asked = html.escape(f"{then}{mark}{WITH_PASSWORD}=yes")
+    links += f'<p><a href="{asked}">With the administrator\'s password, or a token as one</a></p>'
     page = f'<!doctype html><html lang="en"><title>Slipway</title><h1>Slipway</h1>{links}</html>'
     return Response(page, content_type="text/html; charset=utf-8", headers=_PAGE)
 

@@ -253,7 +253,16 @@ def public() -> list[Operation]:
             named=limits.RELEASE,
             summary="A release as a page",
             who="owner",
-            answers=(Answer(status=200, description="The page", media=HTML),),
+            query=(Query(name="password", description="`yes`: ask for it, not for a sign-in"),),
+            answers=(
+                Answer(status=200, description="The page", media=HTML),
+                Answer(
+                    status=303,
+                    description="Nobody asks, and people can sign in here: to that first",
+                    media=HTML,
+                    headers={"Location": "`/login?next=…`"},
+                ),
+            ),
             errors=(400, 404),
         ),
         Operation(

@@ -9,11 +9,12 @@ import zlib
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import requests
 
+from core.models import Repository
 from core.store import Store
 from tests.forges import gitlab_pages
 from tests.forges.github import GitHub, serving_github
@@ -113,6 +114,31 @@ def test_the_way_through_github(
     sent = get(browser, f"{signing.url}/function/x").request.headers
     assert "Cookie" not in sent
     assert github.tokens == {}, "the forge's token was given up"
+
+
+def test_what_a_check_links_to_leads_to_the_sign_in(
+    signing: Gateway, github: GitHub, browser: requests.Session, store: Store
+) -> None:
+    ann = github.visitor = github.account("ann")
+    store.claim_namespace("ann", f"{github.url}#{ann.id}")
+    shop = Repository(namespace="ann", name="shop", source="github", full_name="Ann/shop")
+    store.save_repository(shop)
+    path = f"/system/releases/{store.create_release(shop, 'a' * 40, 'main').id}/page"
+    begun = get(browser, f"{signing.url}{path}")
+    assert begun.status_code == 303
+    assert begun.headers["Location"] == f"/login?next={quote(path, safe='')}"
+    shown = get(browser, f"{signing.url}{begun.headers['Location']}")
+    assert f'href="{path}?password=yes"' in shown.text, "the administrator knows a password"
+    assert get(browser, f"{signing.url}{path}?password=yes").status_code == 401
+    wrong = get(browser, f"{signing.url}{path}", auth=("admin", "wrong"))
+    assert wrong.status_code == 401
+    back = get(browser, f"{signing.url}/login/github", params={"next": path})
+    back = get(browser, get(browser, back.headers["Location"]).headers["Location"])
+    assert back.headers["Location"] == path
+    assert get(browser, f"{signing.url}{path}").status_code == 200
+    assert get(browser, f"{signing.url}/system/releases").status_code == 200
+    browser.cookies.clear()
+    assert get(browser, f"{signing.url}/system/releases").status_code == 401, "no page"
 
 
 def test_what_the_cookie_is(signing: Gateway, github: GitHub, browser: requests.Session) -> None:
