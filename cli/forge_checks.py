@@ -41,7 +41,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         if not told:
             continue
         yield Finding(name, OK, told)
-        if reached(url) and not reached(settings.user_url):
+        if reached(url, url) and not reached(settings.user_url, url):
             text = f"it cannot reach {settings.user_url}, so that pushes are found by looking alone"
             advice = "set SLIPWAY_PUBLIC_URL to an address that it reaches"
             yield Finding(name, WARN, text, advice)

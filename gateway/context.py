@@ -52,6 +52,8 @@ class Gateway(Flask):
         """Set where a rollback has no branch yet."""
         self.look = threading.Event()
         """Set where a forge is to be asked."""
+        self.installed = threading.Event()
+        """Set where our GitHub App was just installed, as a browser says."""
         self._forges: dict[str, Forge] = {}
         self.tally = Tally("gateway")
         self.password = secret_file(settings.password_file)

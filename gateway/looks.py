@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 EVERY = 2.0
 """Seconds between two looks into the list; at once when it is asked to."""
 APP_EVERY = 300.0
-"""Seconds between two questions where our App is installed: its events may be lost, too."""
+"""Seconds between two questions where our App is installed: its events may be lost, too. At once
+where a browser comes from its installation."""
 INSTALLATIONS = "installations"
 """The thread that asks for them."""
 REFUSED = 3600.0
@@ -81,13 +82,16 @@ class Looks:
 
     def run(self) -> None:
         """Begins what is due and does not wait for it."""
-        if time.monotonic() >= self._due and INSTALLATIONS not in self.busy:
+        installed = self._gateway.installed
+        due = installed.is_set() or time.monotonic() >= self._due
+        if due and INSTALLATIONS not in self.busy:
+            installed.clear()
             self._due = time.monotonic() + APP_EVERY
             self._begin(INSTALLATIONS, partial(compare_installations, self._gateway, self._refused))
-        due: dict[str, list[Look]] = {}
+        asked: dict[str, list[Look]] = {}
         for look in self._gateway.store.looks():
-            due.setdefault(look.forge, []).append(look)
-        for forge, found in due.items():
+            asked.setdefault(look.forge, []).append(look)
+        for forge, found in asked.items():
             if forge not in self.busy:
                 self._begin(forge, partial(self._take, found))
 

@@ -1,6 +1,7 @@
 """``/setup/github``: the administrator makes a GitHub App, by a button.
 
-    GET  /setup/github            the page; its button posts the manifest to GitHub
+    GET  /setup/github            the page; its button posts the manifest to GitHub, which
+                                  sends those here who have installed the App, too
     GET  /setup/github/callback   GitHub sends the browser back: the App is fetched and kept
 
 Who comes back must have been sent from here: the state is kept in the store, so that it counts
@@ -39,14 +40,19 @@ _PAGE = """<!doctype html>
 <style>{{ style }}</style>
 <h1>Slipway and GitHub</h1>
 {% if not reached %}
-<p class="warn">GitHub cannot reach {{ user_url }}: it is this machine's own address. An App made
-now has no webhook, and pushes are found by looking. To have it told of them, set
-SLIPWAY_PUBLIC_URL to an address that GitHub reaches, and start Slipway anew before you make one.
+<p class="warn">GitHub cannot reach {{ user_url }}: it is an address of this machine or of a private
+network. An App made now has no webhook, and pushes are found by looking. To have it told of them,
+set SLIPWAY_PUBLIC_URL to an address that GitHub reaches, and start Slipway anew before you make
+one.
 {% endif %}
 {% if app.id %}
 <p id="app">The App <strong>{{ app.name or app.id }}</strong> is here
 {%- if app.html_url %}: <a id="install" href="{{ app.html_url }}/installations/new">install it</a>
 for the repositories that are to be deployed{% endif %}.
+{% if installed %}
+<p id="installed">What it was installed for is looked at now: the default branch of each repository
+that has a stack file is released, as <code>slipway releases</code> and the checks at GitHub show.
+{% endif %}
 {% endif %}
 {% if fixed %}
 <p>SLIPWAY_GITHUB_APP_ID names the App: another one is not made while it is set.
@@ -61,8 +67,8 @@ new one. Delete the old one at GitHub yourself.
 {% else %}
 <form method="get">
 {% if replacing %}<input type="hidden" name="replace" value="yes">{% endif %}
-<p><label>The App is that of <input name="organization" value="{{ organization }}" maxlength="39"
-placeholder="your own account"></label>, an organization.
+<p><label>The App belongs to the organization <input name="organization"
+value="{{ organization }}" maxlength="39" placeholder="none: your own account"></label>
 <p><label><input type="checkbox" name="others" value="yes"{% if others %} checked{% endif %}> Others
 may install it too</label>: whoever does deploys here, so let an allow list (SLIPWAY_POLICY) say who
 may. Else only the account that has it can install it.
@@ -74,7 +80,8 @@ may. Else only the account that has it can install it.
 {%- if others %}, for others too{% endif %}</button>
 </form>
 <p>It reads the repositories that it is installed for, and writes checks, commit statuses,
-deployments and comments on pull requests. Its key stays here.
+deployments and comments on pull requests; of an organization it reads who is a member, so that they
+can sign in here. Its key stays here.
 {% endif %}
 """
 
@@ -82,13 +89,18 @@ deployments and comments on pull requests. Its key stays here.
 @bp.get("")
 def page() -> Response:
     """The page. ``organization``: whose the App is to be; ``others``: whether they may install it;
-    ``replace``: instead of the one that is here."""
+    ``replace``: instead of the one that is here; ``installation_id``: GitHub says that the App was
+    installed, which need not be so, as anybody can write it."""
     gateway = here()
     settings = gateway.settings
     app = stored_app(settings)
     organization = request.args.get("organization", "").strip()
     others = request.args.get("others") == "yes"
     replacing = request.args.get("replace") == "yes"
+    installed = bool(request.args.get("installation_id"))
+    if installed:
+        gateway.installed.set()
+        gateway.look.set()
     fixed = bool(settings.github_app_id)
     manifest.new_app_url(settings, organization, "")
     action = ""
@@ -101,11 +113,12 @@ def page() -> Response:
         app=app,
         action=action,
         fixed=fixed,
+        installed=installed,
         organization=organization,
         others=others,
         replacing=replacing,
         manifest=msgspec.json.encode(manifest.manifest(settings, public=others)).decode(),
-        reached=manifest.reached(settings.user_url),
+        reached=manifest.reached(settings.user_url, settings.github_url),
         user_url=settings.user_url,
     )
     return Response(shown, headers=_headers(settings), content_type="text/html; charset=utf-8")

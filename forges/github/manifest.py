@@ -33,6 +33,7 @@ EVENTS = ("push", "pull_request", "repository")
 LOGIN = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}")
 """What GitHub takes as the name of an organization."""
 _CODE = re.compile(r"[-\w]{1,200}", re.ASCII)
+_OUTSIDE = {"github.com", "gitlab.com", "gitea.com"}
 _NAME = 34
 """Most characters of an App's name."""
 
@@ -63,22 +64,29 @@ def manifest(settings: Settings, *, public: bool = False) -> dict[str, Any]:
         "default_permissions": PERMISSIONS,
         "default_events": list(EVENTS),
     }
-    if reached(url):
+    if not public:  # who installs it knows the password that the page asks for
+        asked |= {"setup_url": f"{url}/setup/github", "setup_on_update": True}
+    if reached(url, settings.github_url):
         asked["hook_attributes"] = {"url": f"{url}/webhooks/github", "active": True}
     else:
         asked["default_events"] = []
     return asked
 
 
-def reached(url: str) -> bool:
-    """Whether others could have this address: it is not this machine's own."""
+def reached(url: str, forge: str = "") -> bool:
+    """Whether a forge could have a way to this address: it is not this machine's own, and not that
+    of a private network, which only a forge of one's own may share; empty: any forge."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return False
     try:
-        return not ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return True
+    outside = urlsplit(forge).hostname in _OUTSIDE
+    return not (
+        address.is_loopback or address.is_unspecified or (outside and not address.is_global)
+    )
 
 
 def new_app_url(settings: Settings, organization: str, state: str) -> str:

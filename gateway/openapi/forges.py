@@ -144,6 +144,7 @@ def setup() -> list[Operation]:
                 ),
                 Query(name="others", description="`yes`: others may install the App too"),
                 Query(name="replace", description="`yes`: in place of the one that is here"),
+                Query(name="installation_id", description="GitHub's: it was installed just now"),
             ),
             answers=(Answer(status=200, description="The page", media=HTML),),
             errors=(400,),

@@ -173,19 +173,24 @@ def test_an_app_that_cannot_be_written_is_told(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "reached"),
+    ("url", "reached", "inside"),
     [
-        ("http://127.0.0.1:8080", False),
-        ("http://[::1]:8080", False),
-        ("http://localhost", False),
-        ("http://slipway.localhost", False),
-        ("http://127.8.9.1", False),
-        ("https://slipway.example", True),
-        ("http://10.0.0.7", True),
+        ("http://127.0.0.1:8080", False, False),
+        ("http://[::1]:8080", False, False),
+        ("http://[::]:8080", False, False),
+        ("http://localhost", False, False),
+        ("http://slipway.localhost", False, False),
+        ("http://127.8.9.1", False, False),
+        ("https://slipway.example", True, True),
+        ("http://8.8.4.4", True, True),
+        ("http://10.0.0.7", False, True),
+        ("http://192.168.1.5:8080", False, True),
     ],
 )
-def test_who_can_be_reached(url: str, reached: bool) -> None:
-    assert manifest.reached(url) is reached
+def test_who_can_be_reached(url: str, reached: bool, inside: bool) -> None:
+    """``inside``: by a forge of one's own, which may be in the same private network."""
+    assert manifest.reached(url, "https://github.com") is reached
+    assert manifest.reached(url, "https://github.corp.example") is inside
 
 
 @pytest.mark.parametrize("host", ["s" * 63 + ".example", "a.example", "very-long." * 4 + "example"])

@@ -24,6 +24,7 @@ from forges.github.client import GitHub
 from tests.forges import github as fake
 from tests.forges.github import serving_github
 from tests.integration.gateway.harness import Gateway, running
+from tests.waiting import until
 
 PUBLIC = "https://slipway.example"
 
@@ -149,6 +150,23 @@ def test_what_it_asks_for(gateway: Gateway, hub: fake.GitHub) -> None:
     assert (asked["public"], asked["name"]) == (False, "Slipway slipway.example")
 
 
+def test_who_has_installed_it_comes_back_and_it_is_looked_at(
+    gateway: Gateway, hub: fake.GitHub, store: Store
+) -> None:
+    """Without an event, as where GitHub cannot reach us."""
+    back(gateway, made(hub, page(gateway)))
+    app = hub.apps[stored_app(gateway.settings).id]
+    assert app.manifest["setup_url"] == f"{PUBLIC}/setup/github"
+    assert app.manifest["setup_on_update"] is True
+    assert 'id="installed"' not in page(gateway).text
+    site = hub.repository(f"ann/site-{hub.number()}", private=True)
+    site.project.commit({"stack.yml": ""})
+    installation = hub.install(app, site)
+    shown = back(gateway, f"/setup/github?installation_id={installation.id}&setup_action=install")
+    assert 'id="installed"' in shown.text
+    until(lambda: store.repository_at("github", str(site.id)) is not None, 20)
+
+
 def test_it_may_be_an_organizations(gateway: Gateway, hub: fake.GitHub) -> None:
     shown = page(gateway, "?organization=acme")
     assert urlsplit(shown.to_github()[0]).path == "/organizations/acme/settings/apps/new"
@@ -160,7 +178,9 @@ def test_others_may_install_it_where_that_is_chosen(gateway: Gateway, hub: fake.
     for query, public in (("?others=yes&organization=acme", True), ("?others=no", False)):
         shown = page(gateway, query)
         _, fields = shown.to_github()
-        assert json.loads(fields["manifest"])["public"] is public
+        asked = json.loads(fields["manifest"])
+        assert asked["public"] is public
+        assert ("setup_url" in asked) is not public, "others know no password for it"
         assert ("checked" in shown.text) is public
         assert "allow list (SLIPWAY_POLICY)" in shown.text
     assert back(gateway, made(hub, page(gateway, "?others=yes"))).status_code == 303
