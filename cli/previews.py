@@ -69,7 +69,8 @@ def approve(context: Context, repository: str, number: int, commit: str) -> None
                     "it by at least 7 digits"
                 )
         else:
-            click.echo(show.printable(f"{number}  {found['title']}\n{found['url']}"), err=True)
+            for line in (f"{number}  {found['title']}", found["url"]):
+                click.echo(show.printable(line), err=True)
             click.confirm(f"build {found['commit']}?", abort=True, err=True)
         space, _, name = repository.partition("/")
         path = f"/system/previews/{quote(space)}/{quote(name)}/{number}/approve"

@@ -12,6 +12,7 @@ from core.names import NO_COMMIT, function_url
 
 Row = Sequence[str]
 GOOD = ("live", "replaced")
+REMOVED = "removed"
 """States of a release whose push succeeded; a replaced one was live."""
 _COLOURS = {"live": "green", "failed": "red", "ok": "green", "warn": "yellow", "FAIL": "red"}
 
@@ -122,7 +123,11 @@ def environments(found: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _functions_or_reason(release: Mapping[str, Any]) -> str:
-    functions = ", ".join(row["name"] for row in release["functions"])
+    gone = [row["name"] for row in release["functions"] if row["build"] == REMOVED]
+    kept = [row["name"] for row in release["functions"] if row["build"] != REMOVED]
+    functions = ", ".join(kept)
+    if gone and not kept:
+        functions = f"taken down: {', '.join(gone)}"
     serves = release["state"] in GOOD
     return functions if serves else one_line(release["reason"]) or functions
 

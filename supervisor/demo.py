@@ -247,6 +247,7 @@ class Demo:
             f"\nTry next:\n"
             f"  curl '{url}/any/path?name=you'\n"
             f"  git push {remote} main      a repository with a stack.yml of your own\n"
+            f"  {self.settings.user_url}/setup/github      connects GitHub; sign in as admin\n"
             f"  {_slipway()} list            functions; 'releases' and 'logs <release>' likewise\n"
             f"  {_slipway()} --help          what else there is\n"
             f"The password of admin is in {self.settings.password_file}\n"

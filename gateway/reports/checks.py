@@ -174,6 +174,8 @@ def _of_function(release: Release, row: FunctionRow, following: Following) -> tu
     """(what became of one function, in words)."""
     failure = following.failures.get(row.name)
     done = _DONE.get(row.build)
+    if row.build is Build.REUSED and row.why:
+        done = "built before: not built again"
     if row.build is Build.BUILT and row.seconds:
         done = f"built in {row.seconds:.1f} s"
     if row.build is Build.FAILED or (release.state is State.FAILED and failure is not None):

@@ -80,6 +80,9 @@ def test_schedules_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_releases_tell_why_one_failed(capsys: pytest.CaptureFixture[str]) -> None:
     show.releases([RELEASE])
     assert capsys.readouterr().out.splitlines()[1].endswith("hello test: one two")
+    row = {"name": "hello", "build": "removed"}
+    show.releases([{**RELEASE, "state": "live", "functions": [row]}])
+    assert capsys.readouterr().out.splitlines()[1].endswith("  taken down: hello")
     show.releases([{**RELEASE, "state": "live", "reason": "b3 went back to it"}])
     assert capsys.readouterr().out.splitlines()[1].endswith(" hello")
 

@@ -138,6 +138,14 @@ def test_a_release_that_is_live_says_the_same_once_it_is_replaced() -> None:
     assert "slipway/old" not in found
 
 
+def test_what_changed_but_was_built_before_does_not_say_that_nothing_changed() -> None:
+    """A promotion, or a commit that was built on another branch."""
+    why = [Change(kind=ChangeKind.BUILD, what="handler", before="a", after="b", names=["h.py"])]
+    reused = told(release(State.LIVE, row("a", Build.REUSED, why=why)))["slipway/a"]
+    assert reused.title == "built before: not built again"
+    assert "handler changed" in reused.summary
+
+
 def test_a_function_that_fails_names_itself_and_lets_the_others_off() -> None:
     rows = (row("a", Build.FAILED), row("b"), row("c", Build.PENDING))
     failed = release(State.FAILED, *rows, reason="a test: the tests failed")

@@ -157,6 +157,7 @@ def test_the_commands(gateway: Gateway, store: Store, run: Callable[..., Result]
     done = run("approve", "alice/shop", "5", given="y\n")
     assert done.exit_code == 0, done.output
     assert commit("a") in done.stderr, "what is approved is shown"
+    assert "https://github.com/Alice/shop/pull/5" in done.stderr.splitlines(), "a line to click at"
     made = store.newest_release("alice--pr-5/shop")
     assert made is not None
     assert done.stdout.strip() == made.id
