@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.models import Release, Repository, State
+from core.models import Release, Repository, Request, State
 from core.names import NO_COMMIT
 from forges import Progress
 from gateway.progress import one_line
@@ -38,4 +38,20 @@ def comment(release: Release, repository: Repository, urls: Urls, *, live: str) 
     if release.state is State.FAILED and (counted := count(release.functions)):
         parts.append(f"Functions: {counted}.")
     parts.append(f"Log: {urls.release(release)}")
+    return "\n\n".join(parts)
+
+
+def waiting(repository: Repository, request: Request, *, live: str) -> str:
+    """Markdown, of a preview that waits for an approval: no release says so.
+
+    ``live``: as above.
+    """
+    command = f"slipway approve {repository.parent} {request.number} --commit {request.commit}"
+    parts = [
+        f"The preview of {code(request.commit[:7])} **waits for an approval**, as this request "
+        "comes from a fork. Whoever runs Slipway here can give it, after a look at the commit:",
+        block(command),
+    ]
+    if live:
+        parts.append("Meanwhile the preview of the commit before it answers.")
     return "\n\n".join(parts)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from core.models import Release, Repository, State
+from core.models import Release, Repository, State, now
 from core.names import NO_COMMIT
+from core.previews import refusal
 from core.settings import Settings
 from core.store import Store
 from core.store.reports import ReportedRelease, Shown
 from forges import Deployment, Progress, Report
 from gateway.reports.checks import Urls, context, reports
-from gateway.reports.comments import comment
+from gateway.reports.comments import comment, waiting
 from gateway.reports.deployments import deployment, environment
 from gateway.reports.following import Following
 from gateway.reports.outbox import Message, Outbox
@@ -62,6 +63,9 @@ class Looking:
         self._followed: dict[str, _Followed] = {}
         self._gone: set[str] = set()
         """Repositories that were found gone."""
+        self._policy = settings.policy
+        self._waiting: dict[str, str] = {}
+        """Previews that wait for an approval → digest of what their requests are told of it."""
 
     @property
     def busy(self) -> bool:
@@ -88,8 +92,35 @@ class Looking:
             if key in found:
                 self._again(key)
         self._gone = gone
+        self._approvals(each for each in found.values() if self._waits(each))
         self.store.forget_comments(found)
         return {each.source for each in found.values()} - {"git"}
+
+    def _waits(self, preview: Repository) -> bool:
+        request = preview.request
+        if request is None or not request.fork or not request.open or preview.gone:
+            return False
+        rules = self.store.fork_rules(self._policy, preview)
+        return rules.fork_previews == "approve" and bool(refusal(preview, request.commit, rules))
+
+    def _approvals(self, previews: Iterable[Repository]) -> None:
+        """Puts the comment on requests that wait for an approval, once for each commit; where none
+        is needed any more the newest release says again what it is."""
+        told: dict[str, str] = {}
+        for each in previews:
+            assert each.request is not None  # else it would not wait
+            text = waiting(each, each.request, live=self.store.live_release(each.key))
+            digest = _comment_digest(text)
+            was = self.store.comment(each.key)
+            if digest not in (self._waiting.get(each.key), was and was.digest):
+                what = Comment(each.request.number, text)
+                wish = Wish(each, "", each.request.updated_at or now(), what, digest)
+                group = f"{COMMENT} {each.key}"
+                self.outbox.put(group, [_to(each, group, COMMENT, wish, rank=2)])
+            told[each.key] = digest
+        for key in self._waiting.keys() - told.keys():
+            self._again(key)
+        self._waiting = told
 
     def _again(self, repository: str) -> None:
         self.store.report_again(repository)
@@ -197,12 +228,14 @@ class Looking:
         something to say."""
         if repository.request is None or not self.store.is_newest(release):
             return False
+        if repository.key in self._waiting:  # a newer commit does, which has no release
+            return False
         was = self.store.comment(repository.key)
         live = self.store.live_release(repository.key)
         text = comment(release, repository, self._urls(release), live=live)
         there = release.commit != NO_COMMIT and not repository.gone
         begun = was is not None or (there and release.state is not State.QUEUED)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = _comment_digest(text)
         what = Comment(repository.request.number, text)
         messages = []
         said = was is not None and was.digest == digest
@@ -248,6 +281,10 @@ def _to(
 ) -> Message:
     owner = repository.installation or repository.owner_id or repository.namespace
     return Message(repository.source, owner, group, name, wish, due=due, rank=rank)
+
+
+def _comment_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _digest(what: Report | Deployment) -> str:

@@ -43,6 +43,7 @@ class Wish:
 
     repository: Repository
     release: str
+    """Empty of a comment on a request that waits for an approval."""
     created: str
     """When the release was."""
     what: Report | Deployment | Comment

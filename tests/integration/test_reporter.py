@@ -310,6 +310,30 @@ def test_what_is_shown_of_an_owner_without_a_host_leads_to_its_path(
     assert deployment.what.url == url
 
 
+def test_a_request_of_a_fork_says_that_it_waits(store: Store, told: Recorder) -> None:
+    def text() -> str:
+        thing = told.find("comment #5")
+        return str(thing.what) if thing else ""
+
+    def pushed(digit: str, approved: str = "") -> Repository:
+        request = Request(number=5, fork=True, commit=digit * 40, approved=approved * 40)
+        store.save_repository(changed(PREVIEW, request=request))
+        return changed(PREVIEW, request=request)
+
+    pushed("a")
+    until(lambda: "`aaaaaaa` **waits for an approval**" in text())
+    assert f"slipway approve ann/fns 5 --commit {'a' * 40}" in text()
+    live(store, "a", "hello", repository=pushed("a", "a"))
+    until(lambda: "`aaaaaaa` **is live**" in text())
+    pushed("b", "a")
+    until(lambda: "`bbbbbbb` **waits for an approval**" in text())
+    assert "the preview of the commit before it answers" in text()
+    told_all(store)
+    pushed("a", "a")  # back to what was approved: there is no release of it that is new
+    until(lambda: "`aaaaaaa` **is live**" in text())
+    assert [each.id for each in told.things if "comment" in each.id] == ["comment Ann/fns #5"]
+
+
 def test_a_preview_that_never_was_has_no_comment(store: Store, told: Recorder) -> None:
     store.save_repository(PREVIEW)
     down = store.create_release(PREVIEW, NO_COMMIT, "main")
