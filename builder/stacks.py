@@ -24,6 +24,7 @@ from core.errors import (
     NotFound,
     TooLarge,
 )
+from core.names import NONE_AT_ALL
 from core.stackfile import ENVIRONMENTS, MAX_STACKS, OTHERS, STACK_FILES, Stack, read
 from core.yamlnodes import MAX_BYTES, MAX_TOLD
 
@@ -163,7 +164,7 @@ def _below(source: Source) -> list[str]:
         if name in STACK_FILES and folder:
             folders[folder] = min(name, folders.get(folder, name))  # stack.yaml before stack.yml
     if not folders:
-        raise _none(source, "has none at its root or below: add one that names your functions")
+        raise _none(source, f"{NONE_AT_ALL}: add one that names your functions")
     if len(folders) > MAX_STACKS:
         told = f"has none at its root and {len(folders)} below, and {MAX_STACKS} are allowed"
         raise _none(source, f"{told}: add one at the root that names those that count ({OTHERS})")

@@ -157,6 +157,8 @@ def repository_name(value: str) -> str:
 
 NO_COMMIT = "0" * 40
 """What stands in place of a commit where a branch was deleted, as git itself writes it."""
+NONE_AT_ALL = "has none at its root or below"
+"""Within the reason of a release whose commit has no stack file."""
 TAKES_OVER = "com.slipway.takes-over"
 """Annotation: the repository of the same owner that a function moves away from."""
 

@@ -66,6 +66,8 @@ class Progress(StrEnum):
     FAILURE = "failure"
     CANCELLED = "cancelled"
     """Superseded counts as well: nothing is wrong with it."""
+    NOTHING = "nothing"
+    """There was nothing to release, and never was: no stack file."""
 
 
 class Annotation(msgspec.Struct, frozen=True):

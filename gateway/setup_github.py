@@ -51,7 +51,7 @@ one.
 for the repositories that are to be deployed{% endif %}.
 {% if installed %}
 <p id="installed">What it was installed for is looked at now: the default branch of each repository
-that has a stack file is released, as <code>slipway releases</code> and the checks at GitHub show.
+is released, as <code>slipway releases</code> and the checks at GitHub show.
 {% endif %}
 {% endif %}
 {% if fixed %}

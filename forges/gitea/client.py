@@ -39,6 +39,7 @@ _STATES = {
     Progress.SUCCESS: "success",
     Progress.FAILURE: "failure",
     Progress.CANCELLED: "warning",
+    Progress.NOTHING: "success",
 }
 
 

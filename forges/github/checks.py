@@ -24,6 +24,7 @@ _CONCLUSIONS = {
     Progress.SUCCESS: "success",
     Progress.FAILURE: "failure",
     Progress.CANCELLED: "cancelled",
+    Progress.NOTHING: "neutral",
 }
 _BATCH = 50
 """Annotations in one request."""

@@ -25,6 +25,7 @@ _STATES = {
     Progress.SUCCESS: "success",
     Progress.FAILURE: "failure",
     Progress.CANCELLED: "inactive",
+    Progress.NOTHING: "inactive",
 }
 _GONE = "gone"
 """In place of a digest."""

@@ -24,6 +24,7 @@ _STATES = {
     Progress.SUCCESS: "success",
     Progress.FAILURE: "failure",
     Progress.CANCELLED: "error",
+    Progress.NOTHING: "success",
 }
 
 

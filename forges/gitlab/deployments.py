@@ -22,6 +22,7 @@ _STATES = {
     Progress.SUCCESS: "success",
     Progress.FAILURE: "failed",
     Progress.CANCELLED: "canceled",
+    Progress.NOTHING: "canceled",
 }
 """GitLab has no word for one that waits: it is shown once it runs."""
 _UNDER_WAY = ("created", "running")

@@ -24,6 +24,7 @@ _STATES = {
     Progress.SUCCESS: "success",
     Progress.FAILURE: "failed",
     Progress.CANCELLED: "canceled",
+    Progress.NOTHING: "success",
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.models import Build, FunctionRow, Release, Repository, State, Verdict
-from core.names import NO_COMMIT, function_url
+from core.names import NO_COMMIT, NONE_AT_ALL, function_url
 from forges import Progress, Report
 from gateway.progress import one_line
 from gateway.reports.following import Following
@@ -25,6 +25,8 @@ MOST_ROWS = 100
 _TITLE = 140
 """Characters; what a commit status of GitHub's holds."""
 _WAS_LIVE = (State.LIVE, State.REPLACED)
+_GOING = (Progress.QUEUED, Progress.RUNNING)
+_NOTHING = "nothing to release: there is no stack.yaml or stack.yml"
 _CALLED_OFF = (State.SUPERSEDED, State.CANCELLED)
 
 
@@ -43,13 +45,19 @@ class Urls:
 
 
 def reports(
-    release: Release, repository: Repository, following: Following, urls: Urls
+    release: Release,
+    repository: Repository,
+    following: Following,
+    urls: Urls,
+    *,
+    live: bool = True,
 ) -> list[Report]:
-    """Everything that the forge is to show of a release, without the log; the whole first."""
+    """Everything that the forge is to show of a release, without the log; the whole first.
+    ``live``: see ``progress``."""
     if release.commit == NO_COMMIT:
         return []
     base = context(repository)
-    told = [_whole(release, base, following, urls)]
+    told = [_whole(release, base, following, urls, progress(release, live=live))]
     rows = [row for row in release.functions if row.build is not Build.REMOVED]
     for row in rows:
         each = _function(release, row, f"{base}/{row.name}", following, urls)
@@ -65,15 +73,21 @@ def context(repository: Repository) -> str:
     return f"slipway/{repository.environment}" if repository.environment else "slipway"
 
 
-def progress(release: Release) -> Progress:
+def progress(release: Release, *, live: bool = True) -> Progress:
     """What became of a release. One that was replaced had its success; one that was called off, or
-    that somebody went back from, has nothing wrong with it."""
+    that somebody went back from, has nothing wrong with it.
+
+    ``live``: whether anything of the repository is live, or was. Of an organisation's repositories
+    that have no stack file not each of them has forgotten it.
+    """
     if release.state is State.QUEUED:
         return Progress.QUEUED
     if not release.state.final:
         return Progress.RUNNING
     if release.state in _WAS_LIVE:
         return Progress.SUCCESS
+    if release.state is State.FAILED and not live and NONE_AT_ALL in release.reason:
+        return Progress.NOTHING
     if release.state is State.FAILED or _taken_back(release):
         return Progress.FAILURE
     return Progress.CANCELLED
@@ -102,9 +116,11 @@ def table(release: Release, urls: Urls) -> str:
     return "\n".join(lines)
 
 
-def _whole(release: Release, base: str, following: Following, urls: Urls) -> Report:
+def _whole(
+    release: Release, base: str, following: Following, urls: Urls, shown: Progress
+) -> Report:
     parts = [f"Commit {code(release.commit[:7])} of {code(release.branch)}, release {release.id}"]
-    if release.reason and progress(release) in (Progress.FAILURE, Progress.CANCELLED):
+    if release.reason and shown not in (Progress.SUCCESS, *_GOING):
         parts.append(block("\n".join(one_line(each) for each in release.reason.splitlines()[:50])))
     parts.append(table(release, urls))
     if receipt := release.receipt:
@@ -115,8 +131,8 @@ def _whole(release: Release, base: str, following: Following, urls: Urls) -> Rep
     return Report(
         context=base,
         commit=release.commit,
-        progress=progress(release),
-        title=_short(_title(release, following)),
+        progress=shown,
+        title=_short(_NOTHING if shown is Progress.NOTHING else _title(release, following)),
         summary="\n\n".join(part for part in parts if part),
         url=urls.release(release),
         started=release.created_at,
@@ -163,7 +179,6 @@ def _function(
     )
 
 
-_GOING = (Progress.QUEUED, Progress.RUNNING)
 _DONE: Mapping[Build, str] = {
     Build.BUILT: "built",
     Build.REUSED: "nothing of it changed: not built again",

@@ -15,6 +15,7 @@ _WORDS = {
     Progress.SUCCESS: "is live",
     Progress.FAILURE: "could not be released",
     Progress.CANCELLED: "was called off",
+    Progress.NOTHING: "has nothing to release",
 }
 
 

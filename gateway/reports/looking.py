@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from core.models import Release, Repository, State, now
+from core.models import Release, Repository, now
 from core.names import NO_COMMIT
 from core.previews import refusal
 from core.settings import Settings
 from core.store import Store
 from core.store.reports import ReportedRelease, Shown
 from forges import Deployment, Progress, Report
-from gateway.reports.checks import Urls, context, reports
+from gateway.reports.checks import Urls, context, progress, reports
 from gateway.reports.comments import comment, waiting
 from gateway.reports.deployments import deployment, environment
 from gateway.reports.following import Following
@@ -216,8 +216,10 @@ class Looking:
     ) -> dict[str, Report | Deployment]:
         """Name → what is to be shown; ``before``: whether there is a deployment already."""
         urls = self._urls(release)
+        live = bool(self.store.live_release(repository.key))
         told: dict[str, Report | Deployment] = {
-            report.context: report for report in reports(release, repository, following, urls)
+            report.context: report
+            for report in reports(release, repository, following, urls, live=live)
         }
         if made := deployment(release, repository, urls, before=before):
             told[DEPLOYMENT] = made
@@ -234,7 +236,7 @@ class Looking:
         live = self.store.live_release(repository.key)
         text = comment(release, repository, self._urls(release), live=live)
         there = release.commit != NO_COMMIT and not repository.gone
-        begun = was is not None or (there and release.state is not State.QUEUED)
+        begun = was is not None or (there and _is_planned(release, live=live))
         digest = _comment_digest(text)
         what = Comment(repository.request.number, text)
         messages = []
@@ -281,6 +283,12 @@ def _to(
 ) -> Message:
     owner = repository.installation or repository.owner_id or repository.namespace
     return Message(repository.source, owner, group, name, wish, due=due, rank=rank)
+
+
+def _is_planned(release: Release, *, live: str) -> bool:
+    """Whether it is known that there is something to release; else no request is told of it."""
+    shown = progress(release, live=bool(live))
+    return bool(release.functions) or (release.state.final and shown is not Progress.NOTHING)
 
 
 def _comment_digest(text: str) -> str:

@@ -21,7 +21,7 @@ from core.models import (
     Request,
     State,
 )
-from core.names import NO_COMMIT
+from core.names import NO_COMMIT, NONE_AT_ALL
 from core.policy import Held, OwnerPolicy, Policy
 from core.settings import Settings
 from core.store import LogEnd, Store
@@ -332,6 +332,24 @@ def test_a_request_of_a_fork_says_that_it_waits(store: Store, told: Recorder) ->
     pushed("a", "a")  # back to what was approved: there is no release of it that is new
     until(lambda: "`aaaaaaa` **is live**" in text())
     assert [each.id for each in told.things if "comment" in each.id] == ["comment Ann/fns #5"]
+
+
+def test_a_repository_without_a_stack_file_did_nothing_wrong(store: Store, told: Recorder) -> None:
+    """An organisation may have the App for all of its repositories."""
+    reason = f"stack.yml has 1 mistake: commit aaaaaaa {NONE_AT_ALL}: add one"
+    for repository in (FNS, PREVIEW):
+        release = begun(store, "a", repository=repository)
+        store.move(release.id, BUILDER, State.FAILED, reason)
+    told_all(store)
+    assert told.states("report slipway ")[-1] == "nothing"
+    assert told.states("report slipway/preview ")[-1] == "nothing"
+    assert told.find("comment") is None
+    assert told.find("deployment") is None
+    live(store, "b", "hello")
+    release = begun(store, "c")
+    store.move(release.id, BUILDER, State.FAILED, reason)  # now somebody did away with it
+    told_all(store)
+    assert told.states(f"report slipway {'c' * 40}")[-1] == "failure"
 
 
 def test_a_preview_that_never_was_has_no_comment(store: Store, told: Recorder) -> None:
