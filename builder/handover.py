@@ -41,6 +41,12 @@ class TagsTold(msgspec.Struct, frozen=True):
     by_git: bool = False
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """Whether what was built may go live; see gateway/origins.py."""
+
+    refused: str = ""
+
+
 PATIENCE = 60.0
 """Seconds in which a gateway that restarts may come back."""
 
@@ -90,6 +96,19 @@ def tell_tags(settings: Settings, repository: Repository, there: Mapping[str, st
     path = f"/internal/repositories/{repository.key}/tags"
     body = msgspec.json.encode(there)
     return msgspec.json.decode(ask(settings, "PUT", path, body, patience=0.0), type=bool)
+
+
+def check_standing(settings: Settings, repository: Repository) -> None:
+    """Has the forge asked whether a repository is still there, and its owner's.
+
+    Raises:
+        Conflict: it is not.
+        Others: as ``ask``.
+    """
+    path = f"/internal/repositories/{repository.key}/standing"
+    told = msgspec.json.decode(ask(settings, "GET", path), type=Standing)
+    if told.refused:
+        raise Conflict(told.refused)
 
 
 def have_looked_at(

@@ -22,7 +22,7 @@ from builder import allowance, buildsecrets, diskbound, folders
 from builder.changes import in_words
 from builder.context import write_context
 from builder.giterrors import NotServed, NotThere
-from builder.handover import hand_over, have_looked_at
+from builder.handover import check_standing, hand_over, have_looked_at
 from builder.mirror import Mirror, NoBranch, Origin, origin
 from builder.plan import plan
 from builder.secrets import build_secret, room
@@ -55,6 +55,8 @@ def build_release(release: Release, tools: Tools) -> None:
     told = "all built: starting" if done.jobs else "no functions: what was deployed is taken down"
     with tools.steps.step("release", told=told):
         failpoints.at("handing-over")
+        if done.jobs and repository.source != "git":
+            check_standing(tools.settings, repository)  # it took a while to get here
         artifacts = [_artifact(job) for job in done.jobs]
         hand_over(tools.settings, release, artifacts, done.environments)
         failpoints.at("handed-over")

@@ -111,8 +111,9 @@ def said_of(known: Repository, owner: str) -> ForgeRepository:
 
 def take_down(store: Store, repository: Repository, why: str) -> None:
     """Marks a repository as gone, with its environments (previews follow by themselves); nothing of
-    it stays deployed. The mark is what counts: whatever dies after it, the reconcilers of
-    environments find what is still deployed (``environments.settle``)."""
+    it stays deployed, and what is being built of it ends at once. The mark is what counts: whatever
+    dies after it, nothing more is handed over, and the reconcilers of environments find what is
+    still deployed (``environments.settle``)."""
     for child in store.children(repository.key):
         if child.request is None:
             take_down(store, child, why)
@@ -121,6 +122,7 @@ def take_down(store: Store, repository: Repository, why: str) -> None:
             repository.key, lambda found: msgspec.structs.replace(found, gone=why)
         )
         log.info("repository_gone", repository=repository.key, reason=why)
+        store.call_off(repository.key, why)
         if store.newest_release(repository.key):
             store.create_release(repository, NO_COMMIT, repository.deploy_branch, again=True)
             queues.dispatch(store, repository.key)

@@ -223,12 +223,10 @@ def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
     there = store.repository_at(look.forge, look.forge_id)
     asked = there or _stranger(said, look)
     try:
-        now = forge.describe(asked)
-        if _is_ours(gateway, asked) and not forge.installation(asked):
-            raise NotFound("no installation of the App has it any more")
+        now = described(gateway, forge, asked)
     except NotFound as error:
         if there and not there.gone:
-            adoption.take_down(store, there, look.why or str(error))
+            adoption.take_down(store, there, look.why or unseen(there, error))
         return
     except NotAllowed as error:
         gateway.forget_forge(look.forge)  # its token may have been renewed meanwhile
@@ -248,6 +246,19 @@ def _act(gateway: Gateway, look: Look, forge: Forge) -> None:
     if look.commit or there is None or record != there:
         changed = there is not None and record != there
         _release(gateway, record, look.commit or _head(forge, record), again=changed)
+
+
+def described(gateway: Gateway, forge: Forge, repository: Repository) -> ForgeRepository:
+    """What a repository is now. Raises as ``Forge.describe``; NotFound: the App lost it, too."""
+    now = forge.describe(repository)
+    if _is_ours(gateway, repository) and not forge.installation(repository):
+        raise NotFound("no installation of the App has it any more")
+    return now
+
+
+def unseen(repository: Repository, error: SlipwayError) -> str:
+    """What people are told of a repository that its forge does not show to us."""
+    return f"{repository.full_name} is not there any more, or hidden from us: {error}"
 
 
 def _is_ours(gateway: Gateway, repository: Repository) -> bool:

@@ -22,7 +22,7 @@ from core.errors import (
 from core.models import Repository
 from core.store.forges import Look
 from forges import Forge
-from gateway import adoption, promotions
+from gateway import adoption, arrivals, looks, promotions
 from gateway.auth import is_builder
 from gateway.context import Gateway, here
 from gateway.streams import decoded
@@ -158,7 +158,7 @@ def _moved(forge: Forge, repository: Repository) -> str:
     except Unavailable:
         return ""
     except NotFound as error:
-        return f"{called} is not there any more, or hidden from us: {error}"
+        return looks.unseen(repository, error)
     except SlipwayError as error:
         return f"{called} is not shown to everybody any more: {error}" if repository.public else ""
     if now.full_name != called:
@@ -168,18 +168,68 @@ def _moved(forge: Forge, repository: Repository) -> str:
     return ""
 
 
+class Standing(msgspec.Struct):
+    """Whether what was built of a repository may go live."""
+
+    refused: str = ""
+    """Why not."""
+
+
+@bp.get("/<namespace>/<name>/standing")
+def standing(namespace: str, name: str) -> Response:
+    """``{refused}``: of what is built, asked before it is handed over. The forge may have lost the
+    repository, or somebody else may have it, since the build began, and no event came through."""
+    gateway, repository = _asked(namespace, name)
+    home = _home(gateway, repository)
+    told = Standing(_left(gateway, home) if home else "")
+    return Response(msgspec.json.encode(told), content_type="application/json")
+
+
+def _left(gateway: Gateway, known: Repository) -> str:
+    """Why nothing of a repository goes live any more; '' where it does, or nobody can tell. What
+    is other than we know, is looked at: another name or another visibility changes nothing here."""
+    try:
+        now = looks.described(gateway, gateway.forge(known.source), known)
+    except Unavailable:
+        return ""
+    except NotFound as error:
+        _look(gateway, known)
+        return looks.unseen(known, error)
+    except SlipwayError:
+        if known.public:  # and hidden by now
+            _look(gateway, known)
+        return ""
+    if arrivals.differs(known, now, ""):
+        _look(gateway, known)
+    if known.owner_id and now.owner_id not in ("", known.owner_id):
+        told = f"{known.full_name} belongs to {now.owner} now, as {now.full_name}"
+        return f"{told}: it is released there"
+    return ""
+
+
 @bp.post("/<namespace>/<name>/look")
 def look(namespace: str, name: str) -> Response:
     """It could not be fetched: it may have another name by now, or be gone."""
     gateway, repository = _asked(namespace, name)
-    parent = gateway.store.find_repository(repository.parent) if repository.parent else repository
-    if parent and parent.forge_id:
-        owner = parent.full_name.partition("/")[0]
-        said = adoption.said_of(parent, owner)
-        wanted = Look(forge=parent.source, forge_id=parent.forge_id, said=msgspec.json.encode(said))
-        gateway.store.ask_to_look(wanted)
-        gateway.look.set()
+    home = _home(gateway, repository)
+    if home:
+        _look(gateway, home)
     return Response(status=202)
+
+
+def _home(gateway: Gateway, repository: Repository) -> Repository | None:
+    """The repository itself, of an environment or a preview as well, where its forge's id is
+    known."""
+    store = gateway.store
+    home = store.find_repository(repository.parent) if repository.parent else repository
+    return home if home and home.forge_id else None
+
+
+def _look(gateway: Gateway, home: Repository) -> None:
+    said = adoption.said_of(home, home.full_name.partition("/")[0])
+    wanted = Look(forge=home.source, forge_id=home.forge_id, said=msgspec.json.encode(said))
+    gateway.store.ask_to_look(wanted)
+    gateway.look.set()
 
 
 def _asked(namespace: str, name: str) -> tuple[Gateway, Repository]:

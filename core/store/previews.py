@@ -13,7 +13,7 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import Conflict
-from core.models import Release, Repository, State
+from core.models import Repository, State
 from core.previews import ForkRules, owner_of
 from core.store.base import encode, text
 from core.store.policies import Policies
@@ -94,11 +94,7 @@ class Previews(Repositories, Retention, Policies):
     def take_down(self, preview: Repository) -> bool:
         """Calls off what is on its way of a preview that is gone, and takes its functions out of
         the desired state. Returns whether nothing is left to do; to be called until then."""
-        for release in self._under_way(preview.key):
-            try:
-                self.cancel(release.id, preview.gone)
-            except Conflict:  # it went live just now: its functions go with the next call
-                continue
+        self.call_off(preview.key, preview.gone)  # what goes live just now, goes with the next call
 
         def change(pipe: Pipeline) -> bool:
             found = self.find_repository(preview.key)
@@ -110,7 +106,7 @@ class Previews(Repositories, Retention, Policies):
             warm = [each for each in self.warm() if each.endswith(f".{preview.namespace}")]
             was_live = self.live_release(preview.key)
             last = self.release(was_live) if was_live else None
-            moving = bool(self._under_way(preview.key))
+            moving = bool(self.under_way(preview.key))
             pipe.multi()
             if found is None or not found.gone:
                 return False
@@ -144,7 +140,7 @@ class Previews(Repositories, Retention, Policies):
             found = self.find_repository(preview.key)
             functions = cast("list[bytes]", self.redis.hkeys(keys.FUNCTIONS))
             left = any(text(each).endswith(f".{preview.namespace}") for each in functions)
-            moving = bool(self._under_way(preview.key))
+            moving = bool(self.under_way(preview.key))
             secrets = [
                 each for each in self.redis.hkeys(keys.SECRETS) if text(each).startswith(space)
             ]
@@ -170,9 +166,3 @@ class Previews(Repositories, Retention, Policies):
         return self._transaction(change, *watched, *moves)
 
     # Inside
-
-    def _under_way(self, repository: str) -> list[Release]:
-        """Releases of a repository that are not decided."""
-        space, _, name = repository.partition("/")
-        newest = self.releases(space, name, limit=20)
-        return [each for each in newest if not each.state.final]

@@ -8,6 +8,7 @@ between finds ``switched`` set and goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -118,6 +119,18 @@ class Staging(Releases, Functions):
         release = self.release(id_)
         key = repository_key(release)
         return self._transaction(change, keys.release(id_), keys.turn(key), keys.waiting(key))
+
+    def under_way(self, repository: str) -> list[Release]:
+        """Releases of a repository that are not decided."""
+        space, _, name = repository.partition("/")
+        newest = self.releases(space, name, limit=20)
+        return [each for each in newest if not each.state.final]
+
+    def call_off(self, repository: str, reason: str) -> None:
+        """Takes back all that is under way of a repository, but what is the desired state."""
+        for release in self.under_way(repository):
+            with suppress(Conflict):  # it was decided just now
+                self.cancel(release.id, reason)
 
     def switched(self, id_: str) -> set[str] | None:
         """Names of the functions that a release changed; None: it is not the desired state yet."""

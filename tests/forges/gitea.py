@@ -83,8 +83,14 @@ class Gitea:
 
     def rename(self, repository: Repository, full_name: str) -> None:
         """Gitea redirects from its old name, until somebody takes that."""
-        self.moved[repository.full_name] = full_name
-        repository.full_name = full_name
+        old, repository.full_name = repository.full_name, full_name
+        self.moved[old] = full_name
+        repository.project.move(self.forge.folder, full_name)
+        self.forge.moved(old, full_name)
+
+    def delete(self, repository: Repository) -> None:
+        del self.repositories[repository.id]
+        self.forge.private.add(repository.full_name)
 
     def pull(self, repository: Repository, commit: str, source: int) -> int:
         """Opens a pull request; returns its number."""

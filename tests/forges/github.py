@@ -62,6 +62,7 @@ class Repository:
     owner: Account
     project: Project
     private: bool = False
+    archived: bool = False
     checks: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
     deployments: list[dict[str, Any]] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Repository:
             "full_name": self.full_name,
             "owner": self.owner.shown(),
             "private": self.private,
+            "archived": self.archived,
             "default_branch": self.project.branch,
         }
 
@@ -190,17 +192,30 @@ class GitHub:
     def rename(self, repository: Repository, name: str) -> None:
         """Under its old name the API redirects to it."""
         old = repository.full_name
-        self.moved[old] = repository.id
         repository.name = name
-        new = self.forge.folder / f"{repository.full_name}.git"
-        repository.project.bare.rename(new)
-        repository.project.bare = new
-        work = self.forge.folder / "work" / repository.full_name
-        repository.project.work.rename(work)
-        repository.project.work = work
-        if old in self.forge.private:
-            self.forge.private -= {old}
-            self.forge.private.add(repository.full_name)
+        self._moved(repository, old)
+
+    def transfer(self, repository: Repository, login: str) -> None:
+        """To another owner; where the App is not installed for it there, nothing has it."""
+        old = repository.full_name
+        repository.owner = self.account(login)
+        for each in self.installations.values():
+            each.repositories -= {repository.id}
+        self._moved(repository, old)
+
+    def rename_owner(self, account: Account, login: str) -> None:
+        """With all that is theirs."""
+        own = [each for each in self.repositories.values() if each.owner is account]
+        before = [each.full_name for each in own]
+        self.accounts[login] = self.accounts.pop(account.login)
+        account.login = login
+        for each, old in zip(own, before, strict=True):
+            self._moved(each, old)
+
+    def _moved(self, repository: Repository, old: str) -> None:
+        self.moved[old] = repository.id
+        repository.project.move(self.forge.folder, repository.full_name)
+        self.forge.moved(old, repository.full_name)
 
     def app(self, login: str = "operators", manifest: dict[str, Any] | None = None) -> App:
         """Makes an App."""
@@ -337,6 +352,8 @@ class GitHub:
         if token is None and asked.authorization:
             raise Refused(401, "Bad credentials")
         seen = self.sees(token, repository, permission)
+        if level == "write" and repository.archived:
+            raise Refused(403, "Repository was archived so is read-only.")
         if repository.private and not self.sees(token, repository, "metadata"):
             raise Refused(404)
         if level == "read" and not repository.private:

@@ -93,6 +93,16 @@ class GitLab:
             self.forge.private.add(full_name)
         return made
 
+    def rename(self, repository: Repository, full_name: str) -> None:
+        """Within its group."""
+        old, repository.full_name = repository.full_name, full_name
+        repository.project.move(self.forge.folder, full_name)
+        self.forge.moved(old, full_name)
+
+    def delete(self, repository: Repository) -> None:
+        del self.repositories[repository.id]
+        self.forge.private.add(repository.full_name)
+
     def rename_group(self, old: str, new: str) -> None:
         """A group, and with it the paths of all that is in it."""
 

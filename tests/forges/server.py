@@ -115,6 +115,12 @@ class Forge:
         git(work, "init", "--quiet", f"--initial-branch={branch}")
         return Project(bare, work, branch)
 
+    def moved(self, old: str, new: str) -> None:
+        """What was private stays so by its new full name; whoever takes the old one begins anew."""
+        if old in self.private:
+            self.private.remove(old)
+            self.private.add(new)
+
     def serve(self, part: Part) -> None:
         """The part with the longest prefix that fits answers."""
         self._parts = sorted([*self._parts, part], key=lambda each: -len(each.prefix))
@@ -157,7 +163,7 @@ class Project:
     work: Path
     branch: str
 
-    def commit(self, files: Mapping[str, str], branch: str = "") -> str:
+    def commit(self, files: Mapping[str, str], branch: str = "", *, force: bool = False) -> str:
         """Brings a commit with these files onto the default branch, or another; returns its id."""
         for name, text in files.items():
             path = self.work / name
@@ -166,7 +172,7 @@ class Project:
         git(self.work, "add", "-A")
         author = ("-c", "user.name=Ann", "-c", "user.email=ann@example.com")
         git(self.work, *author, "commit", "--quiet", "--allow-empty", "-m", "change")
-        where = f"HEAD:refs/heads/{branch or self.branch}"
+        where = f"{'+' * force}HEAD:refs/heads/{branch or self.branch}"
         git(self.work, "push", "--quiet", str(self.bare), where)
         return git(self.work, "rev-parse", "HEAD")
 
@@ -186,6 +192,13 @@ class Project:
         commit = git(self.work, "rev-parse", "HEAD")
         git(self.work, "checkout", "--quiet", self.branch)
         return commit
+
+    def move(self, folder: Path, full_name: str) -> None:
+        """Serves it by another name from now on."""
+        for place, where in (("bare", f"{full_name}.git"), ("work", f"work/{full_name}")):
+            new = folder / where
+            new.parent.mkdir(parents=True, exist_ok=True)
+            setattr(self, place, getattr(self, place).rename(new))
 
     def point(self, reference: str, commit: str) -> None:
         """Sets any reference, such as ``refs/pull/5/head``; an empty commit removes it."""

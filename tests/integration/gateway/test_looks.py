@@ -262,3 +262,24 @@ def test_a_name_is_held_against_the_id_before_a_release(
     forge.answer = answer
     said = origins._moved(forge, live(store))  # type: ignore[arg-type]  # what of it is asked
     assert (told in said) if told else said == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "told", "looked"),
+    [
+        (SAID, "", False),
+        (Unavailable("away"), "", False),
+        (NotFound("x"), "is not there any more", True),
+        (NotAllowed("hidden by now"), "", True),
+        (msgspec.structs.replace(SAID, full_name="Ann/new"), "", True),
+        (msgspec.structs.replace(SAID, public=False), "", True),
+        (msgspec.structs.replace(SAID, owner="Bob", owner_id="3"), "belongs to Bob now", True),
+    ],
+)
+def test_what_was_built_is_held_against_its_forge_once_more(
+    gateway: Gateway, store: Store, forge: Told, answer: object, told: str, looked: bool
+) -> None:
+    forge.answer = answer
+    said = origins._left(gateway, live(store))
+    assert (told in said) if told else said == ""
+    assert bool(store.looks()) is looked

@@ -38,6 +38,7 @@ GET    /internal/repositories/<n>/<name>/head 401 404 401 401 401 401 401 401 40
 GET    /internal/repositories/<n>/<name>/credential 401 404 401 401 401 401 401 401 401 401 401 401
 GET    /internal/repositories/<n>/<name>/tags 401 404 401 401 401 401 401 401 401 401 401 401
 PUT    /internal/repositories/<n>/<name>/tags 401 404 401 401 401 401 401 401 401 401 401 401
+GET    /internal/repositories/<n>/<name>/standing 401 404 401 401 401 401 401 401 401 401 401 401
 POST   /internal/repositories/<n>/<name>/look 401 404 401 401 401 401 401 401 401 401 401 401
 GET    /internal/releases/<id_>/secrets        401 409 401 401 401 401 401 401 401 401 401 401
 POST   /internal/pushes/<n>/<r>                401 401 401 401 401 401 401 401 401 401 401 401
