@@ -11,8 +11,9 @@ from builder.templatesources import Templates
 from core import bounds, names, scaling
 from core.bounds import Desired
 from core.errors import Mistake, NotAllowed, SlipwayError
-from core.models import FunctionSpec, Release, Repository
+from core.models import FunctionSpec, Release
 from core.policy import OwnerPolicy
+from core.repositories import Repository
 from core.settings import Settings
 from core.stackfile import Stack, StackFunction
 from core.store import Store

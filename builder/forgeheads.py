@@ -30,9 +30,10 @@ from builder.handover import have_looked_at, head_by_gateway, tags_by_gateway, t
 from builder.mirror import Mirror, NoBranch, origin
 from core import logging, queues
 from core.errors import CheckoutFailed, NotFound, SlipwayError
-from core.models import Release, Repository, Request
+from core.models import Release
 from core.names import NO_COMMIT
 from core.previews import pushed, refusal
+from core.repositories import Repository, Request
 from core.settings import Settings
 from core.store import Store
 

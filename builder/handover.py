@@ -10,7 +10,8 @@ import msgspec
 import requests
 
 from core.errors import Conflict, NotFound, SlipwayError, Unavailable
-from core.models import Artifact, Artifacts, Release, Repository
+from core.models import Artifact, Artifacts, Release
+from core.repositories import Repository
 from core.settings import Settings
 from core.signing import secret_file
 

@@ -33,7 +33,7 @@ from builder.source import DAMAGE_MARK, Damaged, Source
 from core import names
 from core.addresses import outside_addresses
 from core.errors import CheckoutFailed, InvalidRequest, NotSupported, Unavailable
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from core.signing import secret_file
 from forges import paths

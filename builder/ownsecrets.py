@@ -21,7 +21,7 @@ from core.errors import (
     NotFound,
     TooLarge,
 )
-from core.models import Repository
+from core.repositories import Repository
 from core.sealedfile import Entry
 from core.store import Store
 from core.yamlnodes import MAX_BYTES

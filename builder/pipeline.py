@@ -31,9 +31,10 @@ from builder.templates import laid_out
 from builder.work import Job, Plan, Tools, show
 from core import failpoints
 from core.errors import CheckoutFailed, Conflict, NotAllowed, Unavailable
-from core.models import Artifact, Build, Release, Repository, State
+from core.models import Artifact, Build, Release, State
 from core.names import NO_COMMIT
 from core.previews import refusal
+from core.repositories import Repository
 
 LAG = 10.0
 """Seconds in which a forge may show what it told us of."""

@@ -28,8 +28,9 @@ from builder.templatesources import Templates
 from builder.work import Job, Plan, Tools, row_of
 from core import sealedfile
 from core.errors import Conflict, InvalidStack, Mistake, SlipwayError
-from core.models import Build, ChangeKind, FunctionSpec, Release, Repository
+from core.models import Build, ChangeKind, FunctionSpec, Release
 from core.previews import networked
+from core.repositories import Repository
 from core.stackfile import Stack, StackFunction
 from core.yamlnodes import MAX_TOLD
 

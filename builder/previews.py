@@ -9,8 +9,8 @@ import msgspec
 
 from builder.stacks import Stacks
 from core.errors import Mistake
-from core.models import Repository
 from core.previews import ForkRules, bound, networked
+from core.repositories import Repository
 from core.stackfile import Stack, StackFunction
 
 HOW = "the administrator can allow it (fork-network in the policy)"

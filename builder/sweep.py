@@ -26,8 +26,9 @@ from builder.duty import Duty
 from builder.engines import engine_for
 from core import logging, queues
 from core.errors import Conflict, NotFound
-from core.models import Repository, State
+from core.models import State
 from core.pruning import Answer, prune
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 

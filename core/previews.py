@@ -14,8 +14,9 @@ from typing import Literal
 import msgspec
 
 from core import scaling, schedules
-from core.models import Repository, Request, now
+from core.models import now
 from core.names import NO_COMMIT, TAKES_OVER
+from core.repositories import Repository, Request
 
 SCHEDULED = "com.slipway.preview.schedule"
 """Annotation: a preview's function is called on its schedule as well."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from core.models import Repository
+from core.repositories import Repository
 from forges.events import Event, ForgeRepository, PullRequest
 
 MAX_BODY = 25_000_000

@@ -12,8 +12,8 @@ import msgspec
 
 from core import logging, names, queues
 from core.errors import InvalidRequest, NotFound
-from core.models import Repository
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from core.store import Store
 from forges.events import ForgeRepository
 from forges.github.app import stored_app

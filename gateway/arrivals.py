@@ -16,8 +16,9 @@ import msgspec
 
 from core import queues
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, Unavailable
-from core.models import Release, Repository
+from core.models import Release
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from core.store.forges import Look
 from forges.events import (
     Event,

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from core import logging, names
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from core.store.repositories import identified

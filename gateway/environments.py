@@ -17,8 +17,9 @@ from redis.exceptions import RedisError
 
 from core import logging, names, queues
 from core.errors import Conflict, NotFound
-from core.models import FunctionRecord, Repository
+from core.models import FunctionRecord
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store, of_repository

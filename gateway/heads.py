@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 
 from core import logging, names, queues
 from core.errors import Conflict, NotFound
-from core.models import Release, Repository
+from core.models import Release
+from core.repositories import Repository
 from core.settings import Settings
 from core.settingvalues import POLICY_IN_GIT
 from core.store import Store

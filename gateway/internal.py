@@ -15,7 +15,8 @@ from flask import Blueprint, Response, request
 
 from core import failpoints, names, queues
 from core.errors import InvalidRequest, SlipwayError, Unavailable
-from core.models import Release, Repository, State
+from core.models import Release, State
+from core.repositories import Repository
 from core.store import LogEnd
 from gateway import bare, environments, heads, policy, promotions
 from gateway.context import Gateway, here

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from core import logging, queues
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError
-from core.models import Repository
+from core.repositories import Repository
 from core.store import Store
 from core.store.forges import Look
 from forges import Forge

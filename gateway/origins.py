@@ -19,7 +19,7 @@ from core.errors import (
     SlipwayError,
     Unavailable,
 )
-from core.models import Repository
+from core.repositories import Repository
 from core.store.forges import Look
 from forges import Forge
 from gateway import adoption, arrivals, looks, promotions

@@ -10,8 +10,9 @@ from flask import Blueprint, Response, request
 
 from core import logging, names
 from core.errors import InvalidRequest
-from core.models import Repository, Request, State, Struct
+from core.models import State, Struct
 from core.previews import owner_of, refusal
+from core.repositories import Repository, Request
 from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store

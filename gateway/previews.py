@@ -17,8 +17,9 @@ import msgspec
 
 from core import logging, names, queues
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
-from core.models import Release, Repository, Request, now
+from core.models import Release, now
 from core.previews import ForkRules, closed, refusal
+from core.repositories import Repository, Request
 from core.settings import Settings
 from core.store import Store
 from forges.events import PullRequest

@@ -23,9 +23,10 @@ from redis.exceptions import RedisError
 
 from core import keys, logging
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
-from core.models import Repository, now
+from core.models import now
 from core.names import NO_COMMIT
 from core.previews import NO_HEAD, closed, held_back
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from forges import Forge, known

@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 
 from core import logging, names, queues
 from core.errors import Conflict, InvalidRequest, NotFound, SlipwayError
-from core.models import Promotion, Release, Repository, State
+from core.models import Promotion, Release, State
+from core.repositories import Repository
 from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store, of_repository

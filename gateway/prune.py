@@ -20,8 +20,9 @@ from redis.exceptions import RedisError
 
 from core import keys, logging
 from core.errors import SlipwayError, Unavailable
-from core.models import Repository, Struct
+from core.models import Struct
 from core.pruning import Ask, Candidate, Pruned, of_each, prune, together
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from gateway import bare

@@ -11,8 +11,9 @@ from flask import Blueprint, Response, request
 
 from core import bundle, failpoints, images, logging, names, queues
 from core.errors import Conflict, InvalidRequest, NotSupported
-from core.models import Artifact, Artifacts, LogLine, Release, Repository
+from core.models import Artifact, Artifacts, LogLine, Release
 from core.previews import ForkRules, bound, refusal
+from core.repositories import Repository
 from core.scopes import Scope
 from core.settings import Settings
 from core.stackfile import MAX_ENVIRONMENTS

@@ -14,7 +14,8 @@ from flask import Blueprint, Response, request
 
 from core import logging, names, sealedbox
 from core.errors import InvalidRequest, NotFound
-from core.models import FunctionSpec, Repository, Struct
+from core.models import FunctionSpec, Struct
+from core.repositories import Repository
 from core.scopes import Scope
 from core.sealedbox import FINGERPRINT
 from core.store import Store

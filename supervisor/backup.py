@@ -21,7 +21,8 @@ import msgspec
 
 from core import keys
 from core.errors import ConfigError, SlipwayError
-from core.models import Repository, now
+from core.models import now
+from core.repositories import Repository
 from core.sealedbox import FINGERPRINT
 from core.settings import Settings
 from core.store.snapshot import Snapshot

@@ -23,7 +23,7 @@ import redis
 
 from core import keys, names, queues
 from core.errors import ConfigError, InvalidRequest, Unavailable
-from core.models import Repository
+from core.repositories import Repository
 from core.sealedbox import FINGERPRINT
 from core.settings import Settings
 from core.store import Store, connect

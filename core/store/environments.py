@@ -16,7 +16,7 @@ from redis.client import Pipeline
 
 from core import keys, names
 from core.errors import Conflict, NotFound
-from core.models import Repository
+from core.repositories import Repository
 from core.store.base import encode, text
 from core.store.repositories import Repositories
 

@@ -13,8 +13,9 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import Conflict
-from core.models import Repository, State
+from core.models import State
 from core.previews import ForkRules, owner_of
+from core.repositories import Repository
 from core.store.base import encode, text
 from core.store.policies import Policies
 from core.store.repositories import Repositories

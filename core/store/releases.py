@@ -15,8 +15,9 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import Conflict, NotFound
-from core.models import FunctionRow, Promotion, Release, Repository, State, now, number_of
+from core.models import FunctionRow, Promotion, Release, State, now, number_of
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from core.store.base import (
     decided,
     encode,

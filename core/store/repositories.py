@@ -11,7 +11,7 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import Conflict, NotFound
-from core.models import Repository
+from core.repositories import Repository
 from core.store.base import Base, encode, text
 
 

@@ -13,7 +13,8 @@ from redis.client import Pipeline
 
 from core import keys, names
 from core.errors import InvalidRequest, NotFound, SlipwayError
-from core.models import FunctionRecord, Repository, Struct
+from core.models import FunctionRecord, Struct
+from core.repositories import Repository
 from core.store import tokens
 from core.store.base import encode, text
 from core.store.releases import Releases, queued

@@ -19,7 +19,7 @@ import msgspec
 
 from core import names
 from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from forges import Deployment, Head, Progress, Report, Tags, payloads, shown, tokenfile
 from forges.api import Answer, Api

@@ -16,7 +16,7 @@ import msgspec
 
 from core import names
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from forges import Deployment, Head, Report, Tags, paths, payloads
 from forges.api import Api

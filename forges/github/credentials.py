@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from core.errors import InvalidRequest, NotAllowed, NotFound
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from forges import tokenfile
 from forges.api import Answer, Api, Later

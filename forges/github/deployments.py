@@ -14,7 +14,7 @@ import msgspec
 
 from core import names
 from core.errors import NotFound
-from core.models import Repository
+from core.repositories import Repository
 from forges import Deployment, Progress
 from forges.github.credentials import Credentials, path_of
 

@@ -12,7 +12,7 @@ import hashlib
 import msgspec
 
 from core import names
-from core.models import Repository
+from core.repositories import Repository
 from forges import Progress, Report, shown
 from forges.github import texts
 from forges.github.credentials import Credentials, path_of

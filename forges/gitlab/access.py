@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.errors import NotAllowed
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from forges import tokenfile
 from forges.api import Answer, Api

@@ -14,7 +14,7 @@ import msgspec
 
 from core import names
 from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from forges import Deployment, Head, Report, Tags, paths, payloads
 from forges.events import ForgeRepository, PullRequest

@@ -13,7 +13,7 @@ import msgspec
 
 from core import names
 from core.errors import NotFound
-from core.models import Repository
+from core.repositories import Repository
 from forges import Deployment, Progress
 from forges.gitlab.access import Access, project
 

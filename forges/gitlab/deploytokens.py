@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from core.errors import NotAllowed, SlipwayError
-from core.models import Repository
+from core.repositories import Repository
 from forges.gitlab.access import PAGE, Access, project
 
 NAME = "slipway"

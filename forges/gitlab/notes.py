@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from core.errors import NotFound
-from core.models import Repository
+from core.repositories import Repository
 from forges import shown
 from forges.gitlab.access import PAGE, Access, project
 

@@ -12,7 +12,7 @@ import msgspec
 
 from core import names
 from core.errors import InvalidRequest
-from core.models import Repository
+from core.repositories import Repository
 from forges import Progress, Report, shown
 from forges.gitlab.access import Access, project
 

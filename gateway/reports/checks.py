@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from core.models import Build, FunctionRow, Release, Repository, State, Verdict
+from core.models import Build, FunctionRow, Release, State, Verdict
 from core.names import NO_COMMIT, NONE_AT_ALL, function_url
+from core.repositories import Repository
 from forges import Progress, Report
 from gateway.progress import one_line
 from gateway.reports.following import Following

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from core.models import Release, Repository, Request, State
+from core.models import Release, State
 from core.names import NO_COMMIT
+from core.repositories import Repository, Request
 from forges import Progress
 from gateway.progress import one_line
 from gateway.reports.checks import Urls, count, progress, table

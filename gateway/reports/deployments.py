@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from core.models import Build, Release, Repository, State
+from core.models import Build, Release, State
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from forges import Deployment, Progress
 from gateway.reports.checks import Urls, progress
 

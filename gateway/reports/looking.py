@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from core.models import Release, Repository, now
+from core.models import Release, now
 from core.names import NO_COMMIT
 from core.previews import refusal
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from core.store.reports import ReportedRelease, Shown

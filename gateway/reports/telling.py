@@ -17,7 +17,8 @@ import msgspec
 
 from core import logging
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError, Unavailable
-from core.models import LogLine, Repository, now
+from core.models import LogLine, now
+from core.repositories import Repository
 from core.store import Store
 from core.store.reports import Shown
 from forges import Deployment, Forge, Progress, Report

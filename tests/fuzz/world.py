@@ -24,13 +24,13 @@ from core.models import (
     FunctionSpec,
     Observed,
     Release,
-    Repository,
     Rollback,
     State,
     Usage,
     now,
 )
 from core.pruning import Answer, Pruned
+from core.repositories import Repository
 from core.scopes import Scope
 from core.signing import secret_file
 from core.store import Store, connect

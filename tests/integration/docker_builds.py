@@ -24,7 +24,8 @@ from builder.steps import ReleaseLog, Steps
 from builder.work import Job, Tools
 from core import queues
 from core.errors import SlipwayError
-from core.models import Release, Repository, State
+from core.models import Release, State
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from engine.client import Engine

@@ -11,17 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from core import queues
-from core.models import (
-    Artifact,
-    Build,
-    FunctionRow,
-    FunctionSpec,
-    LogLine,
-    Release,
-    Repository,
-    State,
-    now,
-)
+from core.models import Artifact, Build, FunctionRow, FunctionSpec, LogLine, Release, State, now
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from forges import Deployment, Head, Report

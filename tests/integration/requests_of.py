@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from core.models import Repository
+from core.repositories import Repository
 from forges.events import ForgeRepository, PullRequest
 
 BASE = Repository(

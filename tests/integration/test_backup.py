@@ -21,7 +21,8 @@ from redis.exceptions import RedisError
 
 from core import keys, queues
 from core.errors import ConfigError, InvalidRequest, SlipwayError, Unavailable
-from core.models import FunctionRecord, FunctionSpec, Repository, State, now
+from core.models import FunctionRecord, FunctionSpec, State, now
+from core.repositories import Repository
 from core.sealedbox import Place, decoded, seal
 from core.sealing import SealingKey
 from core.settings import ROOT, Settings

@@ -17,8 +17,9 @@ from builder.templates import Template
 from builder.work import Tools
 from core.bundle import HALF_MADE
 from core.errors import CheckoutFailed, Conflict
-from core.models import Repository, State
+from core.models import State
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from tests.e2e.forge import serving

@@ -35,10 +35,10 @@ from core.models import (
     LogLine,
     Observed,
     Release,
-    Repository,
     State,
     now,
 )
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from runtime.schedules import Schedules

@@ -22,17 +22,9 @@ from core import keys, policydocument
 from core.bundle import PREFIX, Bundle
 from core.errors import Unavailable
 from core.http import request
-from core.models import (
-    Artifact,
-    FunctionRow,
-    FunctionSpec,
-    Release,
-    Repository,
-    RollbackState,
-    State,
-    Usage,
-)
+from core.models import Artifact, FunctionRow, FunctionSpec, Release, RollbackState, State, Usage
 from core.policy import Held
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from runtime.controller import Controller

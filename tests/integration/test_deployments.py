@@ -10,7 +10,8 @@ import pytest
 
 from core import queues
 from core.errors import Conflict, InvalidRequest, NotFound
-from core.models import Artifact, FunctionSpec, Repository, State
+from core.models import Artifact, FunctionSpec, State
+from core.repositories import Repository
 from core.store import Store
 
 BUILDER = (State.QUEUED, State.BUILDING, State.TESTING)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from core.errors import BuildFailed, InvalidRequest
-from core.models import Repository, Request
+from core.repositories import Repository, Request
 from core.settings import Settings
 from core.store import Store, connect
 from engine.client import Engine

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from core import queues
-from core.models import Observed, Repository
+from core.models import Observed
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store, connect
 from gateway.policy import look

@@ -14,8 +14,9 @@ from builder.pipeline import branch_gone
 from builder.work import Tools
 from core import keys, names, queues
 from core.errors import Conflict, InvalidRequest, NotFound
-from core.models import Artifact, FunctionSpec, Promotion, Release, Repository, State
+from core.models import Artifact, FunctionSpec, Promotion, Release, State
 from core.openfaas import Namespace
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from gateway import bare, environments, heads, promotions

@@ -16,7 +16,8 @@ import pytest
 from builder import forgeheads
 from builder.forgeheads import ForgeHeads
 from core import keys, queues
-from core.models import Repository, Request, State
+from core.models import State
+from core.repositories import Repository, Request
 from core.settings import Settings
 from core.store import Store
 from tests.e2e.forge import Forge, Project, serving

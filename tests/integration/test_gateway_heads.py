@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from core.errors import Conflict, SlipwayError
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from gateway import bare, heads

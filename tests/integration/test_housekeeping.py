@@ -21,8 +21,9 @@ from core import disk, keys
 from core.bundle import HALF_MADE, PREFIX, Bundle
 from core.errors import Unavailable
 from core.logfiles import CURRENT, LogWriter
-from core.models import Artifact, Build, FunctionRow, FunctionSpec, Release, Repository, State
+from core.models import Artifact, Build, FunctionRow, FunctionSpec, Release, State
 from core.pruning import Answer
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from runtime import housekeeping, oldlogs

@@ -33,8 +33,9 @@ from builder.templates import DOCKERFILE, FOLDER, Template
 from builder.templatesources import Templates
 from builder.work import Job, Tools
 from core import keys
-from core.models import Change, ChangeKind, FunctionRecord, Repository, now
+from core.models import Change, ChangeKind, FunctionRecord, now
 from core.openfaas import Namespace
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from core.store.releases import queued

@@ -22,8 +22,9 @@ from builder.steps import ReleaseLog, Steps
 from builder.work import Job, Tools
 from core import queues
 from core.errors import Conflict, InvalidRequest, InvalidStack, Unavailable
-from core.models import Artifact, Build, Release, Repository, Request, Resources, State
+from core.models import Artifact, Build, Release, Resources, State
 from core.names import NO_COMMIT
+from core.repositories import Repository, Request
 from core.sealedbox import KEY_BYTES, KeyPair, Place, decoded, seal
 from core.settings import Settings
 from core.store import Store

@@ -19,9 +19,10 @@ from cli import doctor
 from cli.findings import FAIL, OK, WARN
 from core import bounds, keys, policydocument, queues
 from core.bundle import Bundle
-from core.models import FunctionRecord, FunctionSpec, Release, Repository, Request, State
+from core.models import FunctionRecord, FunctionSpec, Release, State
 from core.names import NO_COMMIT
 from core.policy import Held
+from core.repositories import Repository, Request
 from core.settings import Settings
 from core.store import Store
 from core.store.policies import month

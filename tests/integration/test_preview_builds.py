@@ -14,8 +14,9 @@ from builder.forgeheads import ForgeHeads
 from builder.handover import Opened
 from builder.lease import Lease
 from core import queues
-from core.models import Artifact, FunctionSpec, Release, Repository, State
+from core.models import Artifact, FunctionSpec, Release, State
 from core.previews import ForkRules
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from gateway import previews

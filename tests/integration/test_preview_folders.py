@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from builder import previewfolders
-from core.models import Repository
 from core.pruning import prune
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 

@@ -14,10 +14,11 @@ import pytest
 
 from core import keys
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
-from core.models import Artifact, FunctionRecord, FunctionSpec, Release, Repository, State, now
+from core.models import Artifact, FunctionRecord, FunctionSpec, Release, State, now
 from core.names import NO_COMMIT
 from core.policy import Held, OwnerPolicy, Policy
 from core.previews import ForkRules, pushed
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from forges.api import Later

@@ -13,7 +13,8 @@ from builder.lease import Lease
 from builder.mirror import local_url
 from core import queues
 from core.bundle import discard_bundle
-from core.models import Artifact, Build, Promotion, Release, Repository, State
+from core.models import Artifact, Build, Promotion, Release, State
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from tests.unit.repositories import BareRepository

@@ -23,8 +23,9 @@ from cli import prune as cli_prune
 from core import disk, keys
 from core.bundle import HALF_MADE, Bundle, Layer
 from core.errors import Conflict, NotFound, Unavailable
-from core.models import Repository, State
+from core.models import State
 from core.pruning import Answer, Ask, Candidate, Pruned, of_each, prune
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from gateway import prune as gateway_prune

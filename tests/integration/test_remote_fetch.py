@@ -13,7 +13,7 @@ import pytest
 from builder.mirror import Mirror, Origin, origin
 from builder.source import Source
 from core.errors import CheckoutFailed
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from tests.integration.gateway.harness import (
     Gateway,

@@ -12,17 +12,10 @@ from redis.exceptions import RedisError
 
 from core import keys
 from core.errors import Conflict, InvalidRequest, NotAllowed, NotFound, SlipwayError
-from core.models import (
-    Build,
-    FunctionRow,
-    Receipt,
-    Release,
-    Repository,
-    Request,
-    State,
-)
+from core.models import Build, FunctionRow, Receipt, Release, State
 from core.names import NO_COMMIT, NONE_AT_ALL
 from core.policy import Held, OwnerPolicy, Policy
+from core.repositories import Repository, Request
 from core.settings import Settings
 from core.store import LogEnd, Store
 from core.store.reports import Shown

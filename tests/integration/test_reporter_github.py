@@ -22,7 +22,8 @@ import psutil
 import pytest
 
 from core.alive import place
-from core.models import Build, FunctionRow, Repository, Request, State
+from core.models import Build, FunctionRow, State
+from core.repositories import Repository, Request
 from core.settings import ROOT, Settings
 from core.store import Store, connect
 from forges.github.app import App, store_app

@@ -12,15 +12,8 @@ import pytest
 
 from core import keys
 from core.errors import NotFound, SlipwayError
-from core.models import (
-    Artifact,
-    FunctionRow,
-    FunctionSpec,
-    Release,
-    Repository,
-    RollbackState,
-    State,
-)
+from core.models import Artifact, FunctionRow, FunctionSpec, Release, RollbackState, State
+from core.repositories import Repository
 from core.store import Store
 from core.store.retention import NEVER_LIVE_KEPT, NOTHING, ROLLBACKS_KEPT, Seen, judge
 

@@ -13,7 +13,6 @@ from core.models import (
     FunctionSpec,
     OpenReceipt,
     Receipt,
-    Repository,
     RollbackState,
     State,
     Traffic,
@@ -21,6 +20,7 @@ from core.models import (
     Watched,
 )
 from core.names import TAKES_OVER
+from core.repositories import Repository
 from core.store import LogEnd, Store
 from tests.integration.test_store import FNS, artifact, building
 

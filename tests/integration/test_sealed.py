@@ -17,7 +17,8 @@ from core import keys, sealedbox
 from core.bundle import PREFIX, Bundle
 from core.errors import ConfigError, Conflict, InvalidRequest, NotFound, Unavailable
 from core.http import request
-from core.models import Artifact, FunctionSpec, Repository, State
+from core.models import Artifact, FunctionSpec, State
+from core.repositories import Repository
 from core.sandbox import SECRETS
 from core.sealedbox import KeyPair, Place, decoded, parse, seal
 from core.settings import Settings

@@ -11,19 +11,9 @@ import pytest
 
 from core import keys, queues
 from core.errors import Conflict, InvalidRequest, NotFound
-from core.models import (
-    Artifact,
-    Build,
-    FunctionRow,
-    FunctionSpec,
-    LogLine,
-    Receipt,
-    Repository,
-    Request,
-    State,
-    now,
-)
+from core.models import Artifact, Build, FunctionRow, FunctionSpec, LogLine, Receipt, State, now
 from core.names import NO_COMMIT
+from core.repositories import Repository, Request
 from core.store import LogEnd, Store
 
 FNS = Repository(namespace="alice", name="fns", source="git", deploy_branch="main")

@@ -19,7 +19,8 @@ from builder import sweep as module
 from builder.lease import Lease
 from builder.sweep import ATTEMPTS, Duty, Sweep
 from core import cgroup, keys, queues
-from core.models import Repository, State
+from core.models import State
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from tests.waiting import until

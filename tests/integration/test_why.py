@@ -29,10 +29,10 @@ from core.models import (
     FunctionRow,
     FunctionSpec,
     LogLine,
-    Repository,
     State,
     now,
 )
+from core.repositories import Repository
 from core.settings import Settings
 from core.stackfile import StackFunction
 from core.store import Store

@@ -11,7 +11,8 @@ import pytest
 
 from core.errors import InvalidRequest
 from core.images import check_owned, check_pinned
-from core.models import Artifact, FunctionSpec, Repository, Request
+from core.models import Artifact, FunctionSpec
+from core.repositories import Repository, Request
 from core.settings import Settings
 from gateway.releases import _artifact
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from core.errors import BadCredentials, InvalidRequest, Unavailable
-from core.models import FunctionRecord, FunctionSpec, Observed, Repository, now
+from core.models import FunctionRecord, FunctionSpec, Observed, now
+from core.repositories import Repository
 from core.store import Store
 from gateway import invoke
 from gateway.adoption import namespace_of

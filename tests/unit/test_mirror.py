@@ -32,7 +32,7 @@ from core.errors import (
     SlipwayError,
     Unavailable,
 )
-from core.models import Repository
+from core.repositories import Repository
 from core.settings import Settings
 from tests.unit.gitserver import forge
 from tests.unit.repositories import SUBMODULE, BareRepository, Content

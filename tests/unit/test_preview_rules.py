@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.models import Repository, Request
 from core.names import NO_COMMIT, request_number
 from core.previews import SCHEDULED, ForkRules, bound, closed, networked, pushed, refusal
+from core.repositories import Repository, Request
 
 A, B = "a" * 40, "b" * 40
 OWN = Repository(

@@ -16,8 +16,6 @@ from core.models import (
     LogLine,
     Receipt,
     Release,
-    Repository,
-    Request,
     State,
     Traffic,
     Verdict,
@@ -25,6 +23,7 @@ from core.models import (
     Watched,
 )
 from core.names import NO_COMMIT
+from core.repositories import Repository, Request
 from core.store import LogEnd, Store
 from forges import Progress, Report
 from gateway.reports import tails

@@ -24,10 +24,10 @@ from core.models import (
     LogLine,
     Observed,
     Release,
-    Repository,
     State,
     now,
 )
+from core.repositories import Repository
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store

@@ -13,15 +13,8 @@ from itsdangerous import URLSafeTimedSerializer
 
 from core import keys, queues
 from core.bundle import Bundle, bundle_folder
-from core.models import (
-    Call,
-    CallState,
-    FunctionRecord,
-    FunctionSpec,
-    Release,
-    Repository,
-    now,
-)
+from core.models import Call, CallState, FunctionRecord, FunctionSpec, Release, now
+from core.repositories import Repository
 from core.scopes import Scope
 from core.settings import Settings
 from core.signing import secret_file

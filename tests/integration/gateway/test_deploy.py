@@ -16,7 +16,8 @@ import requests
 from core import queues
 from core.bundle import Bundle, bundle_folder
 from core.errors import Conflict
-from core.models import Observed, Release, Repository, State
+from core.models import Observed, Release, State
+from core.repositories import Repository
 from core.store import Store
 from tests.integration.gateway.harness import BUILDER, Gateway, artifact, deploy, running
 

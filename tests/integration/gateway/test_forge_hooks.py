@@ -16,8 +16,9 @@ from click.testing import CliRunner
 
 from cli.main import main
 from core.errors import Conflict
-from core.models import Repository, State
+from core.models import State
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from core.settings import Settings
 from core.signing import secret_file
 from core.store import Store

@@ -18,7 +18,8 @@ from builder import forgeheads
 from builder.forgeheads import ForgeHeads
 from builder.mirror import Mirror
 from core import keys, queues
-from core.models import Promotion, Release, Repository, State
+from core.models import Promotion, Release, State
+from core.repositories import Repository
 from core.store import Store
 from core.store.environments import note_environments
 from gateway import promotions

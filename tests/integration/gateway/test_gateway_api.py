@@ -18,17 +18,8 @@ import requests
 
 from core import keys, queues
 from core.bundle import Bundle, bundle_folder
-from core.models import (
-    Artifacts,
-    FunctionSpec,
-    Observed,
-    Release,
-    Repository,
-    Request,
-    Resources,
-    State,
-    Usage,
-)
+from core.models import Artifacts, FunctionSpec, Observed, Release, Resources, State, Usage
+from core.repositories import Repository, Request
 from core.settings import Settings
 from core.store import Store
 from core.store.metrics import Tally

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from core.errors import Conflict, NotAllowed, NotFound, SlipwayError, Unavailable
-from core.models import Repository
 from core.names import NO_COMMIT
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from core.store.forges import Look, new_hook

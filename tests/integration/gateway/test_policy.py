@@ -23,9 +23,10 @@ from cli.main import main
 from core import keys, queues
 from core.bundle import Bundle, bundle_folder
 from core.errors import NotAllowed
-from core.models import Repository, Request, State, now
+from core.models import State, now
 from core.names import NO_COMMIT
 from core.policy import Held, Owner, Policy
+from core.repositories import Repository, Request
 from core.scopes import Scope
 from core.settings import Settings
 from core.store import Store

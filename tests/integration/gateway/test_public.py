@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 import msgspec
 import pytest
 
-from core.models import LogLine, Repository, State, now
+from core.models import LogLine, State, now
+from core.repositories import Repository
 from core.store import Store
 from tests.integration.gateway.harness import Gateway, go_live
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import SlipwayError
-from core.models import Release, Repository, RollbackState
+from core.models import Release, RollbackState
+from core.repositories import Repository
 from core.settings import Settings
 from core.store import Store
 from gateway import rollbackbranch

@@ -19,7 +19,8 @@ from cli.main import main
 from core import queues, sealedfile
 from core.bundle import Bundle, bundle_folder
 from core.errors import SlipwayError
-from core.models import Artifact, Artifacts, FunctionSpec, Release, Repository, Request, State
+from core.models import Artifact, Artifacts, FunctionSpec, Release, State
+from core.repositories import Repository, Request
 from core.sealedbox import KEY_BYTES, KeyPair, Place, decoded, parse, seal
 from core.store import Store
 from core.store.repositories import identified

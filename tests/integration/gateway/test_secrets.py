@@ -16,7 +16,8 @@ from builder.secrets import build_secret
 from core import queues
 from core.bundle import Bundle, bundle_folder
 from core.errors import BadCredentials, ConfigError, Conflict, NotFound, SlipwayError
-from core.models import Artifact, Artifacts, FunctionSpec, Release, Repository, State
+from core.models import Artifact, Artifacts, FunctionSpec, Release, State
+from core.repositories import Repository
 from core.sealing import SealingKey
 from core.store import Store, connect, secrets
 from runtime.secrets import reader

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from core import keys
-from core.models import Repository
+from core.repositories import Repository
 from core.store import Store
 from forges.github.app import App, app_file, stored_app
 from forges.github.client import GitHub

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 import requests
 
-from core.models import Repository
+from core.repositories import Repository
 from core.store import Store
 from tests.forges import gitlab_pages
 from tests.forges.github import GitHub, serving_github
