@@ -27,7 +27,8 @@ from redis.exceptions import RedisError
 from builder.duty import Duty
 from builder.forgeline import Line
 from builder.handover import have_looked_at, head_by_gateway, tags_by_gateway, tell_tags
-from builder.mirror import Mirror, NoBranch, origin
+from builder.mirror import Mirror, NoBranch
+from builder.origins import origin
 from core import logging, queues
 from core.errors import CheckoutFailed, NotFound, SlipwayError
 from core.models import Release

@@ -23,7 +23,8 @@ from builder.changes import in_words
 from builder.context import write_context
 from builder.giterrors import NotServed, NotThere
 from builder.handover import check_standing, hand_over, have_looked_at
-from builder.mirror import Mirror, NoBranch, Origin, origin
+from builder.mirror import Mirror, NoBranch
+from builder.origins import Origin, origin
 from builder.plan import plan
 from builder.secrets import build_secret, room
 from builder.source import Source

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from builder.mirror import Mirror, check_host
+from builder.mirror import Mirror
+from builder.origins import check_host
 from builder.source import Source
 from core import disk
 from core.errors import InvalidRequest, NotAllowed, SlipwayError

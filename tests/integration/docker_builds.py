@@ -18,7 +18,7 @@ import requests
 
 from builder import folders, pipeline, plan
 from builder.lease import Lease
-from builder.mirror import local_url
+from builder.origins import local_url
 from builder.secrets import room
 from builder.steps import ReleaseLog, Steps
 from builder.work import Job, Tools

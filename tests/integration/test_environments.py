@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from builder.mirror import local_url, origin
+from builder.origins import local_url, origin
 from builder.pipeline import branch_gone
 from builder.work import Tools
 from core import keys, names, queues

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from builder.engines.process import ProcessEngine
-from builder.mirror import local_url
+from builder.origins import local_url
 from builder.plan import plan
 from builder.source import Source
 from builder.steps import ReleaseLog, Steps

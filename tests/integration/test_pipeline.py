@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from builder import jobs, mirror, pipeline, plan
+from builder import jobs, origins, pipeline, plan
 from builder.engines.process import ProcessEngine
 from builder.handover import Opened
 from builder.lease import Lease
-from builder.mirror import local_url
+from builder.origins import local_url
 from builder.steps import ReleaseLog, Steps
 from builder.work import Job, Tools
 from core import queues
@@ -38,7 +38,7 @@ OWN = Repository(namespace="alice", name="fns", source="git", deploy_branch="mai
 @pytest.fixture(autouse=True)
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the gateway says of each repository: it is where it was, and for everybody to read."""
-    monkeypatch.setattr(mirror, "opened_by_gateway", lambda *_, **__: Opened())
+    monkeypatch.setattr(origins, "opened_by_gateway", lambda *_, **__: Opened())
     monkeypatch.setattr(pipeline, "check_standing", lambda *_: None)
 
 

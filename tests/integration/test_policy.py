@@ -13,7 +13,7 @@ import pytest
 from builder import jobs, meter
 from builder.lease import Lease
 from builder.meter import Meter
-from builder.mirror import local_url
+from builder.origins import local_url
 from builder.sweep import Sweep
 from cli import doctor
 from cli.findings import FAIL, OK, WARN

@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from builder import forgeheads, jobs, mirror, pipeline
+from builder import forgeheads, jobs, origins, pipeline
 from builder.forgeheads import ForgeHeads
 from builder.handover import Opened
 from builder.lease import Lease
@@ -57,7 +57,7 @@ def project(store: Store, forge: Forge) -> Project:
 @pytest.fixture(autouse=True)
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the gateway says of each repository: it is where it was, and for everybody to read."""
-    monkeypatch.setattr(mirror, "opened_by_gateway", lambda *_, **__: Opened())
+    monkeypatch.setattr(origins, "opened_by_gateway", lambda *_, **__: Opened())
     monkeypatch.setattr(pipeline, "check_standing", lambda *_: None)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from builder import jobs, pipeline
 from builder.lease import Lease
-from builder.mirror import local_url
+from builder.origins import local_url
 from core import queues
 from core.bundle import discard_bundle
 from core.models import Artifact, Build, Promotion, Release, State

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from builder.mirror import Mirror, Origin, origin
+from builder.mirror import Mirror
+from builder.origins import Origin, origin
 from builder.source import Source
 from core.errors import CheckoutFailed
 from core.repositories import Repository

@@ -13,7 +13,7 @@ import pytest
 from builder import changes
 from builder.bundles import publish
 from builder.context import write_context
-from builder.mirror import local_url
+from builder.origins import local_url
 from builder.plan import plan
 from builder.source import Node, Source
 from builder.steps import ReleaseLog, Steps

@@ -20,7 +20,8 @@ import pytest
 
 from builder import folders
 from builder import mirror as mirrors
-from builder.mirror import Mirror, check_host, clone_url, local_url
+from builder.mirror import Mirror
+from builder.origins import check_host, clone_url, local_url
 from builder.source import Damaged, Source
 from core.addresses import is_inside, outside_addresses
 from core.errors import (
