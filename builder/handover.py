@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import msgspec
 import requests
 
+from core import logging
 from core.errors import Conflict, NotFound, SlipwayError, Unavailable
 from core.models import Artifact, Artifacts, Release
 from core.repositories import Repository
@@ -47,6 +48,8 @@ class Standing(msgspec.Struct, frozen=True):
 
     refused: str = ""
 
+
+log = logging.get()
 
 PATIENCE = 60.0
 """Seconds in which a gateway that restarts may come back."""
@@ -100,14 +103,19 @@ def tell_tags(settings: Settings, repository: Repository, there: Mapping[str, st
 
 
 def check_standing(settings: Settings, repository: Repository) -> None:
-    """Has the forge asked whether a repository is still there, and its owner's.
+    """Has the forge asked whether a repository is still there, and its owner's. A forge that is
+    away, however the gateway comes to know that, holds up nothing.
 
     Raises:
         Conflict: it is not.
-        Others: as ``ask``.
+        Others: as ``ask``, but for Unavailable.
     """
     path = f"/internal/repositories/{repository.key}/standing"
-    told = msgspec.json.decode(ask(settings, "GET", path), type=Standing)
+    try:
+        told = msgspec.json.decode(ask(settings, "GET", path), type=Standing)
+    except Unavailable as error:
+        log.warning("standing_unknown", repository=repository.key, reason=str(error)[:300])
+        return
     if told.refused:
         raise Conflict(told.refused)
 

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 
 from redis.exceptions import RedisError
-from rq import Worker
+from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker_pool import WorkerPool
@@ -30,7 +30,7 @@ from builder.forgeheads import ForgeHeads
 from builder.sweep import Sweep, Upkeep
 from core import cgroup, cores, logging, queues
 from core.alive import place
-from core.errors import SlipwayError, Unavailable
+from core.errors import NotFound, SlipwayError, Unavailable
 from core.parents import end_with
 from core.readiness import tell_ready
 from core.settings import Settings
@@ -56,6 +56,23 @@ class BuildWorker(Worker):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **(options | {"worker_ttl": 30, "maintenance_interval": 60}))
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """In a process of its own, but where nothing is left to build: of many pushes in a row most
+        are overtaken while they wait."""
+        if not self._waits(str(job.args[0])):
+            job.delete(remove_from_queue=False)  # it was taken off
+            self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
+            return
+        super().execute_job(job, queue)
+
+    def _waits(self, release: str) -> bool:
+        try:
+            return Store(self.connection).release(release).state.with_builder
+        except NotFound:
+            return False
+        except RedisError:  # whoever builds it finds the same
+            return True
 
     def handle_work_horse_killed(self, job: Job, retpid: int, *more: Any) -> None:
         """The process of a job is gone: its build need not wait for the lease to run out."""

@@ -101,7 +101,7 @@ def deadline(sock: socket.socket, seconds: float) -> Iterator[Callable[[], bool]
 
     def cut() -> None:
         late.set()
-        with suppress(OSError):  # closed
+        with suppress(AttributeError, OSError):  # closed; TLS within a proxy's has no such thing
             sock.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(max(seconds, 0), cut)

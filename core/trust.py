@@ -3,6 +3,7 @@ by itself has a list of its own, in which no authority of a company is."""
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -14,7 +15,8 @@ def trusted() -> str | bool:
     ``requests`` has."""
     found = ssl.get_default_verify_paths()
     folder = found.capath if found.capath and any(Path(found.capath).glob("*.0")) else None
-    return found.cafile or folder or True
+    named = folder if os.environ.get("SSL_CERT_DIR") and not os.environ.get("SSL_CERT_FILE") else ""
+    return named or found.cafile or folder or True
 
 
 def distrust(error: Exception) -> str:

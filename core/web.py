@@ -50,8 +50,8 @@ def whole(answer: requests.Response, limit: int, seconds: float) -> bytes:
         late.set()
         try:
             answer.raw.shutdown()
-        except (OSError, ValueError, RuntimeError):  # it has ended meanwhile
-            return
+        except (AttributeError, OSError, ValueError, RuntimeError):
+            return  # it has ended meanwhile; or TLS lies in TLS, and the silence alone is bound
 
     timer = threading.Timer(seconds, cut)
     timer.daemon = True
@@ -62,7 +62,8 @@ def whole(answer: requests.Response, limit: int, seconds: float) -> bytes:
             content += piece
             if len(content) > limit:
                 raise TooLarge(f"the answer has more than {limit} bytes")
-    except requests.RequestException as error:
+    except (requests.RequestException, AttributeError, OSError, ValueError) as error:
+        # The last three where it is cut off as TLS is about to read.
         if late.is_set():
             raise Late(f"no whole answer within {seconds:g} s") from error
         raise
@@ -105,5 +106,6 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
         made = super().proxy_manager_for(proxy, **more)
-        made.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        if not proxy.lower().startswith("socks"):  # those have pools of their own
+            made.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
         return made

@@ -8,8 +8,8 @@ No redirect is followed: it could lead to an inside address, or take the token e
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -31,6 +31,7 @@ CONNECT_SECONDS, READ_SECONDS, WHOLE_SECONDS = 5.0, 15.0, 30.0
 """For the head of an answer, and for its body."""
 MAX_ANSWER = 8 * 2**20
 """Bytes."""
+T = TypeVar("T")
 _MAX_WAIT = 3600.0
 """Seconds: GitHub's limits are counted by the hour."""
 
@@ -138,6 +139,26 @@ class Api:
             409: Conflict,
         }
         raise kinds.get(status, InvalidRequest)(told)
+
+
+def listed(
+    page: Callable[[int], list[T]],
+    ends: Callable[[list[T], list[T]], bool],
+    number: Callable[[T], int],
+) -> list[T]:
+    """A list that comes in pages, which are counted from 1; ``ends(last page, all so far)``.
+
+    Raises Later: it changed meanwhile, so that something may have slipped to a page that was read.
+    """
+    first = last = page(1)
+    found, at = list(first), 1
+    while not ends(last, found):
+        at += 1
+        last = page(at)
+        found += last
+    if at > 1 and [number(each) for each in page(1)] != [number(each) for each in first]:
+        raise Later("a list changed while its pages were read")
+    return found
 
 
 def _wait(answer: requests.Response) -> float:

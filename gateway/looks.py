@@ -84,7 +84,10 @@ class Looks:
         """Begins what is due and does not wait for it."""
         installed = self._gateway.installed
         due = installed.is_set() or time.monotonic() >= self._due
-        if due and INSTALLATIONS not in self.busy:
+        busy = set(self.busy)  # before it is read what is left to do
+        if due and INSTALLATIONS not in busy:
+            if installed.is_set():  # somebody waits for it, and may have mended something
+                self._refused.clear()
             installed.clear()
             self._due = time.monotonic() + APP_EVERY
             self._begin(INSTALLATIONS, partial(compare_installations, self._gateway, self._refused))
@@ -92,7 +95,7 @@ class Looks:
         for look in self._gateway.store.looks():
             asked.setdefault(look.forge, []).append(look)
         for forge, found in asked.items():
-            if forge not in self.busy:
+            if forge not in busy:
                 self._begin(forge, partial(self._take, found))
 
     def _take(self, found: list[Look]) -> None:
@@ -116,7 +119,11 @@ class Looks:
                 self._gateway.look.set()
 
         self.busy.add(name)
-        threading.Thread(target=run, name=f"looks-{name}", daemon=True).start()
+        try:
+            threading.Thread(target=run, name=f"looks-{name}", daemon=True).start()
+        except RuntimeError:  # no thread is to be had now
+            self.busy.discard(name)
+            raise
 
 
 def compare_installations(gateway: Gateway, refused: dict[str, float] | None = None) -> None:

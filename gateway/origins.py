@@ -109,7 +109,11 @@ def found_tags(namespace: str, name: str) -> Response:
     gateway, repository = _asked(namespace, name)
     told = decoded(request.environ, dict[str, str], MAX_TAGS)
     there = {tag: names.commit(commit) for tag, commit in told.items() if _TAG.fullmatch(tag)}
-    if refused := _moved(gateway.forge(repository.source), repository):
+    try:
+        refused = _other(gateway.forge(repository.source), repository)
+    except Unavailable:  # a tag can wait
+        return Response(msgspec.json.encode(False), content_type="application/json")
+    if refused:
         raise Conflict(refused)
     done = promotions.compare_forge_tags(gateway.store, repository, there)
     return Response(msgspec.json.encode(done), content_type="application/json")
@@ -152,11 +156,19 @@ def _no_token(repository: Repository) -> str:
 def _moved(forge: Forge, repository: Repository) -> str:
     """Why a repository is not to be fetched by the name that we know; '' where it is, or nobody can
     tell: an API that is away holds up no release."""
+    try:
+        return _other(forge, repository)
+    except Unavailable:
+        return ""
+
+
+def _other(forge: Forge, repository: Repository) -> str:
+    """The same. Raises Unavailable: nobody can tell."""
     called = repository.full_name
     try:
         now = forge.describe(repository)
     except Unavailable:
-        return ""
+        raise
     except NotFound as error:
         return looks.unseen(repository, error)
     except SlipwayError as error:

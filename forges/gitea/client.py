@@ -22,7 +22,7 @@ from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
 from core.repositories import Repository
 from core.settings import Settings
 from forges import Deployment, Head, Progress, Report, Tags, payloads, shown, tokenfile
-from forges.api import Answer, Api
+from forges.api import Answer, Api, listed
 from forges.events import ForgeRepository, PullRequest
 from forges.gitea import webhooks
 
@@ -114,16 +114,20 @@ class Gitea:
 
     def requests(self, repository: Repository) -> Sequence[PullRequest]:
         into = self.describe(repository)
-        found: list[webhooks.Request] = []
-        for page in range(1, _MOST + 1):
-            query: dict[str, str | int] = {"state": "open", "limit": _PAGE, "page": page}
-            told = self._ask(
-                "GET", f"{_path(into)}/pulls", query=query, expect=list[webhooks.Request]
-            )
-            found += told.body
+
+        def page(number: int) -> list[webhooks.Request]:
+            query: dict[str, str | int] = {"state": "open", "limit": _PAGE, "page": number}
+            path = f"{_path(into)}/pulls"
+            told: list[webhooks.Request] = self._ask(
+                "GET", path, query=query, expect=list[webhooks.Request]
+            ).body
+            return told
+
+        def ends(last: list[webhooks.Request], found: list[webhooks.Request]) -> bool:
             # Not by what was asked for: MAX_RESPONSE_ITEMS may be less, and others are there then.
-            if not told.body or len(found) >= _MOST:
-                break
+            return not last or len(found) >= _MOST
+
+        found = listed(page, ends, lambda each: each.number)
         return [webhooks.request(each, into) for each in found[:_MOST]]
 
     def report(self, repository: Repository, report: Report, known: str = "") -> str:

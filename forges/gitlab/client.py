@@ -17,6 +17,7 @@ from core.errors import InvalidRequest, NotAllowed, NotFound, NotSupported
 from core.repositories import Repository
 from core.settings import Settings
 from forges import Deployment, Head, Report, Tags, paths, payloads
+from forges.api import listed
 from forges.events import ForgeRepository, PullRequest
 from forges.gitlab import webhooks
 from forges.gitlab.access import PAGE, Access, project
@@ -149,23 +150,27 @@ class GitLab:
 
     def requests(self, repository: Repository) -> Sequence[PullRequest]:
         path = f"{project(repository)}/merge_requests"
-        found: list[tuple[_Request, str]] = []
-        for page in range(1, _MOST_PAGES + 1):
+
+        def page(number: int) -> list[_Request]:
+            if number > _MOST_PAGES:
+                raise InvalidRequest(f"{repository.full_name} has too many without commits")
             query: dict[str, str | int] = {
                 "state": "opened",
                 "order_by": "created_at",
                 "sort": "desc",
                 "per_page": PAGE,
-                "page": page,
+                "page": number,
             }
             told: list[_Request] = self._access.ask(
                 "GET", path, query=query, expect=list[_Request]
             ).body
-            found += [(each, each.sha) for each in told if each.sha]
-            if len(told) < PAGE or len(found) >= PAGE:
-                break
-        else:
-            raise InvalidRequest(f"{repository.full_name} has too many requests without commits")
+            return told
+
+        def ends(last: list[_Request], found: list[_Request]) -> bool:
+            return len(last) < PAGE or sum(bool(each.sha) for each in found) >= PAGE
+
+        told = listed(page, ends, lambda each: each.iid)
+        found = [(each, each.sha) for each in told if each.sha]
         into = self.describe(repository) if found else None
         return [_request(each, sha, into) for each, sha in found[:PAGE] if into]
 

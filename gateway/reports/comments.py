@@ -7,7 +7,7 @@ from core.names import NO_COMMIT
 from core.repositories import Repository, Request
 from forges import Progress
 from gateway.progress import one_line
-from gateway.reports.checks import Urls, count, progress, table
+from gateway.reports.checks import Urls, count, table
 from gateway.reports.markdown import block, code
 
 _WORDS = {
@@ -20,16 +20,16 @@ _WORDS = {
 }
 
 
-def comment(release: Release, repository: Repository, urls: Urls, *, live: str) -> str:
+def comment(
+    release: Release, repository: Repository, urls: Urls, shown: Progress, *, live: str
+) -> str:
     """Markdown, by the newest release of a preview; it changes with the release's state and not
     with each step, as each change is a request to the forge.
 
-    ``live``: id of the release that is live, or ''.
+    ``shown``: what became of it. ``live``: id of the release that is live, or ''.
     """
     if repository.gone or release.commit == NO_COMMIT:
-        why = one_line(repository.gone)
-        return "The preview of this request was removed." + (f"\n\n{block(why)}" if why else "")
-    shown = progress(release)
+        return removed(repository)
     parts = [f"The preview of {code(release.commit[:7])} **{_WORDS[shown]}**."]
     if shown is Progress.SUCCESS:
         parts.append(table(release, urls) or "It has no functions.")
@@ -41,6 +41,12 @@ def comment(release: Release, repository: Repository, urls: Urls, *, live: str) 
         parts.append(f"Functions: {counted}.")
     parts.append(f"Log: {urls.release(release)}")
     return "\n\n".join(parts)
+
+
+def removed(repository: Repository) -> str:
+    """Markdown, of a preview that is gone."""
+    why = one_line(repository.gone)
+    return "The preview of this request was removed." + (f"\n\n{block(why)}" if why else "")
 
 
 def waiting(repository: Repository, request: Request, *, live: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
+from redis.exceptions import RedisError
 
+from core import logging
 from core.models import Release, now
 from core.names import NO_COMMIT
 from core.previews import refusal
@@ -18,7 +20,7 @@ from core.store import Store
 from core.store.reports import ReportedRelease, Shown
 from forges import Deployment, Progress, Report
 from gateway.reports.checks import Urls, context, progress, reports
-from gateway.reports.comments import comment, waiting
+from gateway.reports.comments import comment, removed, waiting
 from gateway.reports.deployments import deployment, environment
 from gateway.reports.following import Following
 from gateway.reports.outbox import Message, Outbox
@@ -31,6 +33,8 @@ QUEUED_FOR = 1.0
 DEPLOYMENT, COMMENT = "deployment", "comment"
 """Names of messages, beside the reports' contexts, which begin with ``slipway``."""
 _GOING = (Progress.QUEUED, Progress.RUNNING)
+
+log = logging.get()
 
 
 @dataclass
@@ -64,7 +68,6 @@ class Looking:
         self._followed: dict[str, _Followed] = {}
         self._gone: set[str] = set()
         """Repositories that were found gone."""
-        self._policy = settings.policy
         self._waiting: dict[str, str] = {}
         """Previews that wait for an approval → digest of what their requests are told of it."""
 
@@ -93,7 +96,7 @@ class Looking:
             if key in found:
                 self._again(key)
         self._gone = gone
-        self._approvals(each for each in found.values() if self._waits(each))
+        self._approvals(found)
         self.store.forget_comments(found)
         return {each.source for each in found.values()} - {"git"}
 
@@ -101,27 +104,47 @@ class Looking:
         request = preview.request
         if request is None or not request.fork or not request.open or preview.gone:
             return False
-        rules = self.store.fork_rules(self._policy, preview)
-        return rules.fork_previews == "approve" and bool(refusal(preview, request.commit, rules))
+        rules = self.store.fork_rules(self.settings.policy, preview)
+        waits = rules.fork_previews == "approve" and refusal(preview, request.commit, rules)
+        return bool(waits) and self._ever_live(preview)
 
-    def _approvals(self, previews: Iterable[Repository]) -> None:
+    def _approvals(self, repositories: Mapping[str, Repository]) -> None:
         """Puts the comment on requests that wait for an approval, once for each commit; where none
-        is needed any more the newest release says again what it is."""
+        is needed any more the newest release says again what it is, if there is one."""
         told: dict[str, str] = {}
-        for each in previews:
-            assert each.request is not None  # else it would not wait
+        for each in repositories.values():
+            if each.request is None or not self._waits(each):
+                continue
             text = waiting(each, each.request, live=self.store.live_release(each.key))
             digest = _comment_digest(text)
             was = self.store.comment(each.key)
             if digest not in (self._waiting.get(each.key), was and was.digest):
                 what = Comment(each.request.number, text)
                 wish = Wish(each, "", each.request.updated_at or now(), what, digest)
-                group = f"{COMMENT} {each.key}"
-                self.outbox.put(group, [_to(each, group, COMMENT, wish, rank=2)])
+                self._put_comment(each, wish)
             told[each.key] = digest
         for key in self._waiting.keys() - told.keys():
-            self._again(key)
+            if self.store.newest_release(key):
+                self._again(key)
+            elif found := repositories.get(key):
+                self._never_approved(found)
+            else:
+                self.outbox.put(f"{COMMENT} {key}", [])
         self._waiting = told
+
+    def _never_approved(self, preview: Repository) -> None:
+        """It waits no more, and has no release that could say so."""
+        was, text = self.store.comment(preview.key), removed(preview)
+        wish = None
+        if was and preview.request and (preview.gone or not preview.request.open):
+            what = Comment(preview.request.number, text)
+            wish = Wish(preview, "", now(), what, _comment_digest(text))
+        self._put_comment(preview, wish)
+
+    def _put_comment(self, preview: Repository, wish: Wish | None) -> None:
+        """None: nothing is to be said, whatever waited."""
+        group = f"{COMMENT} {preview.key}"
+        self.outbox.put(group, [_to(preview, group, COMMENT, wish, rank=2)] if wish else [])
 
     def _again(self, repository: str) -> None:
         self.store.report_again(repository)
@@ -141,7 +164,12 @@ class Looking:
             key = f"{found.release.namespace}/{found.release.repository}"
             if key not in known:
                 known[key] = self.store.find_repository(key)
-            self._release(found, known[key])
+            try:
+                self._release(found, known[key])
+            except RedisError:
+                raise
+            except Exception:  # the others' forges are told all the same
+                log.exception("not_compared", release=found.release.id)
 
     def _release(self, found: ReportedRelease, repository: Repository | None) -> None:
         (release,) = self.store.answering(self.settings, [found.release])
@@ -207,6 +235,12 @@ class Looking:
             rank = 0 if name == context(repository) else 1
             yield _to(repository, release.id, name, wish, due=due, rank=rank)
 
+    def _ever_live(self, repository: Repository) -> bool:
+        """Whether anything of it was released, or of what it is a preview or an environment of:
+        then it is a fault where there is no stack file."""
+        keys = (repository.key, repository.home)
+        return any(self.store.live_release(each) for each in keys)
+
     def _has_live(self, repository: Repository) -> bool:
         """Whether functions of it are live: a commit's, as not where its branch was deleted."""
         live = "" if repository.gone else self.store.live_release(repository.key)
@@ -217,7 +251,7 @@ class Looking:
     ) -> dict[str, Report | Deployment]:
         """Name → what is to be shown; ``before``: whether there is a deployment already."""
         urls = self._urls(release)
-        live = bool(self.store.live_release(repository.key))
+        live = self._ever_live(repository)
         told: dict[str, Report | Deployment] = {
             report.context: report
             for report in reports(release, repository, following, urls, live=live)
@@ -235,18 +269,18 @@ class Looking:
             return False
         was = self.store.comment(repository.key)
         live = self.store.live_release(repository.key)
-        text = comment(release, repository, self._urls(release), live=live)
+        shown = progress(release, live=self._ever_live(repository))
+        text = comment(release, repository, self._urls(release), shown, live=live)
         there = release.commit != NO_COMMIT and not repository.gone
-        begun = was is not None or (there and _is_planned(release, live=live))
+        begun = was is not None or (there and _is_planned(release, shown))
         digest = _comment_digest(text)
         what = Comment(repository.request.number, text)
-        messages = []
+        wish = None
         said = was is not None and was.digest == digest
         if begun and not said and "comment" not in self.store.given_up(release.id):
             wish = Wish(repository, release.id, release.created_at, what, digest)
-            messages.append(_to(repository, f"{COMMENT} {repository.key}", COMMENT, wish, rank=2))
-        self.outbox.put(f"{COMMENT} {repository.key}", messages)
-        return bool(messages)
+        self._put_comment(repository, wish)
+        return wish is not None
 
 
 def _last(
@@ -286,9 +320,8 @@ def _to(
     return Message(repository.source, owner, group, name, wish, due=due, rank=rank)
 
 
-def _is_planned(release: Release, *, live: str) -> bool:
+def _is_planned(release: Release, shown: Progress) -> bool:
     """Whether it is known that there is something to release; else no request is told of it."""
-    shown = progress(release, live=bool(live))
     return bool(release.functions) or (release.state.final and shown is not Progress.NOTHING)
 
 

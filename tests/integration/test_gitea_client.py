@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core import models
+from core import repositories
 from core.errors import InvalidRequest, NotAllowed, NotFound
 from core.settings import Settings
 from forges import Deployment, Progress, Report
@@ -58,8 +58,8 @@ def client(settings: Settings, tea: fake.Gitea) -> Gitea:
     return made
 
 
-def known(repository: fake.Repository, **given: Any) -> models.Repository:
-    told = models.Repository(
+def known(repository: fake.Repository, **given: Any) -> repositories.Repository:
+    told = repositories.Repository(
         namespace="ann",
         name="site",
         source="gitea",
@@ -167,6 +167,26 @@ def test_all_requests_are_listed_however_few_are_on_a_page(
     for _ in range(90):
         tea.pull(site, site.project.at(MAIN), site.id)
     assert [each.number for each in client.requests(known(site))] == list(range(105, 5, -1))
+
+
+def test_a_list_that_changes_while_it_is_read_is_none(
+    client: Gitea, tea: fake.Gitea, site: fake.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tea.most = 7
+    for _ in range(15):
+        tea.pull(site, site.project.at(MAIN), site.id)
+    ask = client._ask
+
+    def closed_meanwhile(method: str, path: str, **more: Any) -> Any:
+        told = ask(method, path, **more)
+        if more.get("query", {}).get("page") == 1:
+            site.pulls[-1]["state"] = "closed"  # what was on page 2 slips to page 1
+        return told
+
+    monkeypatch.setattr(client, "_ask", closed_meanwhile)
+    with pytest.raises(Later, match="changed while"):
+        client.requests(known(site))
+    assert len(client.requests(known(site))) == 14
 
 
 def test_a_commits_status_is_set_once(client: Gitea, site: fake.Repository) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core import models
+from core import repositories
 from core.errors import InvalidRequest, NotAllowed, NotFound, SlipwayError
 from core.settings import Settings
 from forges import Annotation, Deployment, Progress, Report
@@ -74,8 +74,8 @@ def with_token(settings: Settings, token: str) -> Settings:
     return replace(settings, github_token_file=file)
 
 
-def known(repository: fake.Repository, **given: Any) -> models.Repository:
-    told = models.Repository(
+def known(repository: fake.Repository, **given: Any) -> repositories.Repository:
+    told = repositories.Repository(
         namespace=repository.owner.login,
         name=repository.name,
         source="github",

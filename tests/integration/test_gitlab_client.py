@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core import models
+from core import repositories
 from core.errors import ConfigError, InvalidRequest, NotAllowed, NotFound
 from core.settings import Settings
 from forges import Deployment, Progress, Report
@@ -60,8 +60,8 @@ def client(settings: Settings, lab: fake.GitLab) -> GitLab:
     return made
 
 
-def known(repository: fake.Repository, **given: Any) -> models.Repository:
-    told = models.Repository(
+def known(repository: fake.Repository, **given: Any) -> repositories.Repository:
+    told = repositories.Repository(
         namespace="acme",
         name="shop--fns",
         source="gitlab",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import msgspec
 import pytest
 from redis.exceptions import RedisError
 
@@ -313,6 +314,7 @@ def test_a_request_of_a_fork_says_that_it_waits(store: Store, told: Recorder) ->
         store.save_repository(changed(PREVIEW, request=request))
         return changed(PREVIEW, request=request)
 
+    live(store, "0", "hello")
     pushed("a")
     until(lambda: "`aaaaaaa` **waits for an approval**" in text())
     assert f"slipway approve ann/fns 5 --commit {'a' * 40}" in text()
@@ -325,6 +327,57 @@ def test_a_request_of_a_fork_says_that_it_waits(store: Store, told: Recorder) ->
     pushed("a", "a")  # back to what was approved: there is no release of it that is new
     until(lambda: "`aaaaaaa` **is live**" in text())
     assert [each.id for each in told.things if "comment" in each.id] == ["comment Ann/fns #5"]
+
+
+def test_a_request_of_a_fork_that_is_closed_waits_no_more(store: Store, told: Recorder) -> None:
+    def text(number: int) -> str:
+        thing = told.find(f"comment #{number}")
+        return str(thing.what) if thing else ""
+
+    live(store, "0", "hello")
+    request = Request(number=5, fork=True, commit="a" * 40)
+    waits = changed(PREVIEW, request=request)
+    unasked = changed(
+        PREVIEW,
+        namespace="bob--pr-6",
+        parent="bob/fns",
+        request=msgspec.structs.replace(request, number=6),
+    )
+    store.save_repository(unasked)  # of one that has nothing to release
+    store.save_repository(waits)
+    until(lambda: "**waits for an approval**" in text(5))
+    store.save_repository(changed(waits, gone="the request was closed"))
+    until(lambda: "was removed" in text(5))
+    assert text(6) == ""
+
+
+def test_a_request_that_does_away_with_the_stack_file_is_at_fault(
+    store: Store, told: Recorder
+) -> None:
+    live(store, "a", "hello")
+    release = begun(store, "b", repository=PREVIEW)
+    store.move(release.id, BUILDER, State.FAILED, f"commit bbbbbbb {NONE_AT_ALL}: add one")
+    told_all(store)
+    assert told.states("report slipway/preview ")[-1] == "failure"
+    comment = told.find("comment #5")
+    assert comment
+    assert "**could not be released**" in str(comment.what)
+
+
+def test_one_release_that_cannot_be_compared_keeps_no_other_waiting(
+    store: Store, told: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = begun(store, "a", "hello", repository=changed(FNS, name="broken"))
+    shown = store.shown
+
+    def fails(id_: str) -> dict[str, Shown]:
+        if id_ == first.id:
+            raise ValueError(id_)
+        return shown(id_)
+
+    monkeypatch.setattr(Store, "shown", lambda _, id_: fails(id_))
+    live(store, "b", "hello")
+    until(lambda: told.states(f"report slipway {'b' * 40}")[-1:] == ["success"])
 
 
 def test_a_repository_without_a_stack_file_did_nothing_wrong(store: Store, told: Recorder) -> None:

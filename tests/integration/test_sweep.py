@@ -13,11 +13,15 @@ from dataclasses import replace
 import msgspec
 import psutil
 import pytest
+from rq import Queue, Worker
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
 from builder import lease
 from builder import sweep as module
 from builder.lease import Lease
 from builder.sweep import ATTEMPTS, Duty, Sweep
+from builder.worker import BuildWorker
 from core import cgroup, keys, queues
 from core.models import State
 from core.repositories import Repository
@@ -165,3 +169,28 @@ def test_the_lease_of_a_process_that_is_gone_ends_at_once_and_no_other(store: St
         assert store.leased("r1-x"), "another process's, or another machine's"
         lease.died(store, "r1-x", os.getpid())
         assert not store.leased("r1-x")
+
+
+def test_what_was_overtaken_while_it_waited_takes_no_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+
+    def forked(_: Worker, job: Job, __: Queue) -> None:
+        began.append(job.args[0])
+
+    monkeypatch.setattr(Worker, "execute_job", forked)
+    store.save_repository(FNS)
+    for digit in "abcdef":
+        last = store.create_release(FNS, digit * 40, "main")
+        queues.dispatch(store, FNS.key)
+    queue = queues.builds(store)
+    worker = BuildWorker([queue], connection=store.redis, serializer=JSONSerializer)
+    assert len(queue.job_ids) == 6
+    for _ in range(6):
+        worker.execute_job(*worker.dequeue_job_and_maintain_ttl(None))
+    assert began == [last.id]
+    assert queue.job_ids == []
+    left = store.redis.lrange(queue.intermediate_queue_key, 0, -1)
+    assert left == [f"{last.id}-1".encode()]
+    assert [*store.redis.scan_iter("rq:job:*")] == [f"rq:job:{last.id}-1".encode()]

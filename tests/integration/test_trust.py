@@ -44,3 +44,12 @@ def test_without_any_the_list_of_requests_counts(
     assert trusted() is True
     (tmp_path / "002c0b4f.0").touch()
     assert trusted() == str(tmp_path)
+
+
+def test_a_folder_that_is_named_alone_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "002c0b4f.0").touch()
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert trusted() == str(tmp_path)

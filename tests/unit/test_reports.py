@@ -27,7 +27,7 @@ from core.repositories import Repository, Request
 from core.store import LogEnd, Store
 from forges import Progress, Report
 from gateway.reports import tails
-from gateway.reports.checks import MOST_FUNCTIONS, MOST_ROWS, Urls, reports, table
+from gateway.reports.checks import MOST_FUNCTIONS, MOST_ROWS, Urls, progress, reports, table
 from gateway.reports.comments import comment
 from gateway.reports.deployments import deployment
 from gateway.reports.following import Following
@@ -272,8 +272,12 @@ def test_only_previews_are_transient() -> None:
 # Comments
 
 
+def commented(of: Release, preview: Repository, live: str) -> str:
+    return comment(of, preview, URLS, progress(of), live=live)
+
+
 def test_one_comment_tells_of_all_functions() -> None:
-    text = comment(release(State.LIVE, row("a"), row("b")), PREVIEW, URLS, live="r7-aaaaaaa")
+    text = commented(release(State.LIVE, row("a"), row("b")), PREVIEW, live="r7-aaaaaaa")
     assert text.startswith("The preview of `aaaaaaa` **is live**.")
     assert "https://ann.x.org/a" in text
     assert "https://ann.x.org/b" in text
@@ -281,16 +285,16 @@ def test_one_comment_tells_of_all_functions() -> None:
 
 
 def test_a_comment_on_the_way_and_at_the_end() -> None:
-    going = comment(release(State.BUILDING, row("a")), PREVIEW, URLS, live="r6-bbbbbbb")
+    going = commented(release(State.BUILDING, row("a")), PREVIEW, live="r6-bbbbbbb")
     assert "**is being built**" in going
     assert "the commit before it answers" in going
-    assert going == comment(release(State.TESTING, row("a")), PREVIEW, URLS, live="r6-bbbbbbb")
+    assert going == commented(release(State.TESTING, row("a")), PREVIEW, live="r6-bbbbbbb")
     failed = release(State.FAILED, row("a", Build.FAILED), reason="a test: @all ``` no")
-    text = comment(failed, PREVIEW, URLS, live="")
+    text = commented(failed, PREVIEW, live="")
     assert "**could not be released**" in text
     assert "````text\na test: @all ``` no\n````" in text
     gone = msgspec.structs.replace(PREVIEW, gone="the request was closed")
-    text = comment(release(State.LIVE, row("a")), gone, URLS, live="")
+    text = commented(release(State.LIVE, row("a")), gone, live="")
     assert (
         text == "The preview of this request was removed.\n\n```text\nthe request was closed\n```"
     )

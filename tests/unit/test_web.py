@@ -63,7 +63,7 @@ def serve() -> Iterator[Serve]:
 def get(url: str, limit: int = 100, seconds: float = SILENCE) -> bytes:
     with (
         web.session() as session,
-        session.get(url, stream=True, timeout=(1, SILENCE)) as answer,
+        session.get(url, stream=True, timeout=(FOREVER, seconds)) as answer,
     ):
         return web.whole(answer, limit, seconds)
 
@@ -90,9 +90,9 @@ def test_what_drips_is_cut_off(serve: Serve, head: bytes, drops: bytes) -> None:
 
 def test_what_is_in_time_is_read(serve: Serve) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
-    assert get(serve(head + b"hello", b"")) == b"hello"
+    assert get(serve(head + b"hello", b""), seconds=FOREVER) == b"hello"
     with pytest.raises(TooLarge):
-        get(serve(head + b"hello", b""), limit=4)
+        get(serve(head + b"hello", b""), limit=4, seconds=FOREVER)
     with pytest.raises(requests.RequestException):
         get(serve(head + b"hell", b""), seconds=FOREVER)
 
@@ -115,3 +115,8 @@ def test_forges_and_policies_that_drip_are_told_as_away(
         api.Api(url.rstrip("/"), "GitHub").ask("GET", "/")
     with pytest.raises(Unavailable, match=r"too slowly|does not answer"):
         policysources.Url(url).read("")
+
+
+def test_proxies_that_speak_socks_go_on_as_requests_has_them() -> None:
+    with web.session() as session, pytest.raises(requests.ConnectionError):
+        session.get("http://forge.example/", proxies={"http": "socks5h://127.0.0.1:1"}, timeout=5)

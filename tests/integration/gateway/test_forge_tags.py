@@ -272,3 +272,20 @@ def test_a_name_that_is_another_s_by_now_promotes_nothing(
     assert [each for each in place.forge.asked if each.startswith("/x/y.git/")]
     assert promoted(store) == []
     assert store.promotion_tags(home.key) == {}
+
+
+@pytest.mark.usefixtures("home")
+def test_while_nobody_can_tell_whose_name_it_is_no_tag_is_taken(
+    place: Place, store: Store, sweep: ForgeHeads
+) -> None:
+    release = staged(place, store, "1")
+    sweep.run()
+    tagged(place, TAG, release.commit)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(place.forge, "away", True)
+        patched.setattr("builder.forgeheads.ForgeHeads._by_api", lambda *_: False)
+        patched.setattr(Mirror, "tags", lambda *_, **__: {TAG: (release.commit, release.commit)})
+        sweep.run()
+    assert promoted(store) == []
+    sweep.run()
+    assert promoted(store) == [of(release)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 
+from core import keys
 from core.errors import Conflict, NotAllowed, NotFound, SlipwayError, Unavailable
 from core.names import NO_COMMIT
 from core.repositories import Repository
@@ -283,3 +285,35 @@ def test_what_was_built_is_held_against_its_forge_once_more(
     said = origins._left(gateway, live(store))
     assert (told in said) if told else said == ""
     assert bool(store.looks()) is looked
+
+
+def test_what_an_older_version_left_to_look_at_is_looked_at_once(
+    gateway: Gateway, store: Store
+) -> None:
+    """Its record has fewer fields."""
+    wanted = look(commit="c" * 40)
+    raw = msgspec.json.decode(msgspec.json.encode(wanted))
+    del raw["unknown"]
+    store.redis.hset(keys.LOOKS, wanted.place, msgspec.json.encode(raw))
+    (found,) = store.looks()
+    looks.take(gateway, found)
+    assert store.looks() == []
+    assert commits(store) == ["c"]
+
+
+def test_whoever_comes_from_an_installation_has_all_asked_for_anew(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, float]] = []
+
+    def compare(_: Gateway, refused: dict[str, float]) -> None:
+        asked.append(dict(refused))
+        refused["10"] = time.monotonic()
+
+    monkeypatch.setattr(looks, "compare_installations", compare)
+    made = looks.Looks(gateway)
+    for times in (1, 2):
+        gateway.installed.set()
+        made.run()
+        until(lambda times=times: len(asked) == times and not made.busy)
+    assert asked == [{}, {}]
