@@ -107,7 +107,8 @@ def run(repeat: int) -> Result:  # noqa: ARG001 - measured once, as it takes hal
                 aim=most(0),
             ),
         ]
-        notes.append(f"{kind}: {releases:,} releases were made. {'; '.join(wrong[:5])}".strip())
+        told = f"{kind}: the last release has number {releases:,}, as each delivery takes one."
+        notes.append(f"{told} {'; '.join(wrong[:5])}".strip())
     return Result(
         figures=figures,
         notes=[f"{REPOSITORIES} repositories, {RATE} pushes a second.", *notes],
