@@ -67,6 +67,8 @@ class Request:
     headers: Parts = field(default_factory=dict)
     body: Any = NOT_SET
     media: str | None = JSON
+    anonymous: bool = False
+    """Whether nobody asks, and not the admin."""
 
 
 def mixed(made: Request, good: Request, chance: random.Random) -> Request:
@@ -215,6 +217,7 @@ def good_requests(
         "unlinkOwner": Request(body={"owner": OWNER}),
     }
     others = {
+        "privateReleasePage": Request(path={"id": building.id}, anonymous=True),
         "releasePage": Request(path={"id": building.id}),
         "releaseLogText": Request(path={"id": building.id}),
         "approvePreview": Request(path=REQUEST, body={"commit": "b" * 40}),
