@@ -81,4 +81,4 @@ def web_url(value: str) -> str:
         parts = urlsplit(value)
     except ValueError:
         return ""
-    return value if parts.scheme in ("http", "https") and parts.netloc else ""
+    return value if value.startswith(("http://", "https://")) and parts.netloc else ""

@@ -72,3 +72,16 @@ def test_a_branch_that_is_not_there_yet_is_none() -> None:
 def test_titles_are_short_lines() -> None:
     assert payloads.title("  a\n\tb  ") == "a b"
     assert len(payloads.title("x" * 10**6)) == 300
+
+
+def test_only_addresses_of_the_web_stand_behind_links() -> None:
+    good = ("http://example.com/a/1", "https://example.com:3000/a?b=c#d")
+    bad = (
+        "Http://example.com/",
+        "javascript://x",
+        "//example.com",
+        "http:///x",
+        "https://e x",
+        "é",
+    )
+    assert [payloads.web_url(each) for each in (*good, *bad)] == [*good, *[""] * len(bad)]
