@@ -8,11 +8,13 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -264,6 +266,17 @@ class Proxy:
                 server.close()
         for listener in (self.listener, self.local, self.inside):
             listener.close()
+
+
+@contextmanager
+def before(gateway: Settings, domain: str) -> Iterator[Proxy]:
+    """An edge in front of a gateway that runs, on a state folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    settings = Settings.from_env({"SLIPWAY_STATE": str(folder), "SLIPWAY_DOMAIN": domain})
+    proxy = Proxy(settings, gateway=gateway.gateway_socket)
+    yield proxy
+    proxy.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def routes(table: Mapping[str, Server | list[Server]]) -> dict[str, Route]:

@@ -15,13 +15,13 @@ import pytest
 from core import queues
 from core.models import Observed
 from core.repositories import Repository
-from core.settings import Settings
-from core.store import Store, connect
+from core.store import Store
 from gateway.policy import look
 from runtime.edge import Route
 from runtime.edge.collector import Collector
+from tests.conftest import empty_store
 from tests.integration.abuse import Recorder, status, told_by
-from tests.integration.edge_harness import Proxy
+from tests.integration.edge_harness import Proxy, before
 from tests.integration.gateway.harness import Gateway, go_live, running
 from tests.waiting import until
 
@@ -49,29 +49,22 @@ def gateway(folder: Path, valkey: str) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def there(gateway: Gateway) -> Iterator[Store]:
-    store = Store(connect(gateway.settings.store_url))
-    for space in SPACES:
-        known = Repository(
-            namespace=space, name="hosts", source="git", deploy_branch="m", public=True
-        )
-        store.save_repository(known)
-        release = store.create_release(known, "a" * 40, "m", again=True)
-        queues.dispatch(store, known.key)
-        go_live(store, release, ["f", "asleep"])
-    yield store
-    store.redis.close()
+    with empty_store(gateway.settings.store_url) as store:
+        for space in SPACES:
+            known = Repository(
+                namespace=space, name="hosts", source="git", deploy_branch="m", public=True
+            )
+            store.save_repository(known)
+            release = store.create_release(known, "a" * 40, "m", again=True)
+            queues.dispatch(store, known.key)
+            go_live(store, release, ["f", "asleep"])
+        yield store
 
 
 @pytest.fixture
 def proxy(gateway: Gateway) -> Iterator[Proxy]:
-    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    proxy = Proxy(
-        Settings.from_env({"SLIPWAY_STATE": str(folder), "SLIPWAY_DOMAIN": DOMAIN}),
-        gateway=gateway.settings.gateway_socket,
-    )
-    yield proxy
-    proxy.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    with before(gateway.settings, DOMAIN) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ import pytest
 from core import queues
 from core.models import Observed
 from core.repositories import Repository
-from core.settings import Settings
-from core.store import Store, connect
 from runtime.edge import Route
+from tests.conftest import empty_store
 from tests.integration.abuse import Recorder, status, told_by
-from tests.integration.edge_harness import Proxy
+from tests.integration.edge_harness import Proxy, before
 from tests.integration.gateway.harness import Gateway, go_live, running
 
 DOMAIN = "fn.example.com"
@@ -36,20 +35,16 @@ def gateway(valkey: str) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def edge(gateway: Gateway) -> Iterator[Proxy]:
     """An edge in front of that gateway, on a state folder of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    proxy = Proxy(
-        Settings.from_env({"SLIPWAY_STATE": str(folder), "SLIPWAY_DOMAIN": DOMAIN}),
-        gateway=gateway.settings.gateway_socket,
-    )
-    yield proxy
-    proxy.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    with before(gateway.settings, DOMAIN) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="module")
 def function(gateway: Gateway, edge: Proxy) -> Iterator[Recorder]:
-    store = Store(connect(gateway.settings.store_url))
-    with Recorder(edge.settings.run / "f.sock") as recorder:
+    with (
+        empty_store(gateway.settings.store_url) as store,  # others' functions are not to be found
+        Recorder(edge.settings.run / "f.sock") as recorder,
+    ):
         for namespace, names in FUNCTIONS.items():
             known = Repository(namespace=namespace, name="hosts", source="git", deploy_branch="m")
             store.save_repository(known)
@@ -62,7 +57,6 @@ def function(gateway: Gateway, edge: Proxy) -> Iterator[Recorder]:
         awake = [each for each in functions if each != "asleep.ann"]
         edge.edge.apply({each: Route("r", [recorder.endpoint]) for each in awake})
         yield recorder
-    store.redis.close()
 
 
 @pytest.fixture(params=["edge", "gateway"])
