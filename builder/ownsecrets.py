@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from builder.source import TREE, Source
 from core import sealedbox, sealedfile
@@ -21,6 +20,7 @@ from core.errors import (
     NotFound,
     TooLarge,
 )
+from core.lazy import cached_property
 from core.repositories import Repository
 from core.sealedfile import Entry
 from core.store import Store

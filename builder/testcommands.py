@@ -164,6 +164,8 @@ def told_of(outcome: str, status: int, shown: str, settings: Settings, last: Ite
     """
     shown = cut(shown, _SHOWN)
     last = list(last)
+    bound = settings.build_memory // 2**20
+    too_much = f"more memory than {bound} MiB (SLIPWAY_BUILD_MEMORY)"
     match outcome:
         case "timeout":
             what = (
@@ -176,10 +178,9 @@ def told_of(outcome: str, status: int, shown: str, settings: Settings, last: Ite
                 "(SLIPWAY_BUILD_OUTPUT)"
             )
         case "memory":
-            what = (
-                f"the tests used more memory than {settings.build_memory // 2**20} MiB "
-                "(SLIPWAY_BUILD_MEMORY)"
-            )
+            what = f"the tests used {too_much}"
+        case _ if status == 137:  # an engine under load may forget why it was killed
+            what = f"the tests were killed (exit status 137): they may have used {too_much}"
         case _ if status == 127:
             what = f"there is no such program where tests run: {shown}"
         case _:

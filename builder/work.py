@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from builder.engines import BuildEngine, engine_for
@@ -13,6 +12,7 @@ from builder.key import BuildKey
 from builder.steps import Steps
 from builder.templates import Template
 from core.bundle import Layer
+from core.lazy import cached_property
 from core.models import Build, Change, FunctionRow, FunctionSpec, Release
 from core.settings import Settings
 from core.stackfile import StackFunction

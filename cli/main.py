@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
@@ -32,6 +31,7 @@ from cli.forges import hook, owner
 from cli.tokens import token
 from cli.variables import variables
 from core.errors import ConfigError, InvalidRequest, NotFound, SlipwayError, Unavailable
+from core.lazy import cached_property
 from core.settings import PREFIX, ROOT, Settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Context:
     def settings(self) -> Settings:
         return Settings.from_env(self.env)
 
-    @functools.cached_property
+    @cached_property
     def running(self) -> Settings | None:
         """What the installation uses, where one runs on the state folder and says so."""
         return installation.running(self.settings)

@@ -5,12 +5,12 @@ JSON where nobody looks (or ``SLIPWAY_LOG_FORMAT=json``), columns at a terminal.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
+import threading
 from contextlib import suppress
-from typing import Any, TextIO, cast
+from typing import Any
 
 import structlog
 
@@ -36,29 +36,35 @@ def configure(part: str, form: str = "auto") -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Log(sys.stderr))),
+        logger_factory=_Lines,
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(part=part)
-    # A fork may come while another thread writes: its copy of the lock would stay locked for ever.
-    os.register_at_fork(after_in_child=structlog._output.WRITE_LOCKS.clear)
 
 
-class _Log(io.TextIOBase):
-    """What cannot be written is left out, as where its disk is full: whoever tells of that, or of
-    anything else, goes on."""
+class _Lines:
+    """Writes lines whole. What cannot be written is left out, as where its disk is full: whoever
+    tells of that, or of anything else, goes on.
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+    Not the library's loggers, nor ``sys.stderr``: each has a lock, and a fork that comes while
+    another thread writes copies it, so that the child's first line would wait for ever."""
 
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._file.write(text)
-        return len(text)
+    lock = threading.Lock()
 
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._file.flush()
+    def msg(self, line: str) -> None:
+        rest = f"{line}\n".encode(errors="backslashreplace")
+        with _Lines.lock, suppress(OSError):
+            while rest:
+                rest = rest[os.write(sys.stderr.fileno(), rest) :]
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _renew_lock() -> None:
+    _Lines.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def get(**values: Any) -> Any:

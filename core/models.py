@@ -9,10 +9,10 @@ import hashlib
 import time
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
 
 import msgspec
 
+from core.lazy import cached_property
 from core.names import function_path, join_function
 
 

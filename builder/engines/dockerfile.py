@@ -14,13 +14,13 @@ Format: https://docs.docker.com/reference/dockerfile/
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from core.errors import BuildFailed, Mistake
+from core.lazy import cached_property
 
 MAX_BYTES = 128 * 1024
 MAX_INSTRUCTIONS = 1_000
@@ -105,7 +105,7 @@ class Dockerfile:
             found = self.stages[int(name)]
         return found
 
-    @functools.cached_property
+    @cached_property
     def _named(self) -> dict[str, Stage]:
         return {each.name: each for each in self.stages}
 

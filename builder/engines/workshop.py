@@ -37,6 +37,7 @@ from core.errors import (
     SlipwayError,
     Unavailable,
 )
+from core.lazy import cached_property
 from core.settings import Settings
 from core.signing import secret_file, sign
 from engine.client import Engine
@@ -297,7 +298,7 @@ class Workshop:
                 count += 1
         return count + self.images.use.sweep(self._data_root)
 
-    @functools.cached_property
+    @cached_property
     def _data_root(self) -> Path | None:
         """The folder of the engine's images, where it is on this machine."""
         if not self.settings.build_engine_url.startswith("unix:"):

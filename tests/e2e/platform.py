@@ -294,7 +294,7 @@ class Repository:
             check=check,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=120,  # sooner than that of the test, which does not tell why
         )
 
     def write(self, files: Mapping[str, str | bytes]) -> None:
@@ -314,7 +314,11 @@ class Repository:
     def push(self, files: Mapping[str, str | bytes], *refs: str) -> Pushed:
         """Commits these files over what is there and pushes; progress as the user sees it."""
         self.commit(files)
-        done = self.git("push", self.url, *(refs or ("HEAD:main",)), check=False)
+        try:
+            done = self.git("push", self.url, *(refs or ("HEAD:main",)), check=False)
+        except subprocess.TimeoutExpired as late:
+            told = (late.stderr or b"").decode(errors="replace")
+            raise AssertionError(f"{late}\n{told}\n{self.platform.logs()}") from None
         return Pushed(done.returncode, done.stderr)
 
 

@@ -106,5 +106,7 @@ def test_why_tests_failed() -> None:
     told = told_of("exited", 1, "x" * 1000, settings, ["Network is unreachable", "the last"])
     assert "xxx… exited with status 1; tests run without a network" in told
     assert told.endswith("\nthe last")
+    told = told_of("exited", 137, "pytest", settings, [])
+    assert "were killed (exit status 137): they may have used more memory" in told
     told = told_of("output", 137, "pytest", settings, ["y"] * 25)
     assert f"they wrote more than {settings.build_output} bytes" in told
