@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+FULL_AGAIN = 0.01
+"""Seconds after which a full queue of connections is tried again."""
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
@@ -51,13 +53,26 @@ class Connection(http.client.HTTPConnection):
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(self.timeout)
             try:
-                self.sock.connect(self.address.removeprefix("unix@"))
+                self._connect_unix(self.address.removeprefix("unix@"))
             except OSError:
                 self.sock.close()
                 raise
         else:
             host, _, port = self.address.rpartition(":")
             self.sock = socket.create_connection((host.strip("[]"), int(port)), self.timeout)
+
+    def _connect_unix(self, path: str) -> None:
+        """Waits for a place where many connect at once: by TCP the kernel does, here it says EAGAIN
+        to whoever has bounded its time (connect(2))."""
+        deadline = time.monotonic() + (self.timeout or 0)
+        while True:
+            try:
+                self.sock.connect(path)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError("its queue of connections is full") from None
+                time.sleep(FULL_AGAIN)
 
 
 def request(

@@ -358,7 +358,7 @@ class Upstream:
         self._handle = handle
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
-        self._listener.listen(64)
+        self._listener.listen(1024)  # as the runtime does
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Upstream:
