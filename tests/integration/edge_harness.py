@@ -274,9 +274,11 @@ def before(gateway: Settings, domain: str) -> Iterator[Proxy]:
     folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
     settings = Settings.from_env({"SLIPWAY_STATE": str(folder), "SLIPWAY_DOMAIN": domain})
     proxy = Proxy(settings, gateway=gateway.gateway_socket)
-    yield proxy
-    proxy.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def routes(table: Mapping[str, Server | list[Server]]) -> dict[str, Route]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.http import Connection
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -19,6 +20,7 @@ def listener(short_tmp: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(short_tmp / "f.sock"))
         listening.listen(1)
+        listening.settimeout(30)
         yield listening
 
 
@@ -35,7 +37,8 @@ def test_who_finds_the_queue_full_waits_for_a_place(listener: socket.socket) -> 
     ]
     for caller in callers:
         caller.start()
-    time.sleep(0.2)
+    until(lambda: len(made) == 2)
+    time.sleep(0.1)
     assert len(made) == 2, "the queue is full"
     taken = [listener.accept()[0] for _ in callers]
     for caller in callers:
